@@ -1,0 +1,77 @@
+"""What the controller shows: a read-only snapshot for the admin API, the metrics and the command line."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from asynclb.datapath.base import Counters, FlowRecord
+from asynclb.errors import Problem
+from asynclb.model import Health, Model
+from asynclb.tables.tables import Tables
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """What became of one attempt to load a configuration.
+
+    `result` is `applied`, `unchanged` or `refused`; `trigger` is `start`, `signal`, `watch` or `api`.
+    Units: `at_s` seconds since the epoch (for people), `took_s` seconds.
+    """
+
+    result: str
+    trigger: str
+    at_s: float
+    took_s: float
+    generation: int
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DatapathStatus:
+    """What is active in one datapath, and since when (`since_s` seconds since the epoch)."""
+
+    name: str
+    mode: str
+    generation: int
+    since_s: float
+    rules: Mapping[str, str]
+    """Rule name -> why this datapath carries it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything that is active at one instant. `ready`: the first tables are applied in every datapath."""
+
+    ready: bool
+    config_path: str
+    config_digest: str
+    started_s: float
+    generation: int
+    generation_since_s: float
+    model: Model
+    health: Health
+    tables: Tables
+    datapaths: tuple[DatapathStatus, ...]
+    last_reload: Reload | None
+    reloads: Mapping[str, int]
+    """Result -> how many."""
+
+
+class StateSource(Protocol):
+    """What readers see of the controller. Every call answers from memory and never blocks."""
+
+    def status(self) -> Status:
+        """Return what is active now."""
+
+    def counters(self) -> Mapping[str, Counters]:
+        """Return each datapath's counters by its name."""
+
+    def flows(self) -> Iterable[FlowRecord]:
+        """Iterate over the open flows of every datapath."""
+
+
+class Commands(Protocol):
+    """What writers may ask of the controller; each is carried out by its one task."""
+
+    async def reload(self, trigger: str) -> Reload:
+        """Read the configuration again and make it active, or refuse it and change nothing."""

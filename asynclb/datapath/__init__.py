@@ -1,0 +1,1 @@
+"""Datapaths execute the forwarding tables. They know no probes and no configuration files."""

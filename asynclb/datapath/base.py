@@ -1,0 +1,115 @@
+"""What every datapath is: something that executes entries of the forwarding tables.
+
+Laws:
+  1. `refusal` is asked before anything is applied; an entry that was refused never reaches `apply`.
+  2. `apply` takes a delta whole or raises `ApplyError` and goes on executing what it executed before.
+  3. At every point during `apply` a new flow meets the old entry or the new one, never a third.
+  4. Counters only ever grow while the process lives, also when the rule they belong to is gone.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from asynclb.net.drop import Drop
+from asynclb.tables.diff import Delta
+from asynclb.tables.row import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a datapath cannot carry a row, and what the operator can do about it."""
+
+    why: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class RuleCounters:
+    """What passed through a rule since the process started.
+
+    Units: bytes and packets of payload as the datapath sees it; `in` is from clients, `out` is to clients.
+    """
+
+    bytes_in: int = 0
+    bytes_out: int = 0
+    packets_in: int = 0
+    packets_out: int = 0
+    syn: int = 0
+    new_flows: int = 0
+    flows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MemberCounters:
+    """What passed to and from a member since the process started; `flows` are open now."""
+
+    bytes_in: int = 0
+    bytes_out: int = 0
+    new_flows: int = 0
+    flows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """A datapath's counters: by rule, by (pool, member), and drops by reason."""
+
+    rules: Mapping[str, RuleCounters] = field(default_factory=dict)
+    members: Mapping[tuple[str, str], MemberCounters] = field(default_factory=dict)
+    drops: Mapping[Drop, int] = field(default_factory=dict)
+    flows: int = 0
+    evictions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRecord:
+    """One open flow, as `show flows` prints it. Units: `age_s` and `idle_s` seconds."""
+
+    rule: str
+    protocol: str
+    client: str
+    frontend: str
+    pool: str
+    member: str
+    target: str
+    state: str
+    bytes_in: int
+    bytes_out: int
+    age_s: float
+    idle_s: float
+
+
+class Datapath(Protocol):
+    """Executes entries of the tables. Owner: the controller, which is the only caller of `apply`."""
+
+    name: str
+
+    @property
+    def mode(self) -> str:
+        """How this datapath runs on this host, for `asynclb_datapath_info`: as `transparent` or `sockets`."""
+
+    @property
+    def generation(self) -> int:
+        """The generation of the tables that new flows meet."""
+
+    def refusal(self, row: Row) -> Refusal | None:
+        """Return why this datapath cannot carry the row, or None."""
+
+    async def apply(self, delta: Delta) -> None:
+        """Execute the delta's new tables from here on.
+
+        Raises: ApplyError -> something could not be done (a port is taken); nothing has changed.
+        Cancel: nothing has changed, or everything has.
+        """
+
+    def counters(self) -> Counters:
+        """Return a snapshot of the counters. Cost: no more than 5 ms for 1,500 rules and 5,000 members."""
+
+    def flows(self) -> Iterable[FlowRecord]:
+        """Iterate over the open flows; may be stale by the time it is read."""
+
+    async def close(self, drain_s: float) -> int:
+        """Stop taking flows at once, let open ones go on for `drain_s`, then reset them and undo all that was set up.
+
+        Returns the number of flows that were reset.
+        """

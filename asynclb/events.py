@@ -1,0 +1,49 @@
+"""The events of asynclb: one per state change, with fixed names, in one list.
+
+Every component is handed an `Emit` and calls it; only `observe` knows how an event is written. Names are
+part of the operator's contract: log searches and alerts depend on them.
+"""
+
+from enum import StrEnum
+from typing import Protocol
+
+
+class Event(StrEnum):
+    """The name of every event that asynclb writes, and beside it the fields it carries."""
+
+    STARTING = "starting"  # version, config, loop, pid
+    STARTED = "started"  # generation, rules, members, took_ms
+    STOPPING = "stopping"  # signal, connections, drain_s
+    STOPPED = "stopped"  # connections_reset, took_ms
+    HOST_LIMIT = "host_limit"  # what, value, remedy
+    LEFTOVERS_REMOVED = "leftovers_removed"  # what: things a killed instance had left behind
+
+    CONFIG_LOADED = "config_loaded"  # generation, trigger, added, removed, changed, took_ms
+    CONFIG_UNCHANGED = "config_unchanged"  # trigger
+    CONFIG_REFUSED = "config_refused"  # trigger, problems
+    CONFIG_WARNING = "config_warning"  # problem
+    CONFIG_WATCH_FAILED = "config_watch_failed"  # path, error
+
+    DATAPATH_CHOSEN = "datapath_chosen"  # rule, datapath, mode, why
+    DATAPATH_APPLIED = "datapath_applied"  # datapath, generation, took_ms
+    DATAPATH_FAILED = "datapath_failed"  # datapath, error
+    RULE_SILENT = "rule_silent"  # rule, pool: no member is eligible and new flows are dropped
+    RULE_SERVING = "rule_serving"  # rule, pool, eligible
+    ALL_MEMBERS_DOWN = "all_members_down"  # rule, pool, policy
+
+    MEMBER_UP = "member_up"  # pool, member, probe, reason, after_s
+    MEMBER_DOWN = "member_down"  # pool, member, probe, reason, detail, after_s
+    MEMBER_ADMIN_STATE = "member_admin_state"  # pool, member, admin_state
+    PROBE_STARVED = "probe_starved"  # probe, late_s: checks start later than scheduled
+
+    CONNECTIONS_RESET = "connections_reset"  # rule, member, connections, why
+    ACCEPT_PAUSED = "accept_paused"  # rule, error: out of file descriptors or memory
+    ADMIN_LISTENING = "admin_listening"  # address
+    TASK_FAILED = "task_failed"  # task, error
+
+
+class Emit(Protocol):
+    """Write one event. Never blocks for long and never raises."""
+
+    def __call__(self, event: Event, /, **fields: object) -> None:
+        """Write `event` with its fields; values are plain JSON types or have a telling `str()`."""

@@ -1,0 +1,54 @@
+"""What exists: frontends, pools, members, probes, rules and their health. Frozen values, no behaviour beyond meaning.
+
+Durations are seconds (float) and end in `_s`; instants are monotonic nanoseconds and end in `_ns`.
+"""
+
+from asynclb.model.frontend import Frontend, Scope
+from asynclb.model.health import (
+    Health,
+    HealthState,
+    MemberHealth,
+    Reason,
+    TargetId,
+    effective_health,
+    eligible_members,
+)
+from asynclb.model.model import Admin, Compat, DatapathName, Model
+from asynclb.model.pool import AdminState, BackendPool, Member
+from asynclb.model.probe import Probe, ProbeProtocol, StatusRange
+from asynclb.model.rule import (
+    InboundNatRule,
+    LoadBalancingRule,
+    NoHealthyMembers,
+    OutboundRule,
+    ProxyProtocol,
+    Rule,
+)
+
+__all__ = [
+    "Admin",
+    "AdminState",
+    "BackendPool",
+    "Compat",
+    "DatapathName",
+    "Frontend",
+    "Health",
+    "HealthState",
+    "InboundNatRule",
+    "LoadBalancingRule",
+    "Member",
+    "MemberHealth",
+    "Model",
+    "NoHealthyMembers",
+    "OutboundRule",
+    "Probe",
+    "ProbeProtocol",
+    "ProxyProtocol",
+    "Reason",
+    "Rule",
+    "Scope",
+    "StatusRange",
+    "TargetId",
+    "effective_health",
+    "eligible_members",
+]

@@ -1,0 +1,58 @@
+"""The whole of what an operator asked for, as one frozen value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from asynclb.model.frontend import Frontend
+from asynclb.model.pool import BackendPool
+from asynclb.model.probe import Probe
+from asynclb.model.rule import InboundNatRule, LoadBalancingRule, OutboundRule
+
+
+class Compat(StrEnum):
+    """Whether combinations that Azure refuses are allowed."""
+
+    EXTENDED = "extended"
+    AZURE = "azure"
+
+
+class DatapathName(StrEnum):
+    """The datapaths that a configuration can name."""
+
+    AUTO = "auto"
+    PROXY = "proxy"
+    PACKET = "packet"
+    KERNEL = "kernel"
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """Where the API, the pages and the metrics are served: `unix_path` if set, else `host` and `port`."""
+
+    host: str = "127.0.0.1"
+    port: int = 9180
+    unix_path: str | None = None
+    enabled: bool = True
+    token_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A configuration that passed every check. Names are unique within their kind; every reference resolves.
+
+    `hash_seed` is None when the configuration leaves it to the installation.
+    """
+
+    datapath: DatapathName = DatapathName.AUTO
+    hash_seed: int | None = None
+    compat: Compat = Compat.EXTENDED
+    admin: Admin = Admin()
+    shutdown_drain_s: float = 10.0
+    frontends: Mapping[str, Frontend] = field(default_factory=dict)
+    backend_pools: Mapping[str, BackendPool] = field(default_factory=dict)
+    probes: Mapping[str, Probe] = field(default_factory=dict)
+    rules: tuple[LoadBalancingRule, ...] = ()
+    inbound_nat_rules: tuple[InboundNatRule, ...] = ()
+    outbound_rules: tuple[OutboundRule, ...] = ()
+    interfaces: Mapping[str, str] = field(default_factory=dict)

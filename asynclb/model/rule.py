@@ -1,0 +1,81 @@
+"""Rules: which traffic goes where."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from asynclb.net.flow import Protocol
+from asynclb.net.flowhash import Distribution
+
+
+class NoHealthyMembers(StrEnum):
+    """What a rule does while no probed member is healthy."""
+
+    DROP = "drop"
+    """New flows are dropped silently (Azure: AllProbedDown)."""
+    ALL = "all"
+    """New flows go to all members as if they were healthy (Azure: AllProbedUp)."""
+
+
+class ProxyProtocol(StrEnum):
+    """Whether the proxy tells members the client's address ahead of the bytes."""
+
+    NONE = "none"
+    V2 = "v2"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadBalancingRule:
+    """A load-balancing rule; with protocol `all` and ports 0 it is an HA-ports rule.
+
+    `backend_port` is resolved: an absent one has become the frontend port. `datapath` is None for the model's own.
+    """
+
+    name: str
+    frontend: str
+    protocol: Protocol
+    frontend_port: int
+    backend_port: int
+    backend_pool: str
+    probe: str | None = None
+    distribution: Distribution = Distribution.FIVE_TUPLE
+    floating_ip: bool = False
+    idle_timeout_s: float = 240.0
+    tcp_reset: bool = False
+    no_healthy_members: NoHealthyMembers = NoHealthyMembers.DROP
+    datapath: str | None = None
+    transparent: bool = True
+    proxy_protocol: ProxyProtocol = ProxyProtocol.NONE
+    connect_timeout_s: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class InboundNatRule:
+    """One frontend port per member of a pool, or one port to one member (`member` set)."""
+
+    name: str
+    frontend: str
+    protocol: Protocol
+    first_port: int
+    last_port: int
+    backend_pool: str
+    backend_port: int
+    member: str | None = None
+    floating_ip: bool = False
+    idle_timeout_s: float = 240.0
+    tcp_reset: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundRule:
+    """Members' own connections leave from the frontends' addresses. `allocated_ports` 0 is the default allocation."""
+
+    name: str
+    frontends: tuple[str, ...]
+    backend_pool: str
+    protocol: Protocol
+    allocated_ports: int = 0
+    idle_timeout_s: float = 240.0
+    tcp_reset: bool = False
+
+
+Rule = LoadBalancingRule | InboundNatRule | OutboundRule

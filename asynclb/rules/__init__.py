@@ -1,0 +1,1 @@
+"""One file per rule kind: a rule becomes rows of the forwarding tables. Pure."""

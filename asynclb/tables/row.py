@@ -1,0 +1,43 @@
+"""Rows: what a rule asks of the forwarding tables, before health is known."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from asynclb.model import BackendPool, Frontend, LoadBalancingRule
+from asynclb.net.address import Address
+from asynclb.net.flow import Protocol
+
+
+class Delivery(StrEnum):
+    """How a flow reaches its member."""
+
+    NAT = "nat"
+    """The destination is rewritten; replies pass the balancer and are rewritten back."""
+    FLOATING = "floating"
+    """The destination stays the frontend; replies go straight to the client."""
+    ROUTED = "routed"
+    """Nothing is rewritten but the link address."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendKey:
+    """What the frontend lookup matches: port 0 with protocol `all` is HA ports."""
+
+    address: Address
+    port: int
+    protocol: Protocol
+
+    def __str__(self) -> str:
+        return f"{self.protocol} {self.address} port {self.port or 'any'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One rule on one frontend with everything it refers to."""
+
+    key: FrontendKey
+    rule: LoadBalancingRule
+    frontend: Frontend
+    pool: BackendPool
+    delivery: Delivery
+    symmetric: bool = False
