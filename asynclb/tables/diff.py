@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from asynclb.tables.tables import Entry, Tables
+from asynclb.tables.row import Row
+from asynclb.tables.tables import Entry, PoolTable, Tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +27,29 @@ def diff(old: Tables, new: Tables) -> Delta:
     """Return the difference between two generations.
 
     Order: by the new tables' order, removed entries by the old ones'.
-    Cost: linear in entries; a pool table that both share is compared by identity first.
+    Cost: linear in entries; a table that both share is compared by identity, any other pair of tables once.
     """
     added, changed = [], []
+    compared: dict[tuple[int, int], bool] = {}
     for key, entry in new.entries.items():
         before = old.entries.get(key)
         if before is None:
             added.append(entry)
-        elif not _same(before, entry):
+        elif not (_same_row(before.row, entry.row) and _same_table(before.table, entry.table, compared)):
             changed.append((before, entry))
     removed = [entry for key, entry in old.entries.items() if key not in new.entries]
     return Delta(old, new, tuple(added), tuple(removed), tuple(changed))
 
 
-def _same(one: Entry, other: Entry) -> bool:
-    same_table = one.table is other.table or one.table == other.table
-    return same_table and (one.row is other.row or one.row == other.row)
+def _same_row(one: Row, other: Row) -> bool:
+    return one is other or one == other
+
+
+def _same_table(one: PoolTable, other: PoolTable, compared: dict[tuple[int, int], bool]) -> bool:
+    """Compare two tables; `compared` remembers pairs by identity, as a thousand rules may share one table."""
+    if one is other:
+        return True
+    pair = (id(one), id(other))
+    if pair not in compared:
+        compared[pair] = one == other
+    return compared[pair]

@@ -27,6 +27,11 @@ class FrontendKey:
     port: int
     protocol: Protocol
 
+    @property
+    def order(self) -> tuple[int, int, int, str]:
+        """What keys are sorted by: IPv4 before IPv6, then address, port, protocol."""
+        return self.address.version, int(self.address), self.port, self.protocol
+
     def __str__(self) -> str:
         return f"{self.protocol} {self.address} port {self.port or 'any'}"
 

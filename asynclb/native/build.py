@@ -1,0 +1,78 @@
+"""Builds the native library: a hatchling hook for wheels and editable installs, a command for a checkout.
+
+The compiler is the one in the PyPI package `ziglang`, so nothing of the system is needed. The library links
+nothing (no libc), so that one file serves glibc and musl of any age: the wheel's tag names both.
+
+`ASYNCLB_ARCH=aarch64` cross-compiles a wheel. On a processor without a recipe here the wheel is pure Python.
+
+Source: PEP 600 (manylinux_2_17), PEP 656 (musllinux_1_1).
+"""
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+SOURCES = ("abi.c", "maglev.c")
+LIBRARY = "_native.so"
+ARCHITECTURES = ("x86_64", "aarch64")
+_FLAGS = (
+    *("-std=c11", "-O2", "-ffreestanding", "-nostdlib", "-fPIC", "-shared", "-fvisibility=hidden"),
+    *("-Wall", "-Wextra", "-Werror"),
+    *("-Wl,-z,defs", "-s"),  # an unresolved symbol (a memset that the compiler put in) fails here, not at load
+)
+
+
+def compile_library(sources: Path, output: Path, architecture: str) -> None:
+    """Compile the C files in `sources` into the shared library `output`.
+
+    Raises: subprocess.CalledProcessError -> the compiler refused; what it said is on stderr.
+    """
+    compiler = (sys.executable, "-m", "ziglang", "cc", "-target", f"{architecture}-linux-musl")
+    files = [str(sources / name) for name in SOURCES]
+    subprocess.run([*compiler, *_FLAGS, "-o", str(output), *files], check=True)
+
+
+def wheel_tag(architecture: str) -> str:
+    """Return the tag of a wheel whose library links nothing: any Python 3, glibc or musl."""
+    platforms = (f"manylinux_2_17_{architecture}", f"manylinux2014_{architecture}", f"musllinux_1_1_{architecture}")
+    return "py3-none-" + ".".join(platforms)
+
+
+class CustomBuildHook(BuildHookInterface[Any]):
+    """Put the library into the wheel, or beside its sources for an editable install."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Build before the files of the wheel are collected; a source distribution needs nothing."""
+        architecture = os.environ.get("ASYNCLB_ARCH") or platform.machine()
+        if self.target_name != "wheel":
+            return
+        if architecture not in ARCHITECTURES:
+            self.app.display_warning(f"no native library for {architecture}: asynclb will use its Python twins")
+            return
+        sources = Path(self.root, "asynclb", "native")
+        if version == "editable":
+            compile_library(sources, sources / LIBRARY, architecture)
+        else:
+            self._scratch = tempfile.TemporaryDirectory(prefix="asynclb-build-")
+            output = Path(self._scratch.name, LIBRARY)
+            compile_library(sources, output, architecture)
+            build_data["force_include"][str(output)] = f"asynclb/native/{LIBRARY}"
+        build_data["pure_python"] = False
+        build_data["tag"] = wheel_tag(architecture)
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
+        """Remove what `initialize` built aside."""
+        scratch = getattr(self, "_scratch", None)
+        if scratch is not None:
+            scratch.cleanup()
+
+
+if __name__ == "__main__":
+    here = Path(__file__).parent
+    compile_library(here, here / LIBRARY, platform.machine())
