@@ -44,6 +44,8 @@ class Reason(StrEnum):
     DOWN_PROBE_UDP_MISMATCH = "Down_Probe_UdpResponseMismatch"
     DOWN_PROBE_TLS = "Down_Probe_TlsError"
     DOWN_PROBE_UNREACHABLE = "Down_Probe_Unreachable"
+    DOWN_PROBE_HTTP_INVALID = "Down_Probe_HttpInvalidResponse"
+    DOWN_PROBE_SOURCE_ADDRESS = "Down_Probe_SourceAddressMissing"
 
 
 TargetId = tuple[str, str, str]
