@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import uvloop
@@ -29,7 +28,6 @@ from asynclb.net.flowhash import Distribution, flow_hash
 from asynclb.tables.compile import TableCache, compile_tables
 from asynclb.tables.diff import diff
 from asynclb.tables.row import Delivery, FrontendKey, Row
-from asynclb.tables.tables import EMPTY_TABLES, Tables
 
 SEED = 0x8C1F0C6E5F0B4A7D
 MEMBERS, RULES = 5000, 1500
