@@ -4,12 +4,14 @@ Members of a balancer usually carry self-signed certificates or names that only 
 unless the probe says `tls_verify`. No client certificate is ever sent.
 """
 
+import asyncio
 import ssl
 from contextlib import suppress
 from pathlib import Path
 from socket import socket
 
-from asynclb.health.ready import complete, readable
+from asynclb.health.ready import readable, writable
+from asynclb.health.turns import Turns
 from asynclb.model import Probe
 from asynclb.net.address import Address
 
@@ -59,24 +61,40 @@ def server_name(address: Address, probe: Probe) -> str:
     return str(address).partition("%")[0]
 
 
-async def handshake(sock: socket, context: ssl.SSLContext, name: str) -> ssl.SSLSocket:
+async def handshake(sock: socket, context: ssl.SSLContext, name: str, turns: Turns) -> ssl.SSLSocket:
     """Make a connected socket a TLS one, which takes it over.
 
     Raises: OSError -> the handshake failed (as ssl.SSLError), or the member reset it. Cancel: the socket is closed.
+    Cost: about 0.5 ms of CPU, nearly all of it the library's arithmetic; resumed sessions would save a quarter.
     """
     try:
         secured = context.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
-    except (OSError, ValueError) as error:
+    except OSError:
         sock.close()
-        if isinstance(error, OSError):
-            raise
+        raise
+    except ValueError as error:
+        sock.close()
         raise ssl.SSLError(f"server name {name!r} cannot be asked for: {error}") from error
     try:
-        await complete(secured, secured.do_handshake, readable)
+        await _shake(secured, turns)
     except BaseException:
         secured.close()
         raise
     return secured
+
+
+async def _shake(secured: ssl.SSLSocket, turns: Turns) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        await turns.take()
+        try:
+            secured.do_handshake()
+        except ssl.SSLWantReadError:
+            await readable(loop, secured)
+        except ssl.SSLWantWriteError:
+            await writable(loop, secured)
+        else:
+            return
 
 
 def farewell(sock: socket) -> None:
