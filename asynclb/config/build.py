@@ -1,0 +1,151 @@
+"""From a draft that passed every check to the model: what is absent becomes what it means.
+
+Laws: no decision is left to readers of the model; the same text always gives an equal model.
+"""
+
+from asynclb.config.draft import Draft, PoolDraft
+from asynclb.config.schema import (
+    AdminSpec,
+    Document,
+    FrontendSpec,
+    InboundNatRuleSpec,
+    MemberSpec,
+    OutboundRuleSpec,
+    ProbeSpec,
+    RuleSpec,
+)
+from asynclb.model import (
+    Admin,
+    BackendPool,
+    Frontend,
+    InboundNatRule,
+    LoadBalancingRule,
+    Member,
+    Model,
+    OutboundRule,
+    Probe,
+)
+from asynclb.model.frontend import default_allow, default_scope
+from asynclb.net.address import Address
+
+MAX_DEFAULT_TIMEOUT_S = 30.0  # Azure: no response within min(interval, 30 s) is a timeout
+ANY_ANSWER = b"any"
+
+
+def build(draft: Draft) -> Model:
+    """Return the model of a draft in which nothing is wrong."""
+    settings = draft.settings
+    return Model(
+        datapath=settings.datapath,
+        hash_seed=settings.hash_seed,
+        compat=settings.compat,
+        admin=_admin(settings.admin),
+        shutdown_drain_s=settings.shutdown_drain,
+        frontends={name: _frontend(name, spec) for name, spec in draft.frontends.items()},
+        backend_pools={name: _pool(name, pool) for name, pool in draft.pools.items()},
+        probes={name: _probe(name, spec) for name, spec in draft.probes.items()},
+        rules=tuple(_rule(spec, settings) for spec in draft.rules.values()),
+        inbound_nat_rules=tuple(_nat_rule(spec) for spec in draft.nat_rules.values()),
+        outbound_rules=tuple(_outbound_rule(spec) for spec in draft.outbound_rules.values()),
+        interfaces={name: str(spec.attach) for name, spec in draft.interfaces.items()},
+    )
+
+
+def _admin(spec: AdminSpec) -> Admin:
+    if spec.listen is None:
+        return Admin(enabled=False, token_file=spec.token_file)
+    if spec.listen.unix_path is not None:
+        return Admin(unix_path=spec.listen.unix_path, token_file=spec.token_file)
+    return Admin(spec.listen.host, spec.listen.port, token_file=spec.token_file)
+
+
+def _frontend(name: str, spec: FrontendSpec) -> Frontend:
+    scope = spec.scope if spec.scope is not None else default_scope(spec.address)
+    allow = spec.allow if spec.allow is not None else default_allow(spec.address, scope)
+    return Frontend(name, spec.address, scope, allow, spec.interface, spec.routed, spec.zones)
+
+
+def _pool(name: str, pool: PoolDraft) -> BackendPool:
+    return BackendPool(name, tuple(_member(spec) for spec in pool.members.values()), pool.spec.drain_period)
+
+
+def _member(spec: MemberSpec) -> Member:
+    return Member(spec.name, spec.address, spec.weight, spec.admin_state, spec.zone)
+
+
+def _probe(name: str, spec: ProbeSpec) -> Probe:
+    expect = spec.expect_hex if spec.expect_hex is not None else spec.expect
+    return Probe(
+        name=name,
+        protocol=spec.protocol,
+        port=spec.port,
+        interval_s=spec.interval,
+        timeout_s=spec.timeout if spec.timeout is not None else min(spec.interval, MAX_DEFAULT_TIMEOUT_S),
+        rise=spec.rise if spec.rise is not None else spec.threshold,
+        fall=spec.fall if spec.fall is not None else spec.threshold,
+        max_in_flight=spec.max_in_flight,
+        source_address_v4=_of_family(spec.source_address, 4),
+        source_address_v6=_of_family(spec.source_address, 6),
+        path=spec.path if spec.path is not None else "/",
+        host=spec.host,
+        expected_status=spec.expected_status,
+        tls_verify=spec.tls.verify,
+        tls_server_name=spec.tls.server_name,
+        tls_ca_file=spec.tls.ca_file,
+        send=spec.send_hex if spec.send_hex is not None else spec.send or b"",
+        expect=None if spec.expect_hex is None and spec.expect == ANY_ANSWER else expect,
+    )
+
+
+def _of_family(addresses: tuple[Address, ...] | None, version: int) -> Address | None:
+    return next((address for address in addresses or () if address.version == version), None)
+
+
+def _rule(spec: RuleSpec, settings: Document) -> LoadBalancingRule:
+    return LoadBalancingRule(
+        name=spec.name,
+        frontend=spec.frontend,
+        protocol=spec.protocol,
+        frontend_port=spec.frontend_port,
+        backend_port=spec.backend_port if spec.backend_port is not None else spec.frontend_port,
+        backend_pool=spec.backend_pool,
+        probe=spec.probe,
+        distribution=spec.distribution,
+        floating_ip=spec.floating_ip,
+        idle_timeout_s=spec.idle_timeout,
+        tcp_reset=spec.tcp_reset,
+        no_healthy_members=spec.no_healthy_members,
+        datapath=str(spec.datapath) if spec.datapath is not None else None,
+        transparent=spec.transparent if spec.transparent is not None else settings.transparent,
+        proxy_protocol=spec.proxy_protocol,
+        connect_timeout_s=spec.connect_timeout,
+    )
+
+
+def _nat_rule(spec: InboundNatRuleSpec) -> InboundNatRule:
+    first, last = spec.frontend_port_range or (spec.frontend_port or 0, spec.frontend_port or 0)
+    return InboundNatRule(
+        name=spec.name,
+        frontend=spec.frontend,
+        protocol=spec.protocol,
+        first_port=first,
+        last_port=last,
+        backend_pool=spec.backend_pool,
+        backend_port=spec.backend_port,
+        member=spec.member,
+        floating_ip=spec.floating_ip,
+        idle_timeout_s=spec.idle_timeout,
+        tcp_reset=spec.tcp_reset,
+    )
+
+
+def _outbound_rule(spec: OutboundRuleSpec) -> OutboundRule:
+    return OutboundRule(
+        name=spec.name,
+        frontends=spec.frontends,
+        backend_pool=spec.backend_pool,
+        protocol=spec.protocol,
+        allocated_ports=spec.allocated_ports,
+        idle_timeout_s=spec.idle_timeout,
+        tcp_reset=spec.tcp_reset,
+    )

@@ -1,0 +1,85 @@
+"""What Azure refuses and asynclb can do: refused with `compat: azure` only.
+
+Source: Azure Load Balancer documentation on probes, TCP reset, HA ports, floating IP, deployment errors and limits.
+"""
+
+from asynclb.config.checks.azure_members import EXTENDED, check_azure_members
+from asynclb.config.checks.frontends import scope_of
+from asynclb.config.draft import Draft
+from asynclb.config.report import Report
+from asynclb.config.schema import InboundNatRuleSpec, ProbeSpec, RuleSpec
+from asynclb.config.values import show_duration
+from asynclb.errors import Path
+from asynclb.model import Compat, ProbeProtocol, Scope
+from asynclb.net.flow import Protocol
+
+HTTP_BLOCKED_PORTS = frozenset({19, 21, 25, 70, 110, 119, 143, 220, 993})
+MIN_INTERVAL_S = 5.0
+MIN_IDLE_S = 240.0
+SURE_IDLE_S = 1800.0  # older documents end here, newer ones at 100 minutes
+MAX_FRONTEND_PORT = 65_534
+
+
+def check_azure(draft: Draft, report: Report) -> None:
+    """Refuse what Azure refuses, if the configuration asks for that."""
+    if draft.settings.compat is not Compat.AZURE:
+        return
+    for name, probe in draft.probes.items():
+        _probe(probe, ("probes", name), report)
+    for index, rule in draft.rules.items():
+        _idle(rule.idle_timeout, ("rules", index), report, warn=True)
+        _frontend_port(rule, ("rules", index), draft, report)
+    for index, nat in draft.nat_rules.items():
+        _idle(nat.idle_timeout, ("inbound_nat_rules", index), report, warn=True)
+        _nat_frontend_port(nat, ("inbound_nat_rules", index), report)
+    for index, outbound in draft.outbound_rules.items():
+        _idle(outbound.idle_timeout, ("outbound_rules", index), report, warn=False)
+        for position, name in enumerate(outbound.frontends):
+            frontend = draft.frontends.get(name)
+            if frontend is not None and scope_of(frontend) is Scope.INTERNAL:
+                path = ("outbound_rules", index, "frontends", position)
+                report.problem(
+                    path, name, "outbound rules need public frontends in Azure", f"name a public one, {EXTENDED}"
+                )
+    check_azure_members(draft, report)
+
+
+def _probe(probe: ProbeSpec, path: Path, report: Report) -> None:
+    if probe.protocol is ProbeProtocol.UDP:
+        remedy = f"probe the service over tcp or http, {EXTENDED}"
+        report.problem((*path, "protocol"), probe.protocol, "Azure has no udp probes", remedy)
+    if probe.interval < MIN_INTERVAL_S:
+        rule = f"Azure's shortest interval is {show_duration(MIN_INTERVAL_S)}"
+        report.problem((*path, "interval"), show_duration(probe.interval), rule, f"raise it, {EXTENDED}")
+    if probe.protocol in (ProbeProtocol.HTTP, ProbeProtocol.HTTPS) and probe.port in HTTP_BLOCKED_PORTS:
+        ports = ", ".join(str(port) for port in sorted(HTTP_BLOCKED_PORTS))
+        rule = f"Azure does not probe over HTTP on ports {ports}"
+        report.problem((*path, "port"), probe.port, rule, f"probe another port, {EXTENDED}")
+
+
+def _idle(idle_s: float, path: Path, report: Report, *, warn: bool) -> None:
+    where = (*path, "idle_timeout")
+    if idle_s < MIN_IDLE_S:
+        rule = f"Azure's shortest idle timeout is {show_duration(MIN_IDLE_S)}"
+        report.problem(where, show_duration(idle_s), rule, f"raise it, {EXTENDED}")
+    elif warn and idle_s > SURE_IDLE_S:
+        rule = f"some of Azure's tools and documents end at {show_duration(SURE_IDLE_S)}"
+        report.warning(where, show_duration(idle_s), rule, "lower it, or send keep-alives")
+
+
+def _frontend_port(rule: RuleSpec, path: Path, draft: Draft, report: Report) -> None:
+    if rule.frontend_port > MAX_FRONTEND_PORT:
+        law = f"Azure's frontend ports end at {MAX_FRONTEND_PORT}"
+        report.problem((*path, "frontend_port"), rule.frontend_port, law, f"use a lower one, {EXTENDED}")
+    frontend = draft.frontends.get(rule.frontend)
+    if rule.protocol is Protocol.ALL and frontend is not None and scope_of(frontend) is Scope.PUBLIC:
+        remedy = f"use an internal frontend, {EXTENDED}"
+        report.problem((*path, "frontend"), rule.frontend, "Azure refuses HA ports on a public frontend", remedy)
+
+
+def _nat_frontend_port(nat: InboundNatRuleSpec, path: Path, report: Report) -> None:
+    last = nat.frontend_port_range[1] if nat.frontend_port_range is not None else nat.frontend_port
+    if last is not None and last > MAX_FRONTEND_PORT:
+        key = "frontend_port" if nat.frontend_port_range is None else "frontend_port_range"
+        law = f"Azure's frontend ports end at {MAX_FRONTEND_PORT}"
+        report.problem((*path, key), last, law, f"end at a lower one, {EXTENDED}")

@@ -1,0 +1,191 @@
+"""A configuration whose parts are each sound by themselves, before it is known whether they fit together.
+
+Every part (a frontend, a member, a rule) is validated alone. One that is broken is reported and left out, but its
+name is kept, so that what refers to it is not blamed and the checks of everything else still run: that is how one
+run finds every problem.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
+
+from asynclb.config.explain import explain
+from asynclb.config.report import Report
+from asynclb.config.schema import (
+    Document,
+    FrontendSpec,
+    InboundNatRuleSpec,
+    InterfaceSpec,
+    MemberSpec,
+    OutboundRuleSpec,
+    PoolSpec,
+    ProbeSpec,
+    RuleSpec,
+    Spec,
+)
+from asynclb.config.source import Value
+from asynclb.config.spelling import INTERFACE_NAME, NAME, Written
+from asynclb.config.values import kind_of
+from asynclb.errors import Path
+
+S = TypeVar("S", bound=Spec)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolDraft:
+    """A pool with its sound members by their position; `whole` says that no member was left out."""
+
+    spec: PoolSpec
+    members: Mapping[int, MemberSpec]
+    whole: bool
+
+    @property
+    def version(self) -> int | None:
+        """The address family of the members; None for no members or both families."""
+        versions = {member.address.version for member in self.members.values()}
+        return versions.pop() if len(versions) == 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The sound parts by name or position, and in `names` the names of all parts, broken ones included."""
+
+    settings: Document
+    interfaces: Mapping[str, InterfaceSpec]
+    frontends: Mapping[str, FrontendSpec]
+    pools: Mapping[str, PoolDraft]
+    probes: Mapping[str, ProbeSpec]
+    rules: Mapping[int, RuleSpec]
+    nat_rules: Mapping[int, InboundNatRuleSpec]
+    outbound_rules: Mapping[int, OutboundRuleSpec]
+    names: Mapping[str, frozenset[str]]
+    """Section -> the names in it."""
+
+    def pools_of_rules(self) -> Iterator[str]:
+        """Iterate over the pool of every rule of every kind."""
+        yield from (rule.backend_pool for rule in self.rules.values())
+        yield from (rule.backend_pool for rule in self.nat_rules.values())
+        yield from (rule.backend_pool for rule in self.outbound_rules.values())
+
+
+def draft(root: Value, report: Report) -> Draft:
+    """Validate every part of a document by itself, reporting what is wrong with each."""
+    document = root if isinstance(root, dict) else {}
+    if not isinstance(root, dict):
+        remedy = "begin with `version: 1`; conf/asynclb.yaml is a small example"
+        report.problem((), root, f"a configuration must be a mapping, not {kind_of(root)}", remedy)
+    pools = _named(document, "backend_pools")
+    return Draft(
+        settings=_settings(document, report),
+        interfaces=_parts(InterfaceSpec, _named(document, "interfaces"), "interfaces", report),
+        frontends=_parts(FrontendSpec, _named(document, "frontends"), "frontends", report),
+        pools={name: pool for name, value in pools.items() if (pool := _pool(name, value, report))},
+        probes=_parts(ProbeSpec, _named(document, "probes"), "probes", report),
+        rules=_parts(RuleSpec, _listed(document, "rules"), "rules", report),
+        nat_rules=_parts(InboundNatRuleSpec, _listed(document, "inbound_nat_rules"), "inbound_nat_rules", report),
+        outbound_rules=_parts(OutboundRuleSpec, _listed(document, "outbound_rules"), "outbound_rules", report),
+        names={section: frozenset(_named(document, section)) for section in ("frontends", "backend_pools", "probes")},
+    )
+
+
+def _named(document: Mapping[str, Value], section: str) -> dict[str, Value]:
+    value = document.get(section)
+    return value if isinstance(value, dict) else {}
+
+
+def _listed(document: Mapping[str, Value], section: str) -> dict[int, Value]:
+    value = document.get(section)
+    return dict(enumerate(value)) if isinstance(value, list) else {}
+
+
+_K = TypeVar("_K", str, int)
+
+
+def _parts(spec: type[S], parts: Mapping[_K, Value], section: str, report: Report) -> dict[_K, S]:
+    sound = {}
+    for key, value in parts.items():
+        if report.full:
+            break
+        part = _part(spec, value, (section, key), report)
+        if part is not None:
+            sound[key] = part
+    return sound
+
+
+def _part(spec: type[S], value: Value, path: Path, report: Report) -> S | None:
+    """Validate one part; unknown keys are reported but do not break it."""
+    try:
+        return spec.model_validate(value)
+    except ValidationError as error:
+        explain(error, spec, path, report)
+    try:
+        return spec.model_validate(_known(spec, value))
+    except ValidationError:
+        return None
+
+
+def _known(spec: type[Spec], value: object) -> object:
+    """Return the value without the keys that the part does not have."""
+    if not isinstance(value, dict):
+        return value
+    known = {}
+    for key, item in value.items():
+        if key in spec.model_fields:
+            part = spec.part(key)
+            known[key] = _known(part, item) if part is not None else item
+    return known
+
+
+def _pool(name: str, value: Value, report: Report) -> PoolDraft | None:
+    path = ("backend_pools", name)
+    members = value.get("members") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(members, list):
+        _part(PoolSpec, value, path, report)
+        return None
+    spec = _part(PoolSpec, {**value, "members": []}, path, report)
+    sound = {}
+    for index, item in enumerate(members):
+        member = None if report.full else _part(MemberSpec, item, (*path, "members", index), report)
+        if member is not None:
+            sound[index] = member
+    return PoolDraft(spec, sound, len(sound) == len(members)) if spec is not None else None
+
+
+_NAMED = {"interfaces": INTERFACE_NAME, "frontends": NAME, "backend_pools": NAME, "probes": NAME}
+_LISTED = ("rules", "inbound_nat_rules", "outbound_rules")
+
+
+def _settings(document: Mapping[str, Value], report: Report) -> Document:
+    """Validate what is no section, and the shape and names of the sections; keys that are wrong take their defaults."""
+    for section, spelling in _NAMED.items():
+        _check_names(_named(document, section), section, spelling, report)
+    settings = dict(document)
+    for section in (*_NAMED, *_LISTED):
+        if isinstance(shape := settings.get(section), list | dict):
+            settings[section] = type(shape)()
+    try:
+        return Document.model_validate(settings)
+    except ValidationError as error:
+        explain(error, Document, (), report)
+    sound: dict[str, object] = {"version": 1}
+    for key, value in settings.items():
+        part = Document.part(key)
+        item = _known(part, value) if part is not None else value
+        try:
+            Document.model_validate({"version": 1, key: item})
+        except ValidationError:
+            continue
+        sound[key] = item
+    return Document.model_validate(sound)
+
+
+def _check_names(parts: Mapping[str, Value], section: str, spelling: Written, report: Report) -> None:
+    for name in parts:
+        try:
+            spelling.parse(name)
+        except PydanticCustomError as error:
+            context = error.context or {}
+            report.problem((section, name), name, context["rule"], context["remedy"], at_key=True)
