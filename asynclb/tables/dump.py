@@ -27,7 +27,7 @@ def dump(tables: Tables) -> str:
         text = texts[place]
         number = numbers.setdefault(text, len(numbers) + 1)
         rules.append(_rule_text(entry, number))
-    head = f"generation {tables.generation}: {len(entries)} rules, {len(numbers)} tables\n"
+    head = f"generation {tables.generation}, rules: {len(entries)}, tables: {len(numbers)}\n"
     return "\n".join([head, *rules, *(f"table {number}: {text}" for text, number in numbers.items())])
 
 

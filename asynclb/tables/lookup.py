@@ -3,6 +3,7 @@
 This is the oracle. Datapaths may be faster, never different.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from asynclb.model import Member
@@ -10,7 +11,7 @@ from asynclb.net.drop import Drop
 from asynclb.net.flow import Flow, Protocol
 from asynclb.net.flowhash import flow_hash, slot_of
 from asynclb.tables.row import FrontendKey
-from asynclb.tables.tables import Entry, Tables
+from asynclb.tables.tables import Entry, PoolTable, Tables
 
 _PROTOCOLS = {6: Protocol.TCP, 17: Protocol.UDP}
 
@@ -45,3 +46,19 @@ def choose(seed: int, entry: Entry, flow: Flow) -> Verdict | Drop:
     hashed = flow_hash(seed, flow, row.rule.distribution, symmetric=row.symmetric)
     slot = slot_of(hashed, table.size)
     return Verdict(entry, hashed, slot, table.members[table.slots[slot]])
+
+
+def next_member(table: PoolTable, slot: int, tried: Collection[str]) -> Member | None:
+    """Return the member that a flow falls to when the members named in `tried` did not take it.
+
+    The slots behind the flow's own are walked, so that the flows of a lost member spread over all others by weight.
+    Cost: a few slots; at most the whole table when a member owns very little of it.
+    """
+    members, slots, size = table.members, table.slots, table.size
+    if len(tried) >= len(members):
+        return None
+    for step in range(1, size):
+        member = members[slots[(slot + step) % size]]
+        if member.name not in tried:
+            return member
+    return None
