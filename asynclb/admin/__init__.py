@@ -1,1 +1,15 @@
-"""."""
+"""The admin API: what is active, for people, programs and Prometheus; and the one command, reload.
+
+    GET  /healthz        the process is alive and its controller is not stuck
+    GET  /readyz         new flows are welcome: the tables are applied and the process is not stopping
+    GET  /metrics        Prometheus text, or OpenMetrics by the Accept header
+    GET  /api/v1/state   everything that is active, as JSON
+    GET  /api/v1/explain?flow=...   where a flow would go now, and why
+    POST /api/v1/reload  read the configuration again; 422 with every problem when it is refused
+
+Who may ask: `/healthz`, `/readyz` and `/metrics` are open to everybody who reaches the socket (orchestrators and
+Prometheus carry no secrets of ours). With a `token_file` everything under `/api/` needs `Authorization: Bearer`.
+Without one, reading is open and writing is for the loopback and the UNIX socket only.
+
+Answers are made from snapshots; what is long is rendered in a thread, so that asking never delays forwarding.
+"""

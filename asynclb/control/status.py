@@ -1,7 +1,7 @@
 """What the controller shows: a read-only snapshot for the admin API, the metrics and the command line."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from asynclb.datapath.base import Counters, FlowRecord
@@ -15,6 +15,7 @@ class Reload:
     """What became of one attempt to load a configuration.
 
     `result` is `applied`, `unchanged` or `refused`; `trigger` is `start`, `signal`, `watch` or `api`.
+    `problems` say why it was refused; `warnings` are what an applied one should mend.
     Units: `at_s` seconds since the epoch (for people), `took_s` seconds.
     """
 
@@ -24,6 +25,7 @@ class Reload:
     took_s: float
     generation: int
     problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,11 @@ class Status:
     last_reload: Reload | None
     reloads: Mapping[str, int]
     """Result -> how many."""
+    rule_states: Mapping[str, str] = field(default_factory=dict)
+    """Rule name -> `waiting`, `serving`, `silent` or `all_down`."""
+    stopping: bool = False
+    busy_s: float = 0.0
+    """How long the controller has been carrying out its present command; 0 when it waits for one."""
 
 
 class StateSource(Protocol):

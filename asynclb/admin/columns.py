@@ -1,0 +1,117 @@
+"""The state document as aligned columns, for `asynclb show`. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+Document = Mapping[str, Any]
+
+
+def columns(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table: left-aligned, two spaces between columns, `-` for what there is none of."""
+    cells = [[*heads], *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(row[index]) for row in cells) for index in range(len(heads))]
+    lines = ("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip() for row in cells)
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None or value == "" else str(value)
+
+
+def rules_table(state: Document) -> str:
+    """Return one line per rule."""
+    heads = ("RULE", "FRONTEND", "MATCHES", "POOL", "ELIGIBLE", "STATE", "DATAPATH", "DELIVERY", "DISTRIBUTION")
+    rows = (
+        (
+            rule["name"],
+            rule["frontend"],
+            f"{rule['protocol']} {rule['address']} {rule['port'] or 'any'}",
+            rule["pool"],
+            f"{rule['eligible']}/{rule['members']}",
+            rule["state"],
+            rule["datapath"],
+            rule["delivery"],
+            rule["distribution"],
+        )
+        for rule in state["rules"]
+    )
+    return columns(heads, rows)
+
+
+def members_table(state: Document) -> str:
+    """Return one line per member and probe, with the member's share of the slots of the pool's tables."""
+    heads = ("POOL", "MEMBER", "ADDRESS", "WEIGHT", "ADMIN", "PROBE", "STATE", "SINCE", "SHARE", "REASON")
+    return columns(heads, _member_rows(state, _shares(state)))
+
+
+def _shares(state: Document) -> Mapping[tuple[str, str | None, str], float]:
+    """Return (pool, probe, member) -> share of the slots of the first rule with that pool and probe."""
+    shares: dict[tuple[str, str | None, str], float] = {}
+    for rule in state["rules"]:
+        for member in state["tables"][rule["table"]]["members"]:
+            shares.setdefault((rule["pool"], rule["probe"], member["name"]), member["share"])
+    return shares
+
+
+def _member_rows(state: Document, shares: Mapping[tuple[str, str | None, str], float]) -> Iterator[Sequence[object]]:
+    unprobed: Document = {"probe": None, "state": None, "since": None, "reason": None, "detail": ""}
+    for pool in state["pools"]:
+        for member in pool["members"]:
+            for health in member["health"] or (unprobed,):
+                share = shares.get((pool["name"], health["probe"], member["name"]), 0.0)
+                detail = f" ({health['detail']})" if health["detail"] else ""
+                yield (
+                    pool["name"],
+                    member["name"],
+                    member["address"],
+                    member["weight"],
+                    member["admin_state"],
+                    health["probe"],
+                    health["state"],
+                    health["since"],
+                    f"{share:.1%}",
+                    f"{health['reason']}{detail}" if health["reason"] else None,
+                )
+
+
+def datapaths_table(state: Document) -> str:
+    """Return one line per datapath."""
+    heads = ("DATAPATH", "MODE", "GENERATION", "SINCE", "RULES")
+    rows = ((d["name"], d["mode"], d["generation"], d["since"], d["rules"]) for d in state["datapaths"])
+    return columns(heads, rows)
+
+
+def summary(state: Document) -> str:
+    """Return what a person asks first."""
+    reload = state["last_reload"] or {}
+    word = "stopping" if state["stopping"] else "ready" if state["ready"] else "starting"
+    lines = [
+        f"asynclb {state['version']}, pid {state['pid']}, {word}, started {state['started']}",
+        f"config      {state['config']['path']} (digest {state['config']['digest'][:12]})",
+        f"generation  {state['generation']} since {state['since']}",
+        f"last reload {reload.get('result')} by {reload.get('trigger')} at {reload.get('at')}",
+    ]
+    notes = [*reload.get("problems", ()), *reload.get("warnings", ())]
+    return "\n".join([*lines, *(f"    {problem['text']}" for problem in notes)])
+
+
+def explanation(found: Document) -> str:
+    """Return an explanation line by line; what does not apply is left out."""
+    return "\n".join(f"{name:<10} {value}" for name, value in _explained(found) if value)
+
+
+def _explained(found: Document) -> Iterator[tuple[str, str]]:
+    yield "flow", found["flow"]
+    rule = f"{found['rule']} (frontend {found['frontend']}, {found['matched']})" if found["rule"] else ""
+    yield "rule", rule
+    yield "hash", f"{found['flow_hash']} over {found['distribution']}" if found["flow_hash"] else ""
+    yield "seed", found.get("seed", "")
+    yield "slot", f"{found['slot']} of {found['slots']}" if found["slots"] >= 0 else ""
+    yield (
+        "member",
+        f"{found['member']} of pool {found['pool']}, {found['share']:.1%} of slots" if found["member"] else "",
+    )
+    yield "verdict", "" if found["verdict"] == "member" else f"dropped: {found['verdict']}"
+    yield "reason", found["why"]
+    yield "delivery", f"{found['delivery']} to {found['target']}" if found["delivery"] else ""
+    yield "datapath", f"{found['datapath']} ({found['datapath_why']})" if found["datapath"] else ""

@@ -1,0 +1,357 @@
+"""The controller: one task that carries out commands, one after the other.
+
+Its state is one frozen `_Active`, replaced by assignment when a command has succeeded; readers see the one before
+or the one after. A command is a reload or "health has changed"; the second is never queued twice.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from asynclb.control.assign import Candidate, Choices
+from asynclb.control.edges import Notice, RuleState, admin_state_notices, rule_notices, rule_states
+from asynclb.control.execution import Execution
+from asynclb.control.prepare import Load, Parsed, Prepared, prepare
+from asynclb.control.status import DatapathStatus, Reload, Status
+from asynclb.control.targets import still_true, targets_of
+from asynclb.datapath.base import Counters, Datapath, FlowRecord
+from asynclb.errors import ApplyError, ConfigError, Problem
+from asynclb.events import Emit, Event
+from asynclb.health.target import Target
+from asynclb.model import Admin, Health, Model, TargetId
+from asynclb.tables.compile import TableCache, compile_tables
+from asynclb.tables.diff import Delta, diff
+from asynclb.tables.row import Row
+from asynclb.tables.tables import EMPTY_TABLES, Tables
+
+TELL_BATCH = 64  # events written in one go: about 2 ms
+RETRY_S = 1.0  # after a datapath failed to follow the members' health: soon enough for an outage, rare enough for a log
+
+
+class Prober(Protocol):
+    """What the controller asks of the prober."""
+
+    def set_targets(self, targets: Iterable[Target]) -> None:
+        """Probe exactly these from now on; what is known of those that stay is kept."""
+
+    def snapshot(self) -> Health:
+        """Return what is known now."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Active:
+    """What the last successful reload made active, with the tables as health has changed them since."""
+
+    model: Model = field(default_factory=Model)
+    digest: str = ""
+    rows: tuple[Row, ...] = ()
+    choices: Choices = field(default_factory=dict)
+    targets: Mapping[TargetId, Target] = field(default_factory=dict)
+    seed: int = 0
+    tables: Tables = EMPTY_TABLES
+    since_s: float = 0.0
+    states: Mapping[str, RuleState] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _ReloadCommand:
+    trigger: str
+    answer: "asyncio.Future[Reload]"
+    parsed: Parsed | None
+
+
+@dataclass(frozen=True, slots=True)
+class _HealthChanged:
+    pass
+
+
+class Controller:
+    """Implements `StateSource` and `Commands`. Owner: the task in `run`; other methods are for the loop's thread."""
+
+    def __init__(
+        self,
+        config_path: str,
+        *,
+        load: Load,
+        candidates: Sequence[Candidate],
+        datapaths: Mapping[str, Datapath],
+        prober: Prober,
+        installation_seed: Callable[[], int],
+        emit: Emit,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Order: `candidates` from the most to the least preferred; those without a datapath always refuse."""
+        self._config_path = config_path
+        self._load = load
+        self._candidates = candidates
+        self._datapaths = datapaths
+        self._prober = prober
+        self._installation_seed = installation_seed
+        self._emit = emit
+        self._clock = clock
+        self._execution = Execution(datapaths, emit=emit, clock=clock)
+        self._cache = TableCache()
+        self._queue: asyncio.Queue[_ReloadCommand | _HealthChanged] = asyncio.Queue()
+        self._health_queued = False
+        self._active = _Active()
+        self._generation = 0
+        self._kept_seed: int | None = None
+        self._admin: Admin | None = None
+        self._ready = False
+        self._stopping = False
+        self._started_s = clock()
+        self._busy_since: float | None = None
+        self._last_reload: Reload | None = None
+        self._reloads: Counter[str] = Counter({"applied": 0, "unchanged": 0, "refused": 0})
+
+    async def reload(self, trigger: str, parsed: Parsed | None = None) -> Reload:
+        """Read the configuration again (unless it is handed in) and make it active, or refuse it and change nothing.
+
+        Cancel: the reload goes on.
+        """
+        if self._stopping:
+            return self._refused(trigger, (_STOPPING,), time.monotonic())
+        answer: asyncio.Future[Reload] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait(_ReloadCommand(trigger, answer, parsed))
+        return await answer
+
+    def health_changed(self, _transitions: object = None) -> None:
+        """Have the tables follow the prober's findings. Transitions that arrive before that are joined."""
+        if not self._health_queued:
+            self._health_queued = True
+            self._queue.put_nowait(_HealthChanged())
+
+    async def run(self) -> None:
+        """Carry out commands until cancelled; commands that still wait are then refused."""
+        try:
+            while True:
+                command = await self._queue.get()
+                self._busy_since = time.monotonic()
+                await self._carry_out(command)
+                self._busy_since = None
+        finally:
+            self._stopping = True
+            self._refuse_waiting()
+
+    def stop(self) -> None:
+        """Take no more commands; `status` says `stopping` from here on."""
+        self._stopping = True
+
+    async def close(self, drain_s: float) -> int:
+        """Close every datapath at once and return how many flows were reset. Call it when `run` has ended."""
+        self._stopping = True
+        return sum(await asyncio.gather(*(datapath.close(drain_s) for datapath in self._datapaths.values())))
+
+    def status(self) -> Status:
+        """Return what is active now."""
+        active = self._active
+        return Status(
+            ready=self._ready and not self._stopping,
+            config_path=self._config_path,
+            config_digest=active.digest,
+            started_s=self._started_s,
+            generation=active.tables.generation,
+            generation_since_s=active.since_s,
+            model=active.model,
+            health=self._prober.snapshot(),
+            tables=active.tables,
+            datapaths=tuple(self._datapath_statuses(active)),
+            last_reload=self._last_reload,
+            reloads=dict(self._reloads),
+            rule_states=active.states,
+            stopping=self._stopping,
+            busy_s=0.0 if self._busy_since is None else time.monotonic() - self._busy_since,
+        )
+
+    def counters(self) -> Mapping[str, Counters]:
+        """Return each datapath's counters by its name."""
+        return {name: datapath.counters() for name, datapath in self._datapaths.items()}
+
+    def flows(self) -> Iterator[FlowRecord]:
+        """Iterate over the open flows of every datapath."""
+        for datapath in self._datapaths.values():
+            yield from datapath.flows()
+
+    def _datapath_statuses(self, active: _Active) -> Iterator[DatapathStatus]:
+        for name, applied in self._execution.applied.items():
+            entries = applied.tables.entries.items()
+            rules = {
+                entry.row.rule.name: choice.why if (choice := active.choices.get(key)) else "being moved"
+                for key, entry in entries
+            }
+            generation = applied.tables.generation
+            yield DatapathStatus(name, self._datapaths[name].mode, generation, applied.since_s, rules)
+
+    async def _carry_out(self, command: _ReloadCommand | _HealthChanged) -> None:
+        if isinstance(command, _HealthChanged):
+            self._health_queued = False
+            await self._follow_health()
+            return
+        try:
+            result = await self._reload(command)
+        except BaseException:
+            command.answer.cancel()
+            raise
+        if not command.answer.done():
+            command.answer.set_result(result)
+
+    def _refuse_waiting(self) -> None:
+        while not self._queue.empty():
+            command = self._queue.get_nowait()
+            if isinstance(command, _ReloadCommand) and not command.answer.done():
+                command.answer.set_result(self._refused(command.trigger, (_STOPPING,), time.monotonic()))
+
+    async def _reload(self, command: _ReloadCommand) -> Reload:
+        started = time.monotonic()
+        try:
+            parsed = command.parsed
+            if parsed is None:
+                parsed = await asyncio.to_thread(self._load, self._config_path)
+            if self._ready and parsed.digest == self._active.digest:
+                self._emit(Event.CONFIG_UNCHANGED, trigger=command.trigger)
+                return self._record("unchanged", command.trigger, started)
+            prepared = await asyncio.to_thread(prepare, parsed, self._candidates, self._active.model)
+            before, delta = await self._activate(prepared)
+        except (ConfigError, ApplyError) as error:
+            return self._refused(command.trigger, error.problems, started)
+        self._admin = self._admin or prepared.model.admin
+        warnings = (*parsed.warnings, *_admin_warnings(self._admin, prepared.model.admin))
+        self._ready = True
+        await self._announce(command.trigger, before, delta, started, warnings)
+        return self._record("applied", command.trigger, started, warnings=warnings)
+
+    async def _activate(self, prepared: Prepared) -> tuple[_Active, Delta]:
+        """Compile, apply and commit; return what was active before and the difference.
+
+        Raises: ApplyError -> nothing has changed; its problems have their places in the file.
+        """
+        before = self._active
+        seed = await self._seed_of(prepared.model)
+        targets = targets_of(prepared.model, prepared.rows)
+        health = still_true(self._prober.snapshot(), before.targets, targets)
+        tables, states = await self._compile(prepared.rows, health, seed)
+        delta = await asyncio.to_thread(diff, before.tables, tables)
+        try:
+            await self._execution.replace(tables, prepared.choices)
+        except ApplyError as error:
+            raise ApplyError(prepared.parsed.source.locate(problem) for problem in error.problems) from error
+        self._active = _Active(
+            model=prepared.model,
+            digest=prepared.parsed.digest,
+            rows=prepared.rows,
+            choices=prepared.choices,
+            targets=targets,
+            seed=seed,
+            tables=tables,
+            since_s=self._clock(),
+            states=states,
+        )
+        self._prober.set_targets(targets.values())
+        return before, delta
+
+    async def _follow_health(self) -> None:
+        """Compile with the present health; a datapath that cannot follow is tried again."""
+        active = self._active
+        tables, states = await self._compile(active.rows, self._prober.snapshot(), active.seed)
+        delta = await asyncio.to_thread(diff, active.tables, tables)
+        if delta.empty:
+            self._active = replace(active, states=states)
+        else:
+            self._active = replace(active, states=states, tables=tables, since_s=self._clock())
+        failures = await self._execution.refresh(self._active.tables, active.choices)
+        await self._tell(rule_notices(self._active.tables, active.states, states))
+        if failures:
+            asyncio.get_running_loop().call_later(RETRY_S, self.health_changed)
+
+    async def _compile(
+        self, rows: tuple[Row, ...], health: Health, seed: int
+    ) -> tuple[Tables, Mapping[str, RuleState]]:
+        """Compile the next generation in a thread. A generation's number is never used twice."""
+        self._generation += 1
+        generation = self._generation
+
+        def work() -> tuple[Tables, Mapping[str, RuleState]]:
+            tables = compile_tables(rows, health, seed=seed, generation=generation, cache=self._cache)
+            return tables, rule_states(tables, health)
+
+        return await asyncio.to_thread(work)
+
+    async def _seed_of(self, model: Model) -> int:
+        if model.hash_seed is not None:
+            return model.hash_seed
+        if self._kept_seed is None:
+            self._kept_seed = await asyncio.to_thread(self._installation_seed)
+        return self._kept_seed
+
+    async def _announce(
+        self, trigger: str, before: _Active, delta: Delta, started: float, warnings: Iterable[Problem]
+    ) -> None:
+        active = self._active
+        self._emit(
+            Event.CONFIG_LOADED,
+            generation=active.tables.generation,
+            trigger=trigger,
+            added=len(delta.added),
+            removed=len(delta.removed),
+            changed=len(delta.changed),
+            took_ms=_ms_since(started),
+        )
+        for warning in warnings:
+            self._emit(Event.CONFIG_WARNING, problem=str(warning))
+        await self._tell(self._choice_notices(before, active))
+        await self._tell(admin_state_notices(before.model, active.model))
+        await self._tell(rule_notices(active.tables, before.states, active.states))
+
+    def _choice_notices(self, before: _Active, active: _Active) -> Iterator[Notice]:
+        for row in active.rows:
+            choice = active.choices[row.key]
+            if before.choices.get(row.key) != choice:
+                mode = self._datapaths[choice.datapath].mode
+                where = {"rule": row.rule.name, "datapath": choice.datapath, "mode": mode, "why": choice.why}
+                yield Notice(Event.DATAPATH_CHOSEN, where)
+
+    async def _tell(self, notices: Iterable[Notice]) -> None:
+        """Emit notices, letting the loop go on in between: a big reload has thousands."""
+        for number, notice in enumerate(notices, 1):
+            self._emit(notice.event, **notice.fields)
+            if number % TELL_BATCH == 0:
+                await asyncio.sleep(0)
+
+    def _refused(self, trigger: str, problems: tuple[Problem, ...], started: float) -> Reload:
+        """Record a refusal and say why. At the start there is no log to look into yet: the caller reports it."""
+        if trigger != "start":
+            self._emit(Event.CONFIG_REFUSED, trigger=trigger, problems=tuple(str(problem) for problem in problems))
+        return self._record("refused", trigger, started, problems=problems)
+
+    def _record(
+        self,
+        result: str,
+        trigger: str,
+        started: float,
+        *,
+        problems: tuple[Problem, ...] = (),
+        warnings: tuple[Problem, ...] = (),
+    ) -> Reload:
+        took_s = time.monotonic() - started
+        generation = self._active.tables.generation
+        self._last_reload = Reload(result, trigger, self._clock(), took_s, generation, problems, warnings)
+        self._reloads[result] += 1
+        return self._last_reload
+
+
+_STOPPING = Problem((), "", "the process is stopping", "send it to the next instance")
+
+
+def _admin_warnings(started_with: Admin, wanted: Admin) -> tuple[Problem, ...]:
+    """Return what a reload cannot change while the process runs."""
+    if started_with == wanted:
+        return ()
+    rule = "a changed `admin` takes effect when the process starts; the old one stays active"
+    return (Problem(("admin",), "", rule, "restart asynclb", code="NEEDS_RESTART"),)
+
+
+def _ms_since(started: float) -> float:
+    return round((time.monotonic() - started) * 1e3, 1)

@@ -1,0 +1,90 @@
+"""What an operator is told when rules and members change state. Pure: two snapshots in, notices out."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from asynclb.events import Event
+from asynclb.model import AdminState, Health, HealthState, Model, NoHealthyMembers
+from asynclb.tables.tables import Entry, Tables
+
+
+class RuleState(StrEnum):
+    """What a new flow meets at a rule."""
+
+    WAITING = "waiting"
+    """No member is eligible yet and some have not been probed: nothing to worry anybody with."""
+    SERVING = "serving"
+    SILENT = "silent"
+    """No member is eligible; new flows are dropped."""
+    ALL_DOWN = "all_down"
+    """No member is healthy and new flows go to all of them (`no_healthy_members: all`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """An event that is due, with its fields."""
+
+    event: Event
+    fields: Mapping[str, object] = field(default_factory=dict)
+
+
+def rule_state(entry: Entry, health: Health) -> RuleState:
+    """Return what a new flow meets at an entry.
+
+    Cost: constant for a rule that serves by its probes' word, else linear in the pool's members.
+    """
+    rule, pool = entry.row.rule, entry.row.pool
+    serving = entry.table.size > 0
+    if rule.probe is None:
+        return RuleState.SERVING if serving else RuleState.SILENT
+    if serving and rule.no_healthy_members is NoHealthyMembers.DROP:
+        return RuleState.SERVING
+    open_to_new = [m for m in pool.members if m.weight > 0 and m.admin_state in (AdminState.NONE, AdminState.UP)]
+    states = {health.of(pool.name, m.name, rule.probe).state for m in open_to_new if m.admin_state is AdminState.NONE}
+    if any(m.admin_state is AdminState.UP for m in open_to_new) or HealthState.UP in states:
+        return RuleState.SERVING if serving else RuleState.SILENT
+    if HealthState.UNKNOWN in states:
+        return RuleState.WAITING
+    return RuleState.ALL_DOWN if serving else RuleState.SILENT
+
+
+def rule_states(tables: Tables, health: Health) -> Mapping[str, RuleState]:
+    """Return every rule's state by its name."""
+    return {entry.row.rule.name: rule_state(entry, health) for entry in tables.entries.values()}
+
+
+def rule_notices(tables: Tables, before: Mapping[str, RuleState], after: Mapping[str, RuleState]) -> Iterator[Notice]:
+    """Yield a notice for each rule that crossed an edge.
+
+    A rule that begins by serving is no news, and neither is one that still waits for its first probes.
+    """
+    for entry in tables.entries.values():
+        name = entry.row.rule.name
+        was, now = before.get(name), after[name]
+        if was is now or now is RuleState.WAITING or (was is None and now is RuleState.SERVING):
+            continue
+        yield _rule_notice(entry, now)
+
+
+def _rule_notice(entry: Entry, state: RuleState) -> Notice:
+    fields: dict[str, object] = {"rule": entry.row.rule.name, "pool": entry.row.pool.name}
+    if state is RuleState.SERVING:
+        return Notice(Event.RULE_SERVING, fields | {"eligible": len(entry.table.members)})
+    if state is RuleState.ALL_DOWN:
+        return Notice(Event.ALL_MEMBERS_DOWN, fields | {"policy": str(entry.row.rule.no_healthy_members)})
+    return Notice(Event.RULE_SILENT, fields)
+
+
+def admin_state_notices(before: Model, after: Model) -> Iterator[Notice]:
+    """Yield a notice for each member whose admin state is another one than before; a new member had `none`."""
+    known = {(pool, name): state for pool, name, state in _admin_states(before)}
+    for pool, name, state in _admin_states(after):
+        if known.get((pool, name), AdminState.NONE) is not state:
+            yield Notice(Event.MEMBER_ADMIN_STATE, {"pool": pool, "member": name, "admin_state": str(state)})
+
+
+def _admin_states(model: Model) -> Iterable[tuple[str, str, AdminState]]:
+    for pool in model.backend_pools.values():
+        for member in pool.members:
+            yield pool.name, member.name, member.admin_state

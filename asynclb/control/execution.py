@@ -1,0 +1,96 @@
+"""What each datapath executes: changed like a database.
+
+Build aside (the controller compiled the tables), verify (the datapath accepts the delta), swap (`apply` returned),
+roll back (the inverse delta) when another datapath could not follow.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from asynclb.control.assign import Choices, restrict
+from asynclb.datapath.base import Datapath
+from asynclb.errors import ApplyError
+from asynclb.events import Emit, Event
+from asynclb.tables.diff import Delta, diff
+from asynclb.tables.tables import EMPTY_TABLES, Tables
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The tables that a datapath executes, since when (`since_s` seconds since the epoch)."""
+
+    tables: Tables = EMPTY_TABLES
+    since_s: float = 0.0
+
+
+class Execution:
+    """Knows what every datapath executes, and changes it. Owner: the controller's task."""
+
+    def __init__(self, datapaths: Mapping[str, Datapath], *, emit: Emit, clock: Callable[[], float]) -> None:
+        """Order: `datapaths` in the order in which changes are applied."""
+        self._datapaths = datapaths
+        self._applied = dict.fromkeys(datapaths, Applied())
+        self._emit = emit
+        self._clock = clock
+
+    @property
+    def applied(self) -> Mapping[str, Applied]:
+        """What each datapath executes."""
+        return self._applied
+
+    async def replace(self, tables: Tables, choices: Choices) -> None:
+        """Make new tables active in every datapath, or in none.
+
+        Raises: ApplyError -> a datapath could not take them; those before it were put back to what they executed.
+        Cancel: each datapath executes its old tables or its new ones.
+        """
+        before = dict(self._applied)
+        changed: list[str] = []
+        for name in self._datapaths:
+            try:
+                await self._apply(name, await self._delta(name, tables, choices))
+            except ApplyError:
+                for done in reversed(changed):
+                    await self._put_back(done, before[done])
+                raise
+            changed.append(name)
+
+    async def refresh(self, tables: Tables, choices: Choices) -> tuple[ApplyError, ...]:
+        """Bring each datapath to tables that differ in health only; return the failures.
+
+        A datapath that fails keeps what it executed, and the others go on: health must not wait for the slowest.
+        """
+        failures = []
+        for name in self._datapaths:
+            delta = await self._delta(name, tables, choices)
+            if delta.empty:
+                continue
+            try:
+                await self._apply(name, delta)
+            except ApplyError as error:
+                self._emit(Event.DATAPATH_FAILED, datapath=name, error=str(error))
+                failures.append(error)
+        return tuple(failures)
+
+    async def _delta(self, name: str, tables: Tables, choices: Choices) -> Delta:
+        """Return what changes for one datapath. In a thread: big configurations take more than the loop can spare."""
+        before = self._applied[name].tables
+        return await asyncio.to_thread(lambda: diff(before, restrict(tables, choices, name)))
+
+    async def _apply(self, name: str, delta: Delta) -> None:
+        started = time.monotonic()
+        await self._datapaths[name].apply(delta)
+        self._applied[name] = Applied(delta.new, self._clock())
+        took_ms = round((time.monotonic() - started) * 1e3, 1)
+        self._emit(Event.DATAPATH_APPLIED, datapath=name, generation=delta.new.generation, took_ms=took_ms)
+
+    async def _put_back(self, name: str, before: Applied) -> None:
+        """Apply the inverse delta; a datapath that cannot go back keeps the new tables, and we keep knowing that."""
+        try:
+            await self._datapaths[name].apply(diff(self._applied[name].tables, before.tables))
+        except ApplyError as error:
+            self._emit(Event.DATAPATH_FAILED, datapath=name, error=f"could not be rolled back: {error}")
+            return
+        self._applied[name] = before

@@ -1,0 +1,67 @@
+"""From the configuration's text to something that could be made active, or every reason why it cannot."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from asynclb import rules
+from asynclb.control.assign import Candidate, Choices, assign
+from asynclb.control.share import share
+from asynclb.errors import ConfigError, Problem
+from asynclb.model import Model
+from asynclb.tables.row import Row
+
+
+class Source(Protocol):
+    """Knows where in the file things stand."""
+
+    def locate(self, problem: Problem) -> Problem:
+        """Return the problem with its file, line and column."""
+
+
+class Parsed(Protocol):
+    """A configuration that parsed; `asynclb.config.load` makes one."""
+
+    @property
+    def model(self) -> Model:
+        """What was asked for."""
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """What is accepted but should be mended."""
+
+    @property
+    def source(self) -> Source:
+        """Where things stand in the file."""
+
+    @property
+    def digest(self) -> str:
+        """Name of the content: equal for equal contents."""
+
+
+Load = Callable[[str], Parsed]
+"""Read and parse the file at a path. Raises: ConfigError -> with every problem of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A configuration that can be executed on this host, as far as can be known before it is tried."""
+
+    parsed: Parsed
+    model: Model
+    rows: tuple[Row, ...]
+    choices: Choices
+
+
+def prepare(parsed: Parsed, candidates: Sequence[Candidate], active: Model) -> Prepared:
+    """Resolve the rules and choose a datapath for each; share with the active model what has not changed.
+
+    Raises: ConfigError -> rules that cannot be executed, all of them, each with its place in the file.
+    """
+    model = share(parsed.model, active)
+    rows = rules.rows_of(model)
+    choices, refused = assign(model, rows, candidates)
+    problems = (*rules.unsupported(model), *refused)
+    if problems:
+        raise ConfigError(parsed.source.locate(problem) for problem in problems)
+    return Prepared(parsed, model, rows, choices)
