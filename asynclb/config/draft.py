@@ -36,17 +36,17 @@ S = TypeVar("S", bound=Spec)
 
 @dataclass(frozen=True, slots=True)
 class PoolDraft:
-    """A pool with its sound members by their position; `whole` says that no member was left out."""
+    """A pool with its sound members by their position.
+
+    `names` are the members' names; `version` is their address family, None for no members or both families;
+    `whole` says that no member was left out.
+    """
 
     spec: PoolSpec
     members: Mapping[int, MemberSpec]
+    names: frozenset[str]
+    version: int | None
     whole: bool
-
-    @property
-    def version(self) -> int | None:
-        """The address family of the members; None for no members or both families."""
-        versions = {member.address.version for member in self.members.values()}
-        return versions.pop() if len(versions) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,12 @@ def _pool(name: str, value: Value, report: Report) -> PoolDraft | None:
         member = None if report.full else _part(MemberSpec, item, (*path, "members", index), report)
         if member is not None:
             sound[index] = member
-    return PoolDraft(spec, sound, len(sound) == len(members)) if spec is not None else None
+    if spec is None:
+        return None
+    names = frozenset(member.name for member in sound.values())
+    versions = {member.address.version for member in sound.values()}
+    version = versions.pop() if len(versions) == 1 else None
+    return PoolDraft(spec, sound, names, version, len(sound) == len(members))
 
 
 _NAMED = {"interfaces": INTERFACE_NAME, "frontends": NAME, "backend_pools": NAME, "probes": NAME}

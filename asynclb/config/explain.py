@@ -1,6 +1,6 @@
 """What pydantic found, in an operator's words."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -19,10 +19,9 @@ def explain(error: ValidationError, spec: type[Spec], path: Path, report: Report
         _explain(detail, spec, path, report)
 
 
-def unknown_key(path: Path, known: Iterable[str], report: Report) -> None:
+def unknown_key(path: Path, known: Collection[str], report: Report) -> None:
     """Report a key that does not exist, with the one that was probably meant."""
-    known = list(known)
-    near = values.suggest(str(path[-1]), known)
+    near = report.suggest(str(path[-1]), known)
     remedy = f"did you mean `{near}`?" if near else f"remove it; the keys here are {', '.join(known)}"
     report.problem(path, "", "unknown key", remedy, at_key=True)
 

@@ -27,6 +27,7 @@ from asynclb.errors import ConfigError, Path, Problem
 MAX_BYTES = 10 * 1024 * 1024  # 1,500 rules and 5,000 members, a key a line and commented, are about 1.5 MiB
 MAX_NODES = 1_000_000  # the same configuration has about 60,000
 MAX_DEPTH = 32  # the contract goes 6 deep
+MAX_KEY = 1024  # as YAML has it for keys without `?`
 MAX_DUPLICATES = 100  # the rest is not worth reading
 
 _WORDS: dict[str, Value] = {
@@ -171,6 +172,9 @@ class _Composer:
     def _key(self, top: _Open, key: str, event: Any, *, merge: bool = False) -> None:
         top.key = key
         self._count(1, event)
+        if len(key) > MAX_KEY:
+            top.key = None
+            self._refuse(event, key, f"a key has more than {MAX_KEY} characters", "check the quotes and the colons")
         if merge:
             top.repeated = False
             top.merges.append(_MERGE_NEXT)

@@ -3,10 +3,14 @@
 A report stops listening after `MAX_PROBLEMS`: nobody reads more, and hostile input must not make the refusal slow.
 """
 
+from collections.abc import Collection
+
 from asynclb.config.source import SourceMap
+from asynclb.config.values import suggest
 from asynclb.errors import Path, Problem
 
 MAX_PROBLEMS = 1000
+MAX_COMPARISONS = 20_000  # of names, for suggestions; about 10 us each
 _MAX_VALUE = 80  # characters of a value that are shown
 
 
@@ -17,6 +21,7 @@ class Report:
         self.source = source
         self._problems: list[Problem] = []
         self._warnings: list[Problem] = []
+        self._comparisons = 0
 
     @property
     def full(self) -> bool:
@@ -32,6 +37,11 @@ class Report:
     def warnings(self) -> tuple[Problem, ...]:
         """The warnings so far, in the order of the file."""
         return _in_order(self._warnings)
+
+    def suggest(self, word: str, known: Collection[str]) -> str:
+        """Return the known word that is probably meant, or '' where none is close or enough has been compared."""
+        self._comparisons += len(known)
+        return suggest(word, known) if self._comparisons <= MAX_COMPARISONS else ""
 
     def add(self, problem: Problem) -> None:
         """Add a problem that already knows its place."""

@@ -1,10 +1,9 @@
 """Every name that something refers to exists, and every rule's name is its own."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from asynclb.config.draft import Draft
 from asynclb.config.report import Report
-from asynclb.config.values import suggest
 from asynclb.errors import Path
 
 _MOST_NAMED = 8  # names listed in a remedy
@@ -24,8 +23,7 @@ def check_references(draft: Draft, report: Report) -> None:
         _refer((*path, "backend_pool"), nat.backend_pool, draft.names["backend_pools"], "backend pool", report)
         pool = draft.pools.get(nat.backend_pool)
         if nat.member is not None and pool is not None and pool.whole:
-            members = [member.name for member in pool.members.values()]
-            _refer((*path, "member"), nat.member, members, f"member of pool {nat.backend_pool}", report)
+            _refer((*path, "member"), nat.member, pool.names, f"member of pool {nat.backend_pool}", report)
     for index, outbound in draft.outbound_rules.items():
         path = ("outbound_rules", index)
         for position, frontend in enumerate(outbound.frontends):
@@ -34,10 +32,10 @@ def check_references(draft: Draft, report: Report) -> None:
     _unique_names(draft, report)
 
 
-def _refer(path: Path, name: str, known: Iterable[str], kind: str, report: Report) -> None:
+def _refer(path: Path, name: str, known: Collection[str], kind: str, report: Report) -> None:
     if name in known:
         return
-    near = suggest(name, known)
+    near = report.suggest(name, known)
     if near:
         remedy = f"did you mean `{near}`?"
     elif names := sorted(known):
