@@ -51,7 +51,12 @@ class Process:
             files.with_name(f"{files.name}.err").open("ab") as stderr,
         ):
             child = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=env
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                env=env,
+                start_new_session=True,  # Ctrl-C is for the owner, who ends its programs in order
             )
         return cls(name, argv, child, files)
 
