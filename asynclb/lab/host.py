@@ -125,7 +125,7 @@ class Host:
                 await writer.wait_closed()
 
     def udp(self, address: str, port: int, *, source: tuple[str, int] | None = None) -> socket.socket:
-        """Return a connected, non-blocking UDP socket of the host, for `loop.sock_recv` and `loop.sock_sendall`."""
+        """Return a connected, non-blocking UDP socket of the host, for `send` and `loop.sock_recv`."""
         sock = self.open_socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
         sock.setblocking(False)
         if source is not None:
