@@ -41,8 +41,8 @@ def compile_tables(
     """Return the tables in which every row meets the members that may take its flows now.
 
     Order: entries by frontend address, port and protocol.
-    Cost: 1,500 rules and 5,000 members in 0.1 s (one pool) to 1 s (1,500 pools), and one member's change in a pool
-    of 5,000 in under 50 ms (tests/bench/tables_bench.py). `cache` afterwards holds what this generation uses.
+    Cost: 1,500 rules and 5,000 members in 30 ms (one pool) to 300 ms (1,500 pools), and one member's change in a
+    pool of 5,000 in 30 ms (tests/bench/tables_bench.py). `cache` afterwards holds what this generation uses.
     Raises: ValueError -> two rows have the same frontend key.
     """
     compilation = _Compilation(health, seed, cache or TableCache())
