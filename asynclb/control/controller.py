@@ -237,7 +237,7 @@ class Controller:
         try:
             await self._execution.replace(tables, prepared.choices)
         except ApplyError as error:
-            raise ApplyError(prepared.parsed.source.locate(problem) for problem in error.problems) from error
+            raise ApplyError(prepared.place(problem) for problem in error.problems) from error
         self._active = _Active(
             model=prepared.model,
             digest=prepared.parsed.digest,

@@ -1,7 +1,7 @@
 """From the configuration's text to something that could be made active, or every reason why it cannot."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from asynclb import rules
@@ -51,6 +51,14 @@ class Prepared:
     model: Model
     rows: tuple[Row, ...]
     choices: Choices
+
+    def place(self, problem: Problem) -> Problem:
+        """Return a datapath's problem at its place in the file: datapaths know rules by name, the file by position."""
+        match problem.path:
+            case ("rules", str(name), *rest):
+                positions = (i for i, rule in enumerate(self.model.rules) if rule.name == name)
+                problem = replace(problem, path=("rules", *(position for position in positions), *rest))
+        return self.parsed.source.locate(problem)
 
 
 def prepare(parsed: Parsed, candidates: Sequence[Candidate], active: Model) -> Prepared:

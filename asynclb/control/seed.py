@@ -76,3 +76,16 @@ def _read_or_make(directory: Path) -> int:
     if made is None:
         raise FileNotFoundError(f"{target} vanished as it was made")
     return made
+
+
+def known_seed(configured: int | None, directory: Path) -> tuple[int, str]:
+    """Return the seed that a process here would use, and where it is from, without making one."""
+    if configured is not None:
+        return configured, "from the configuration"
+    try:
+        kept = read_seed(directory)
+    except (OSError, ValueError):
+        kept = None
+    if kept is not None:
+        return kept, f"from {directory / FILE_NAME}"
+    return 0, "not known here: hash and slot are those of seed 0; set hash_seed, or ask with --live"
