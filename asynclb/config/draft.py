@@ -73,7 +73,7 @@ class Draft:
 
 def draft(root: Value, report: Report) -> Draft:
     """Validate every part of a document by itself, reporting what is wrong with each."""
-    document = root if isinstance(root, dict) else {}
+    document = root if isinstance(root, dict) else {"version": 1}
     if not isinstance(root, dict):
         remedy = "begin with `version: 1`; conf/asynclb.yaml is a small example"
         report.problem((), root, f"a configuration must be a mapping, not {kind_of(root)}", remedy)

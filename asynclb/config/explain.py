@@ -38,6 +38,8 @@ def _explain(detail: ErrorDetails, spec: type[Spec], path: Path, report: Report)
         key = str(loc[-1])
         meaning = (part.model_fields[key].description or "").split(";")[0].rstrip(".")
         report.problem(where, "", "a required key is missing", f"add `{key}: ...` ({meaning})")
+    elif kind == "too_short":
+        report.problem(where, "", "the list is empty", "name at least one")
     elif value is None:
         remedy = "write a value, or remove the key to take its default"
         report.problem(where, "", "the key has no value", remedy)

@@ -264,7 +264,7 @@ class Settings(Spec):
     shutdown_drain: ShutdownDrain = 10.0
     """How long open flows may go on after SIGTERM, up to 1h."""
     admin: AdminSpec = AdminSpec()
-    """Where the API, the pages and /metrics are served."""
+    """The API, the pages and /metrics: where, and for whom."""
 
 
 class Document(Settings):

@@ -145,7 +145,7 @@ def show_duration(seconds: float) -> str:
     for unit, size in (("h", 3600), ("m", 60), ("s", 1)):
         if seconds >= size and seconds % size == 0:
             return f"{seconds / size:.0f}{unit}"
-    return f"{seconds * 1000:g}ms" if seconds else "0s"
+    return f"{seconds * 1000:.12g}ms" if seconds else "0s"
 
 
 def address(value: object) -> Address:

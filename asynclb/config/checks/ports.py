@@ -1,12 +1,14 @@
 """No two rules claim the same frontend, protocol and port.
 
 Each rule claims a range of ports on a frontend for tcp, udp or HA ports. HA ports stand beside the others: the
-most specific claim wins, which is no conflict. Claims are sorted and swept, so the cost is n log n.
+most specific claim wins, which is no conflict. Claims are taken in the order of the file; one that meets a claim
+taken before is refused and takes nothing. What is taken is disjoint and sorted, so one bisection finds a conflict.
 """
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from asynclb.config.draft import Draft
 from asynclb.config.report import Report
@@ -14,11 +16,10 @@ from asynclb.errors import Path
 from asynclb.net.flow import Protocol
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class _Claim:
     first: int
     last: int
-    order: int
     path: Path
     name: str
 
@@ -26,41 +27,48 @@ class _Claim:
         return f"{self.first}" if self.first == self.last else f"{self.first}-{self.last}"
 
 
+@dataclass(slots=True)
+class _Taken:
+    """The claims on one frontend and protocol. Owner: one call of `check_ports`."""
+
+    firsts: list[int] = field(default_factory=list)
+    claims: list[_Claim] = field(default_factory=list)
+
+    def take(self, claim: _Claim) -> _Claim | None:
+        """Take a claim, or return the one that is in its way."""
+        position = bisect_right(self.firsts, claim.last)
+        if position and self.claims[position - 1].last >= claim.first:
+            return self.claims[position - 1]
+        self.firsts.insert(position, claim.first)
+        self.claims.insert(position, claim)
+        return None
+
+
 def check_ports(draft: Draft, report: Report) -> None:
     """Refuse rules that claim what another rule has."""
-    claims: dict[tuple[str, Protocol], list[_Claim]] = defaultdict(list)
-    for key, claim in _claims(draft):
-        claims[key].append(claim)
-    reported: set[Path] = set()
-    for (frontend, protocol), found in claims.items():
-        widest: _Claim | None = None
-        for claim in sorted(found):
-            if widest is not None and claim.first <= widest.last:
-                first, second = (widest, claim) if widest.order < claim.order else (claim, widest)
-                if second.path not in reported:
-                    reported.add(second.path)
-                    _clash(frontend, protocol, first, second, report)
-            if widest is None or claim.last > widest.last:
-                widest = claim
+    taken: dict[tuple[str, Protocol], _Taken] = defaultdict(_Taken)
+    refused: set[Path] = set()
+    for (frontend, protocol), claim in _claims(draft):
+        other = taken[frontend, protocol].take(claim)
+        if other is not None and claim.path not in refused:
+            refused.add(claim.path)
+            _clash(frontend, protocol, other, claim, report)
 
 
 def _claims(draft: Draft) -> Iterator[tuple[tuple[str, Protocol], _Claim]]:
-    order = 0
     for index, rule in draft.rules.items():
         path: Path = ("rules", index, "frontend_port")
         if (rule.protocol is Protocol.ALL) == (rule.frontend_port == 0):
-            yield (rule.frontend, rule.protocol), _Claim(rule.frontend_port, rule.frontend_port, order, path, rule.name)
-        order += 1
+            yield (rule.frontend, rule.protocol), _Claim(rule.frontend_port, rule.frontend_port, path, rule.name)
     for index, nat in draft.nat_rules.items():
         key = "frontend_port" if nat.frontend_port is not None else "frontend_port_range"
         ports = nat.frontend_port_range or (nat.frontend_port, nat.frontend_port)
         if ports[0] is None or ports[1] is None:
             continue
-        claim = _Claim(ports[0], ports[1], order, ("inbound_nat_rules", index, key), nat.name)
+        claim = _Claim(ports[0], ports[1], ("inbound_nat_rules", index, key), nat.name)
         protocols = (Protocol.TCP, Protocol.UDP) if nat.protocol is Protocol.ALL else (nat.protocol,)
         for protocol in protocols:
             yield (nat.frontend, protocol), claim
-        order += 1
 
 
 def _clash(frontend: str, protocol: Protocol, first: _Claim, second: _Claim, report: Report) -> None:

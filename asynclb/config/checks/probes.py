@@ -36,10 +36,12 @@ def _keys(probe: ProbeSpec, path: Path, report: Report) -> None:
     for key, kinds in KEYS_OF_KINDS.items():
         if key in given and getattr(probe, key) is not None and probe.protocol not in kinds:
             words = " and ".join(sorted(kinds))
-            rule = f"only {words} probes have this key, and this is a {probe.protocol} probe"
+            rule = f"this key is for {words} probes, and the protocol is {probe.protocol}"
             report.problem((*path, key), "", rule, "remove the key, or change `protocol`", at_key=True)
     if probe.protocol in _HTTP and probe.path is None:
-        report.problem(path, "", f"a {probe.protocol} probe needs a path", "add `path: ...`, as in `path: /healthz`")
+        report.problem(
+            path, "", f"a probe over {probe.protocol} needs a path", "add `path: ...`, as in `path: /healthz`"
+        )
     for one, other in (("send", "send_hex"), ("expect", "expect_hex")):
         if one in given and getattr(probe, other) is not None:
             report.problem((*path, other), "", f"`{one}` is given too", "keep one of the two", at_key=True)

@@ -81,7 +81,7 @@ def _nat_size(nat: InboundNatRuleSpec, path: Path, draft: Draft, report: Report)
     if nat.frontend_port_range is not None:
         first, last = nat.frontend_port_range
         if last - first + 1 < members:
-            law = f"the range has {last - first + 1} ports and pool {nat.backend_pool} has {members} members"
+            law = f"the range has room for {last - first + 1} of the {members} members of pool {nat.backend_pool}"
             remedy = f"make it at least `{first}-{first + members - 1}`"
             if first + members - 1 > 65_535:
                 remedy = f"begin it at {65_536 - members} or lower"

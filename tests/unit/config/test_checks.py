@@ -1,0 +1,415 @@
+"""One case per rule of the configuration: what is changed, where it is refused, and what is said."""
+
+from typing import Any
+
+import pytest
+
+from asynclb.config.checks.azure_members import BACKEND_PORT_CLASH, RULE_COUNT
+from tests.unit.config.base import BASE, REMOVED, changed, parsed, problems
+
+Changes = dict[str, Any]
+
+
+def rule(**keys: Any) -> dict[str, Any]:
+    """Return a rule like the first of the base, on another port, with keys changed."""
+    return {**BASE["rules"][0], "name": "c", "frontend_port": 81, **keys}
+
+
+def nat(**keys: Any) -> dict[str, Any]:
+    """Return an inbound NAT rule of another name than the base's, with keys changed."""
+    return {**BASE["inbound_nat_rules"][0], "name": "m", "frontend_port_range": "6000-6009", **keys}
+
+
+def members(count: int) -> list[dict[str, Any]]:
+    """Return members of distinct names and addresses."""
+    return [{"name": f"m{i}", "address": f"10.2.{i >> 8}.{i & 255}"} for i in range(count)]
+
+
+def test_base_has_nothing_wrong() -> None:
+    """The configuration that every case changes is sound and gives no warning."""
+    assert parsed({}).warnings == ()
+
+
+REFUSED: list[tuple[Changes, str, str, str]] = [
+    # settings
+    ({"version": 2}, "version", "from 1 to 1", ""),
+    ({"version": REMOVED}, "version", "required key is missing", "add `version: ...`"),
+    ({"datapath": "kernal"}, "datapath", "one of `auto`", "did you mean `kernel`?"),
+    ({"compat": "Azure"}, "compat", "one of `extended`, `azure`", "did you mean `azure`?"),
+    ({"hash_seed": 8100}, "hash_seed", "hexadecimal text", 'quotes: "8100"'),
+    ({"hash_seed": "8c1f0c6e5f0b4a7d0"}, "hash_seed", "64-bit", "openssl rand -hex 8"),
+    ({"transparent": "off"}, "transparent", "true or false", "write `false`"),
+    ({"transparent": 1}, "transparent", "true or false", "write `true`"),
+    ({"shutdown_drain": "2h"}, "shutdown_drain", "from 0s to 1h", ""),
+    ({"admin.listen": "0.0.0.0:9180"}, "admin.listen", "no token", "token_file"),
+    ({"admin.listen": "[::]:9180"}, "admin.listen", "no token", "token_file"),
+    ({"admin.listen": "localhost"}, "admin.listen", "address to listen on", "127.0.0.1:9180"),
+    ({"admin.listen": "example.org:80"}, "admin.listen", "IP address or `localhost`", "127.0.0.1:9180"),
+    ({"admin.listen": "127.0.0.1:0"}, "admin.listen", "port from 1", "127.0.0.1:9180"),
+    ({"admin.listen": 9180}, "admin.listen", "address to listen on", "127.0.0.1:9180"),
+    ({"admin.lisen": "x"}, "admin.lisen", "unknown key", "did you mean `listen`?"),
+    ({"interfaces": {"a/b": {}}}, "interfaces.a/b", "not an interface name", "ip link"),
+    ({"interfaces": {"eth0": {"attach": "xpd"}}}, "interfaces.eth0.attach", "one of", "did you mean `xdp`?"),
+    # frontends
+    ({"frontends.web.address": "10.0.0.256"}, "frontends.web.address", "not an IP address", "0 to 255"),
+    ({"frontends.web.address": "10.0.0.010"}, "frontends.web.address", "not an IP address", "leading zeros"),
+    ({"frontends.web.address": "10.0.0.10/24"}, "frontends.web.address", "not an IP address", "prefix length"),
+    ({"frontends.web.address": "10.0.0.10:80"}, "frontends.web.address", "not an IP address", "ports belong to"),
+    ({"frontends.web.address": "web.example"}, "frontends.web.address", "not an IP address", "host names"),
+    ({"frontends.web.address": 10}, "frontends.web.address", "must be text", "quotes"),
+    ({"frontends.web.address": "224.0.0.1"}, "frontends.web.address", "multicast", ""),
+    ({"frontends.web.address": "ff02::1"}, "frontends.web.address", "multicast", ""),
+    ({"frontends.web.address": "0.0.0.0"}, "frontends.web.address", "unspecified", ""),
+    ({"frontends.web.address": "255.255.255.255"}, "frontends.web.address", "broadcast", ""),
+    ({"frontends.six.address": "fe80::1%eth0"}, "frontends.six.address", "no zone", "interface"),
+    ({"frontends.six.address": "::ffff:10.0.0.9"}, "frontends.six.address", "IPv4", "write `10.0.0.9`"),
+    ({"frontends.pub.address": "10.0.0.10"}, "frontends.pub.address", "frontend web has it too", "its own address"),
+    ({"frontends.web.allow": ["10.0.0.1/8"]}, "frontends.web.allow[0]", "bits set", "write `10.0.0.0/8`"),
+    ({"frontends.web.allow": ["everyone"]}, "frontends.web.allow[0]", "not an address prefix", "198.51.100.0/24"),
+    ({"frontends.web.allow": ["::/0"]}, "frontends.web.allow[0]", "never matches", "remove it"),
+    ({"frontends.web.allow": "0.0.0.0/0"}, "frontends.web.allow", "must be a list", "`- `"),
+    ({"frontends.web.routed": True}, "frontends.web.routed", "on its interface", "add `interface: ...`"),
+    (
+        {
+            "frontends.web": {"address": "10.0.0.10", "routed": True, "interface": "e1"},
+            "frontends.pub": {"address": "10.0.0.11", "routed": True, "interface": "e1"},
+        },
+        "frontends.pub.routed",
+        "frontend web is routed on e1 too",
+        "one frontend per interface",
+    ),
+    ({"frontends.web.zones": [1]}, "frontends.web.zones[0]", "must be text", 'quotes: "1"'),
+    ({"frontends.web.scope": "private"}, "frontends.web.scope", "one of `internal`, `public`", "write one of them"),
+    ({"frontends.a b": {"address": "10.0.0.99"}}, "frontends.a b", "not a name", "80 characters"),
+    ({f"frontends.{'a' * 81}": {"address": "10.0.0.99"}}, f"frontends.{'a' * 81}", "not a name", "80 characters"),
+    ({"frontends": []}, "frontends", "must be a mapping, not a list", "key: value"),
+    ({"frontends.web": None}, "frontends.web", "no value", "write a value"),
+    # pools
+    ({"backend_pools.web.members.0.weight": 1001}, "backend_pools.web.members[0].weight", "0 to 1000", ""),
+    ({"backend_pools.web.members.0.weight": 1.5}, "backend_pools.web.members[0].weight", "whole number", ""),
+    ({"backend_pools.web.members.0.weight": "2"}, "backend_pools.web.members[0].weight", "whole number", "`2`"),
+    ({"backend_pools.web.members.0.weight": "0x10"}, "backend_pools.web.members[0].weight", "whole number", "`16`"),
+    ({"backend_pools.web.members.0.weight": "010"}, "backend_pools.web.members[0].weight", "whole number", "`10`"),
+    ({"backend_pools.web.members.0.weight": "1_000"}, "backend_pools.web.members[0].weight", "whole", "digits alone"),
+    ({"backend_pools.web.members.0.admin_state": False}, "backend_pools.web.members[0].admin_state", "one of", ""),
+    ({"backend_pools.web.members.1.name": "web-1"}, "backend_pools.web.members[1].name", "this name", "rename"),
+    ({"backend_pools.web.members.1.address": "10.1.0.11"}, "backend_pools.web.members[1].address", "web-1", "weight"),
+    (
+        {"backend_pools.web.members.+": {"name": "x", "address": "fd00::1"}},
+        "backend_pools.web.members[2].address",
+        "one address family",
+        "pool of its own",
+    ),
+    ({"backend_pools.web.members": {}}, "backend_pools.web.members", "must be a list, not a mapping", "`- `"),
+    ({"backend_pools.web.members.0": "web-1"}, "backend_pools.web.members[0]", "must be a mapping, not text", ""),
+    ({"backend_pools.web.drain_period": "25h"}, "backend_pools.web.drain_period", "from 0s to 24h", ""),
+    ({"backend_pools.web.drain_period": 300}, "backend_pools.web.drain_period", "has a unit", "write `300s`"),
+    ({"backend_pools.web.drain_period": "5 minutes"}, "backend_pools.web.drain_period", "not a duration", "`5s`"),
+    # probes
+    ({"probes.http.path": REMOVED}, "probes.http", "over http needs a path", "path: /healthz"),
+    ({"probes.http.path": "healthz"}, "probes.http.path", "not a path", "begin it with `/`"),
+    ({"probes.http.path": "/a b"}, "probes.http.path", "not a path", "percent-encode"),
+    ({"probes.http.protocol": "tcp"}, "probes.http.path", "for http and https probes", "remove the key"),
+    ({"probes.http.protocol": "grpc"}, "probes.http.protocol", "one of `tcp`", ""),
+    ({"probes.http.tls": {"verify": True}}, "probes.http.tls", "for https probes", "remove the key"),
+    ({"probes.http.send": "x"}, "probes.http.send", "for udp probes", "remove the key"),
+    ({"probes.http.expect_hex": "00"}, "probes.http.expect_hex", "for udp probes", "remove the key"),
+    ({"probes.http.port": "22:22"}, "probes.http.port", "1 to 65535", "write a number"),
+    ({"probes.http.port": 0}, "probes.http.port", "1 to 65535", "within the bounds"),
+    ({"probes.http.port": True}, "probes.http.port", "1 to 65535", "write a number"),
+    ({"probes.http.interval": "1ms"}, "probes.http.interval", "from 10ms to 1h", ""),
+    ({"probes.http.timeout": "6s"}, "probes.http.timeout", "the interval is 5s", "lower `timeout`"),
+    ({"probes.http.threshold": 0}, "probes.http.threshold", "a threshold", ""),
+    ({"probes.http.expected_status": 700}, "probes.http.expected_status", "100 to 599", "200-299"),
+    ({"probes.http.expected_status": [200, "ok"]}, "probes.http.expected_status", "not an HTTP status", "200-299"),
+    ({"probes.http.expected_status": []}, "probes.http.expected_status", "empty", "200-299"),
+    ({"probes.http.expected_status": "299-200"}, "probes.http.expected_status", "lower one first", "200-299"),
+    ({"probes.http.source_address": ["10.0.0.1", "10.0.0.2"]}, "probes.http.source_address", "per family", ""),
+    ({"probes.http.host": "a b"}, "probes.http.host", "not a host name", "www.example.org"),
+    ({"probes.u": {"protocol": "udp", "port": 53, "send": "a", "send_hex": "00"}}, "probes.u.send_hex", "too", "keep"),
+    ({"probes.u": {"protocol": "udp", "port": 53, "send_hex": "0g"}}, "probes.u.send_hex", "not bytes", "two digits"),
+    ({"probes.u": {"protocol": "udp", "port": 53, "send_hex": 12}}, "probes.u.send_hex", "text", 'quotes: "12"'),
+    ({"probes.u": {"protocol": "udp", "port": 53, "send": "a" * 65508}}, "probes.u.send", "65,507 bytes", "less"),
+    ({"probes.http.tsl": {}}, "probes.http.tsl", "unknown key", "did you mean `tls`?"),
+    # rules
+    ({"rules.0.frontend": "wbe"}, "rules[0].frontend", "no frontend of this name", "did you mean `web`?"),
+    ({"rules.0.frontend": "zzz"}, "rules[0].frontend", "no frontend of this name", "pub, six, web"),
+    ({"rules.0.backend_pool": "webb"}, "rules[0].backend_pool", "no backend pool", "did you mean `web`?"),
+    ({"rules.0.probe": "htp"}, "rules[0].probe", "no probe of this name", "did you mean `http`?"),
+    ({"rules.0.name": "b"}, "rules[1].name", "another rule has this name", "rename"),
+    ({"rules.0.name": "n"}, "inbound_nat_rules[0].name", "another rule has this name", "rename"),
+    ({"rules.0.name": 5}, "rules[0].name", "a name must be text", 'quotes: "5"'),
+    ({"rules.0.frontend_port": 65536}, "rules[0].frontend_port", "0 to 65535", ""),
+    ({"rules.0.frontend_port": 0}, "rules[0].frontend_port", "needs protocol `all`", "write a port"),
+    ({"rules.0.backend_port": 0}, "rules[0].backend_port", "needs protocol `all`", "write a port"),
+    ({"rules.0.protocol": "all"}, "rules[0].frontend_port", "HA ports", "`frontend_port: 0`"),
+    ({"rules.0.protocol": "sctp"}, "rules[0].protocol", "one of `tcp`, `udp`, `all`", "write one of them"),
+    ({"rules.0.frontend_prot": 80}, "rules[0].frontend_prot", "unknown key", "did you mean `frontend_port`?"),
+    ({"rules.0.backend_pool": "six"}, "rules[0].backend_pool", "IPv6 and frontend web is IPv4", "IPv4 members"),
+    ({"rules.0.idle_timeout": "101m"}, "rules[0].idle_timeout", "from 1s to 100m", ""),
+    ({"rules.0.proxy_protocol": "v2"}, "rules[0].proxy_protocol", "is transparent", "`transparent: false`"),
+    (
+        {"rules.+": rule(proxy_protocol="v2", transparent=False, protocol="all", frontend_port=0)},
+        "rules[2].proxy_protocol",
+        "for tcp and udp",
+        "",
+    ),
+    ({"rules.0.distribution": "source-ip"}, "rules[0].distribution", "one of", "did you mean `source_ip`?"),
+    ({"rules.0.datapath": "xdp"}, "rules[0].datapath", "one of `auto`", "write one of them"),
+    ({"rules.+": rule(frontend_port=80)}, "rules[2].frontend_port", "rule a (line", "change the port"),
+    ({"rules.+": rule(frontend_port=5003)}, "inbound_nat_rules[0].frontend_port_range", "rule c", "change the port"),
+    (
+        {"inbound_nat_rules.+": nat(frontend_port_range="5009-5020")},
+        "inbound_nat_rules[1].frontend_port_range",
+        "n",
+        "",
+    ),
+    ({"rules": {}}, "rules", "must be a list, not a mapping", ""),
+    ({"rules": None}, "rules", "no value", "remove the key"),
+    # inbound NAT rules
+    ({"inbound_nat_rules.0.frontend_port": 5000}, "inbound_nat_rules[0]", "either", "remove one"),
+    ({"inbound_nat_rules.0.frontend_port_range": REMOVED}, "inbound_nat_rules[0]", "either", "add one"),
+    ({"inbound_nat_rules.0.frontend_port_range": "5000"}, "inbound_nat_rules[0].frontend_port_range", "not a port", ""),
+    ({"inbound_nat_rules.0.frontend_port_range": "9-5"}, "inbound_nat_rules[0].frontend_port_range", "lower one", ""),
+    (
+        {"inbound_nat_rules.0.frontend_port_range": "5000-5000"},
+        "inbound_nat_rules[0].frontend_port_range",
+        "room for 1 of the 2 members of pool web",
+        "`5000-5001`",
+    ),
+    (
+        {"inbound_nat_rules.0.frontend_port_range": "65535-65535"},
+        "inbound_nat_rules[0].frontend_port_range",
+        "room for 1 of the 2",
+        "begin it at 65534",
+    ),
+    ({"inbound_nat_rules.0.member": "web-1"}, "inbound_nat_rules[0].member", "every member", "`frontend_port`"),
+    (
+        {"inbound_nat_rules.+": nat(frontend_port=7000, frontend_port_range=None)},
+        "inbound_nat_rules[1].frontend_port",
+        "pool web has 2",
+        "name the `member`",
+    ),
+    (
+        {"inbound_nat_rules.+": nat(frontend_port=7000, frontend_port_range=None, member="web-3")},
+        "inbound_nat_rules[1].member",
+        "no member of pool web",
+        "did you mean",
+    ),
+    ({"inbound_nat_rules.0.backend_port": 0}, "inbound_nat_rules[0].backend_port", "1 to 65535", ""),
+    ({"inbound_nat_rules.0.frontend": "nope"}, "inbound_nat_rules[0].frontend", "no frontend", ""),
+    # outbound rules
+    ({"outbound_rules.0.frontends": []}, "outbound_rules[0].frontends", "empty", "at least one"),
+    ({"outbound_rules.0.frontends": ["pbu"]}, "outbound_rules[0].frontends[0]", "no frontend", "`pub`"),
+    ({"outbound_rules.0.frontends": ["pub", "pub"]}, "outbound_rules[0].frontends[1]", "twice", "remove one"),
+    ({"outbound_rules.0.frontends": ["six"]}, "outbound_rules[0].backend_pool", "IPv4 and frontend six is IPv6", ""),
+    ({"outbound_rules.0.allocated_ports": 12}, "outbound_rules[0].allocated_ports", "blocks of 8", "8 or 16"),
+    (
+        {"outbound_rules.0.allocated_ports": 40000},
+        "outbound_rules[0].allocated_ports",
+        "2 members need 80,000 ports, and 1 frontend has 64,000",
+        "at most 32000",
+    ),
+    ({"outbound_rules.0.idle_timeout": "121m"}, "outbound_rules[0].idle_timeout", "from 1s to 2h", ""),
+    # limits
+    (
+        {"frontends": {f"f{i}": {"address": f"10.9.{i >> 8}.{i & 255}"} for i in range(601)}, "rules": []},
+        "frontends",
+        "at most 600 frontends",
+        "remove 1",
+    ),
+    ({"rules": [rule(name=f"r{i}", frontend_port=10_000 + i) for i in range(1500)]}, "rules", "at most 1,500", ""),
+    ({"backend_pools.big": {"members": members(5001)}}, "backend_pools.big.members", "at most 5,000", "remove 1"),
+    (
+        {"outbound_rules": [{"name": f"o{i}", "frontends": ["pub"], "backend_pool": "web"} for i in range(601)]},
+        "outbound_rules",
+        "at most 600 outbound rules",
+        "remove 1",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "law", "remedy"), REFUSED, ids=[f"{i}-{case[1][:60]}" for i, case in enumerate(REFUSED)]
+)
+def test_refused(changes: Changes, where: str, law: str, remedy: str) -> None:
+    """What is wrong is refused at its place, with the rule that it breaks and a remedy."""
+    found = [problem for problem in problems(changed(changes)) if problem.where == where]
+    assert found, [str(problem) for problem in problems(changed(changes))]
+    (problem,) = found
+    assert law in problem.rule
+    assert remedy in problem.remedy
+    assert problem.remedy
+    assert problem.line
+    assert problem.column
+    assert problem.file == "test.yaml"
+
+
+HA = {"protocol": "all", "frontend_port": 0}
+
+AZURE_REFUSED: list[tuple[Changes, str, str, str]] = [
+    ({"probes.http.interval": "4s"}, "probes.http.interval", "shortest interval is 5s", ""),
+    *(
+        ({"probes.http.port": port}, "probes.http.port", "does not probe over HTTP", "")
+        for port in (19, 21, 25, 70, 110, 119, 143, 220, 993)
+    ),
+    ({"probes.u": {"protocol": "udp", "port": 53}}, "probes.u.protocol", "no udp probes", ""),
+    ({"rules.0.idle_timeout": "3m"}, "rules[0].idle_timeout", "shortest idle timeout is 4m", ""),
+    ({"inbound_nat_rules.0.idle_timeout": "3m"}, "inbound_nat_rules[0].idle_timeout", "is 4m", ""),
+    ({"outbound_rules.0.idle_timeout": "3m"}, "outbound_rules[0].idle_timeout", "is 4m", ""),
+    ({"rules.0.frontend_port": 65535}, "rules[0].frontend_port", "end at 65534", ""),
+    (
+        {"inbound_nat_rules.0.frontend_port_range": "65500-65535"},
+        "inbound_nat_rules[0].frontend_port_range",
+        "65534",
+        "",
+    ),
+    ({"outbound_rules.0.frontends": ["web"]}, "outbound_rules[0].frontends[0]", "public frontends", ""),
+    ({"rules": [rule(**HA, frontend="pub")]}, "rules[0].frontend", "HA ports on a public frontend", ""),
+    ({"rules.+": rule(backend_port=80)}, "rules[2].backend_port", "rule a delivers", BACKEND_PORT_CLASH),
+    (
+        {"backend_pools.two": BASE["backend_pools"]["web"], "rules.+": rule(backend_port=80, backend_pool="two")},
+        "rules[2].backend_port",
+        "rule a delivers to the same members on tcp 80",
+        BACKEND_PORT_CLASH,
+    ),
+    ({"rules.+": rule(**HA)}, "rules[2].name", "rule a reaches the same members", ""),
+    ({"rules.+": rule(**HA, floating_ip=True)}, "rules[2].name", "rule a reaches the same members", ""),
+    (
+        {"rules": [rule(**HA), rule(name="d", floating_ip=True)]},
+        "rules[1].name",
+        "rule c reaches the same members",
+        "",
+    ),
+    (
+        {"rules": [rule(name=f"r{i}", frontend_port=10_000 + i, backend_port=1 + i) for i in range(299)]},
+        "backend_pools.web.members[0].address",
+        "301 rules reach this member",
+        RULE_COUNT,
+    ),
+    (
+        {
+            "backend_pools.big": {"members": members(5000)},
+            "rules": [rule(name=f"r{i}", frontend_port=10 + i, backend_pool="big") for i in range(3)],
+        },
+        "frontends.web",
+        "15,000 members together",
+        "",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "where", "law", "code"), AZURE_REFUSED)
+def test_refused_with_compat_azure_only(changes: Changes, where: str, law: str, code: str) -> None:
+    """What Azure refuses is refused with `compat: azure` and accepted without."""
+    assert problems(changed(changes)) == ()
+    (problem,) = problems(changed({**changes, "compat": "azure"}))
+    assert problem.where == where
+    assert law in problem.rule
+    assert problem.code == code
+    assert "or write `compat: extended`" in problem.remedy
+
+
+AZURE_ACCEPTED: list[Changes] = [
+    {},
+    {"rules.+": rule(backend_port=80, floating_ip=True)},
+    {"rules.+": rule(backend_port=80, frontend="pub")},
+    {"rules": [rule(**HA)]},
+    {"rules": [rule(**HA, floating_ip=True), rule(name="d", floating_ip=True)]},
+    {"rules": [rule(**HA), rule(name="d", frontend="pub")]},
+    {
+        "frontends.w2": {"address": "10.0.0.12"},
+        "rules": [rule(**HA, floating_ip=True), rule(name="d", **HA, frontend="w2", floating_ip=True)],
+    },
+    {"rules.0.idle_timeout": "30m"},
+    {"outbound_rules.0.idle_timeout": "120m"},
+]
+
+
+@pytest.mark.parametrize("changes", AZURE_ACCEPTED)
+def test_accepted_with_compat_azure(changes: Changes) -> None:
+    """What Azure accepts is accepted."""
+    assert problems(changed({**changes, "compat": "azure"})) == ()
+
+
+WARNED: list[tuple[Changes, str, str, str]] = [
+    ({"backend_pools.web.members": []}, "backend_pools.web", "has no members", "add members"),
+    (
+        {"backend_pools.web.members.0.weight": 0, "backend_pools.web.members.1.weight": 0},
+        "backend_pools.web",
+        "every member has weight 0",
+        "weight of 1",
+    ),
+    ({"frontends.x": {"address": "10.0.0.12"}}, "frontends.x", "no rule refers to it", "remove it"),
+    ({"backend_pools.x": {"members": members(1)}}, "backend_pools.x", "no rule refers to it", "remove it"),
+    ({"probes.x": {"protocol": "tcp", "port": 22}}, "probes.x", "no rule refers to it", "remove it"),
+    ({"frontends.pub.allow": REMOVED}, "frontends.pub", "admits nobody", '["0.0.0.0/0"]'),
+    ({"frontends.web.allow": []}, "frontends.web", "an empty `allow` admits nobody", '["0.0.0.0/0"]'),
+    ({"frontends.six.scope": "public"}, "frontends.six", "admits nobody", '["::/0"]'),
+    ({"probes.http.number_of_probes": 2}, "probes.http.number_of_probes", "ignored", "threshold"),
+    ({"compat": "azure", "rules.0.idle_timeout": "31m"}, "rules[0].idle_timeout", "end at 30m", "keep-alives"),
+]
+
+
+@pytest.mark.parametrize(("changes", "where", "law", "remedy"), WARNED)
+def test_warned(changes: Changes, where: str, law: str, remedy: str) -> None:
+    """What works but is hardly meant is told as a warning, with its place."""
+    (warning,) = parsed(changes).warnings
+    assert warning.where == where
+    assert law in warning.rule
+    assert remedy in warning.remedy
+    assert warning.line
+
+
+ACCEPTED: list[Changes] = [
+    {"hash_seed": "0x1"},
+    {"hash_seed": "8C1F0C6E5F0B4A7D"},
+    {"admin.listen": None},
+    {"admin.listen": "unix:/run/asynclb.sock"},
+    {"admin.listen": "[::1]:9180"},
+    {"admin": {"listen": "0.0.0.0:9180", "token_file": "/etc/asynclb/token"}},
+    {"rules.+": rule(frontend_port=80, protocol="udp")},
+    {"rules.+": rule(**HA)},
+    {"rules.+": rule(transparent=False, proxy_protocol="v2")},
+    {"transparent": False, "rules.0.proxy_protocol": "v2"},
+    {"probes.http.expected_status": [200, "204-206"]},
+    {"probes.http.source_address": ["10.0.0.1", "fd00::1"]},
+    {"probes.http": {"protocol": "https", "port": 443, "path": "/", "tls": {"verify": True}, "host": "a.b:443"}},
+    {"inbound_nat_rules.0": nat(frontend_port_range=None, frontend_port=22, member="web-2")},
+    {"outbound_rules.0.allocated_ports": 32000},
+    {"frontends.web.interface": "bond0.100"},
+]
+
+
+@pytest.mark.parametrize("changes", ACCEPTED)
+def test_accepted(changes: Changes) -> None:
+    """What is allowed is not refused, and gives no warning."""
+    assert problems(changed(changes)) == ()
+    assert parsed(changes).warnings == ()
+
+
+def test_broken_part_does_not_make_others_look_wrong() -> None:
+    """A frontend that is broken is reported once; the rules that refer to it are not blamed."""
+    found = problems(changed({"frontends.web.address": "nonsense", "backend_pools.six": 5, "probes.http.port": "x"}))
+    assert [problem.where for problem in found] == ["frontends.web.address", "backend_pools.six", "probes.http.port"]
+
+
+def test_unknown_key_does_not_hide_what_else_is_wrong() -> None:
+    """A rule with an unknown key is still checked against everything else, nested parts and settings too."""
+    changes = {"rules.0.nme": 1, "rules.0.frontend": "x", "admin": {"listen": "0.0.0.0:1", "x": 1}}
+    changes |= {"probes.http.tls": {"verfy": True}}
+    where = {problem.where for problem in problems(changed(changes))}
+    assert where == {
+        "rules[0].nme",
+        "rules[0].frontend",
+        "admin.x",
+        "admin.listen",
+        "probes.http.tls.verfy",
+        "probes.http.tls",
+    }
+
+
+def test_reports_are_bounded() -> None:
+    """A hundred thousand mistakes are refused in seconds, with the first thousand of them."""
+    found = problems(changed({f"frontends.f{i}": {"adress": "x"} for i in range(20_000)}))
+    assert len(found) == 1000
