@@ -1,0 +1,254 @@
+"""The process: what is started, in which order, and how it ends.
+
+    read the configuration -> admin socket -> datapaths -> controller, prober, watch -> first tables -> ready
+    signal -> not ready -> no new flows -> drain -> reset what is left -> undo -> exit
+
+The admin socket comes before anything of the host is touched, so that a second instance that was started by mistake
+gives up without disturbing the first one.
+
+Exit codes: 0 stopped as asked; 1 the configuration was refused or the host lacks something; 2 wrong usage of the
+command line; 70 (EX_SOFTWARE) a task of ours failed, which is a bug and is written as `task_failed`.
+"""
+
+import asyncio
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+import asynclb
+from asynclb import config
+from asynclb.admin.api import Render, Sources
+from asynclb.admin.server import AdminServer, open_socket
+from asynclb.control.controller import Controller
+from asynclb.control.prepare import Parsed
+from asynclb.control.process import raise_capabilities, raise_descriptor_limit
+from asynclb.control.seed import installation_seed, state_directory
+from asynclb.control.watch import ConfigWatch
+from asynclb.errors import AsynclbError, ConfigError
+from asynclb.events import Emit, Event
+from asynclb.health import Prober, Transition
+from asynclb.kinds import DATAPATHS, HostDatapath, live_candidates, probe_kinds
+from asynclb.observe.metrics import Snapshot, render
+
+EXIT_OK = 0
+EXIT_BUG = 70
+
+
+def main(config_path: str, emit: Emit) -> int:
+    """Run until stopped and return the exit code.
+
+    Raises: ConfigError -> the configuration is refused at the start; HostError -> the host lacks something.
+    """
+    raise_capabilities()
+    raise_descriptor_limit(emit)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run(config_path, emit))
+
+
+async def run(config_path: str, emit: Emit) -> int:
+    """Run on the present event loop until SIGTERM or SIGINT. Raises: as `main`; what was set up by then is undone."""
+    loop = asyncio.get_running_loop()
+    kind = type(loop).__module__.partition(".")[0]
+    emit(Event.STARTING, version=asynclb.__version__, config=config_path, loop=kind, pid=os.getpid())
+    loop.set_exception_handler(lambda _loop, context: _tell_failure(emit, "event loop", context))
+    with Signals.received() as signals:
+        try:
+            return await _Instance(config_path, emit, signals).run()
+        except AsynclbError:
+            raise
+        except Exception as error:  # noqa: BLE001  the end of the process is the handling
+            _tell_failure(emit, "main", {"exception": error})
+            return EXIT_BUG
+
+
+class Signals:
+    """What the process was asked by signals. Owner: the event loop's thread."""
+
+    def __init__(self) -> None:
+        self.on_hangup: Callable[[], object] | None = None
+        self.stop = asyncio.Event()
+        self.stop_now = asyncio.Event()
+        self.name = ""
+
+    @classmethod
+    @contextmanager
+    def received(cls) -> Iterator["Signals"]:
+        """Receive SIGHUP, SIGTERM and SIGINT within the context."""
+        loop, signals = asyncio.get_running_loop(), cls()
+        loop.add_signal_handler(signal.SIGHUP, signals.hang_up)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, signals.end, number)
+        try:
+            yield signals
+        finally:
+            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def hang_up(self) -> None:
+        """Ask to reload; before there is anything to reload it is too early and means nothing."""
+        if self.on_hangup is not None:
+            self.on_hangup()
+
+    def end(self, number: signal.Signals) -> None:
+        """Ask to stop; the second time, to stop without draining."""
+        if self.stop.is_set():
+            self.stop_now.set()
+        self.name = self.name or number.name
+        self.stop.set()
+
+
+class _Instance:
+    """One run of the process. Owner: the task in `run`."""
+
+    def __init__(self, config_path: str, emit: Emit, signals: Signals) -> None:
+        self._path = config_path
+        self._emit = emit
+        self._signals = signals
+        self._started = time.monotonic()
+        self._watch = ConfigWatch(Path(config_path), partial(self._reload, "watch"), emit)  # before the first reading
+        self._prober = Prober(probe_kinds(), self._health_changed, emit)
+        self._datapaths: dict[str, HostDatapath] = {}
+        self._controller: Controller | None = None
+
+    async def run(self) -> int:
+        """Start, serve, stop; whatever happens, undo what was set up."""
+        parsed = await asyncio.to_thread(config.load, self._path)
+        admin = parsed.model.admin
+        sock = open_socket(admin) if admin.enabled else None
+        server: AdminServer | None = None
+        try:
+            await self._open_datapaths()
+            controller = self._controller = self._make_controller()
+            if sock is not None:
+                server = AdminServer(sock, admin, Sources(controller, controller, self._scrape), self._emit)
+                await server.start()
+            return await self._serve(controller, parsed)
+        finally:
+            await self._close_datapaths()
+            if server is not None:
+                await server.close()
+            elif sock is not None:
+                sock.close()
+
+    async def _serve(self, controller: Controller, parsed: Parsed) -> int:
+        """Run the tasks until a signal comes, then drain.
+
+        Raises: ConfigError -> the first tables were refused.
+        """
+        refused: ConfigError | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._loudly("controller", controller.run())),
+                    group.create_task(self._loudly("prober", self._prober.run())),
+                ]
+                first = await controller.reload("start", parsed)
+                if first.result == "refused":
+                    refused = ConfigError(first.problems)
+                else:
+                    tasks.append(group.create_task(self._loudly("watch", self._watch.run())))
+                    self._signals.on_hangup = lambda: group.create_task(self._reload("signal"))
+                    self._tell_started(controller)
+                    await self._signals.stop.wait()
+                controller.stop()
+                self._signals.on_hangup = None
+                for task in tasks:
+                    task.cancel()
+        except ExceptionGroup:
+            return EXIT_BUG  # the task that failed has said so
+        if refused is not None:
+            raise refused
+        await self._drain(controller)
+        return EXIT_OK
+
+    async def _drain(self, controller: Controller) -> None:
+        """Take no new flows, let open ones go on for the drain period or until the second signal, reset the rest."""
+        began = time.monotonic()
+        drain_s = controller.status().model.shutdown_drain_s
+        connections = sum(counters.flows for counters in controller.counters().values())
+        self._emit(Event.STOPPING, signal=self._signals.name, connections=connections, drain_s=drain_s)
+        closing = asyncio.create_task(controller.close(drain_s))
+        hurry = asyncio.create_task(self._signals.stop_now.wait())
+        await asyncio.wait((closing, hurry), return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if closing.done():
+            reset = await closing
+        else:
+            reset = sum(counters.flows for counters in controller.counters().values())
+            closing.cancel()
+            await asyncio.wait((closing,))
+            reset += await controller.close(0.0)
+        self._datapaths.clear()
+        self._emit(Event.STOPPED, connections_reset=reset, took_ms=round((time.monotonic() - began) * 1e3, 1))
+
+    async def _open_datapaths(self) -> None:
+        for kind in DATAPATHS:
+            if kind.make is not None:
+                datapath = kind.make(self._emit)
+                self._datapaths[kind.name] = datapath
+                await datapath.open()
+
+    async def _close_datapaths(self) -> None:
+        """Close what `_drain` has not: after a failure there is nothing to wait for."""
+        for datapath in self._datapaths.values():
+            await datapath.close(0.0)
+
+    def _make_controller(self) -> Controller:
+        return Controller(
+            self._path,
+            load=config.load,
+            candidates=live_candidates(self._datapaths),
+            datapaths=self._datapaths,
+            prober=self._prober,
+            installation_seed=lambda: installation_seed(state_directory(os.environ), self._emit),
+            emit=self._emit,
+        )
+
+    def _health_changed(self, transitions: tuple[Transition, ...]) -> None:
+        if self._controller is not None:
+            self._controller.health_changed(transitions)
+
+    async def _reload(self, trigger: str) -> None:
+        if self._controller is not None:
+            await self._controller.reload(trigger)
+
+    def _scrape(self) -> Render:
+        """Take a snapshot for one scrape; the function that it returns renders it."""
+        if self._controller is None:
+            raise RuntimeError("scraped before the controller was made")
+        snapshot = Snapshot(self._controller.status(), self._controller.counters(), self._prober.results())
+        return partial(render, snapshot)
+
+    def _tell_started(self, controller: Controller) -> None:
+        status = controller.status()
+        self._emit(
+            Event.STARTED,
+            generation=status.generation,
+            rules=len(status.tables.entries),
+            members=sum(len(pool.members) for pool in status.model.backend_pools.values()),
+            took_ms=round((time.monotonic() - self._started) * 1e3, 1),
+        )
+
+    async def _loudly(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Run a task; its failure, which is a bug of ours, is written before it ends the process."""
+        try:
+            await work
+        except Exception as error:
+            _tell_failure(self._emit, name, {"exception": error})
+            raise
+
+
+def _tell_failure(emit: Emit, task: str, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    if isinstance(error, BaseException):
+        emit(Event.TASK_FAILED, task=task, error=repr(error), traceback="".join(traceback.format_exception(error)))
+    else:
+        emit(Event.TASK_FAILED, task=task, error=str(context.get("message", context)))

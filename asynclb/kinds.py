@@ -1,0 +1,69 @@
+"""What there is to choose from, listed once: probe kinds and datapaths.
+
+A new kind is one new file and one line here. Rule kinds are listed in `asynclb.rules`, which is pure and lies below.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from asynclb.control.assign import Candidate
+from asynclb.datapath.base import Datapath, Refusal
+from asynclb.datapath.proxy import ProxyDatapath, static_refusal
+from asynclb.events import Emit
+from asynclb.health import HttpProbe, ProbeKind, TcpProbe, UdpProbe
+from asynclb.model import ProbeProtocol
+from asynclb.tables.row import Row
+
+
+class HostDatapath(Datapath, Protocol):
+    """A datapath that has to be opened on this host before it is asked anything."""
+
+    async def open(self) -> None:
+        """Remove what a killed instance left behind and find out what this host allows. Raises: HostError."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatapathKind:
+    """A datapath by its name. `make` is None where this version has only the name."""
+
+    name: str
+    make: Callable[[Emit], HostDatapath] | None
+    static_refusal: Callable[[Row], Refusal | None]
+    """What can be said without a host: for `check`."""
+
+
+def _absent(_row: Row) -> Refusal:
+    return Refusal("not part of this version", "use `datapath: proxy` or `auto`")
+
+
+DATAPATHS = (
+    DatapathKind("kernel", None, _absent),
+    DatapathKind("packet", None, _absent),
+    DatapathKind("proxy", lambda emit: ProxyDatapath(emit=emit), static_refusal),
+)
+"""Every datapath that a configuration can name, from the most to the least preferred."""
+
+
+def probe_kinds() -> Mapping[ProbeProtocol, ProbeKind]:
+    """Return a way to check for each protocol that a probe can name."""
+    http = HttpProbe()
+    return {
+        ProbeProtocol.TCP: TcpProbe(),
+        ProbeProtocol.HTTP: http,
+        ProbeProtocol.HTTPS: http,
+        ProbeProtocol.UDP: UdpProbe(),
+    }
+
+
+def static_candidates() -> tuple[Candidate, ...]:
+    """Return what `check` asks: no host, no privileges."""
+    return tuple(Candidate(kind.name, kind.static_refusal) for kind in DATAPATHS)
+
+
+def live_candidates(datapaths: Mapping[str, Datapath]) -> tuple[Candidate, ...]:
+    """Return what the controller asks: open datapaths know this host, the others say what is known without one."""
+    return tuple(
+        Candidate(kind.name, datapaths[kind.name].refusal if kind.name in datapaths else kind.static_refusal)
+        for kind in DATAPATHS
+    )
