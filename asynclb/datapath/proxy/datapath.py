@@ -1,0 +1,245 @@
+"""The proxy datapath: executes entries of the tables with sockets.
+
+A delta is applied in three steps. Prepare: bind what is new, silently, and try what the kernel might refuse. Widen:
+the host's routes and filter let the new keys in. Commit, which does not wait and cannot fail: changed frontends get
+their entries, new ones begin to speak, removed ones stop listening. If anything fails before the commit, what was
+prepared is undone and the old tables go on.
+"""
+
+import asyncio
+import contextlib
+import errno
+import resource
+import socket
+from collections.abc import Iterable, Iterator
+
+from asynclb.datapath.base import Counters, FlowRecord, Refusal
+from asynclb.datapath.proxy import sockets
+from asynclb.datapath.proxy.frontend import ProxyFrontend, Shared, wanted_program
+from asynclb.datapath.proxy.ledger import Ledger
+from asynclb.datapath.proxy.limits import host_refusal, static_refusal
+from asynclb.datapath.proxy.plumbing import Plumbing
+from asynclb.datapath.proxy.reactor import Reactor
+from asynclb.datapath.proxy.relay import Ending
+from asynclb.datapath.proxy.tcp import TcpFrontend
+from asynclb.datapath.proxy.udp import UdpFrontend
+from asynclb.errors import ApplyError, HostError, Problem
+from asynclb.events import Emit, Event
+from asynclb.net.drop import Drop
+from asynclb.net.flow import Protocol
+from asynclb.tables.diff import Delta
+from asynclb.tables.row import FrontendKey, Row
+from asynclb.tables.tables import Entry
+
+_DESCRIPTOR_RESERVE = 64  # for the configuration, the API, probes and netlink while flows fill the rest
+_DRAIN_POLL_S = 0.05
+_FILTER_POLL_S = 5.0  # how often the packet filter's drop counter is read
+
+_FRONTENDS = {Protocol.TCP: TcpFrontend, Protocol.UDP: UdpFrontend}
+
+
+class ProxyDatapath:
+    """Executes TCP and UDP rules with sockets. Owner: the controller."""
+
+    name = "proxy"
+
+    def __init__(self, *, emit: Emit) -> None:
+        self._emit = emit
+        self._ledger = Ledger()
+        self._frontends: dict[FrontendKey, ProxyFrontend] = {}
+        self._draining: set[ProxyFrontend] = set()
+        self._generation = 0
+        self._shared: Shared | None = None
+        self._plumbing: Plumbing | None = None
+        self._poll: asyncio.Task[None] | None = None
+
+    @property
+    def mode(self) -> str:
+        """`transparent` where clients' addresses can be kept, else `sockets`."""
+        return "sockets" if self._plumbing is None else "transparent"
+
+    @property
+    def generation(self) -> int:
+        """The generation that new flows meet."""
+        return self._generation
+
+    async def open(self) -> None:
+        """Find out what this host allows, and remove what a killed instance left behind.
+
+        Raises: HostError -> another instance runs in this namespace, or transparent mode lacks something but
+        CAP_NET_ADMIN; without that capability the proxy runs, and refuses transparent rules one by one.
+        """
+        soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        reactor = Reactor(asyncio.get_running_loop())
+        self._shared = Shared(reactor, self._ledger, self._emit, max_descriptor=soft - _DESCRIPTOR_RESERVE)
+        if not sockets.can_be_transparent():
+            return
+        plumbing = Plumbing()
+        leftovers = await asyncio.to_thread(plumbing.open)
+        if leftovers:
+            self._emit(Event.LEFTOVERS_REMOVED, what=leftovers)
+        self._plumbing = plumbing
+        self._poll = asyncio.create_task(self._poll_filter(plumbing), name="proxy-filter-counter")
+
+    def refusal(self, row: Row) -> Refusal | None:
+        """Return why this datapath cannot carry the row, or None."""
+        return static_refusal(row) or host_refusal(row, transparent=self._plumbing is not None)
+
+    async def apply(self, delta: Delta) -> None:
+        """Execute the delta's new tables from here on; see the module for the steps.
+
+        Raises: ApplyError -> a port is taken, an address is not here, a filter is too large; nothing has changed.
+        """
+        shared = self._opened()
+        fresh = self._prepare(shared, delta)
+        keys = frozenset(delta.new.entries)
+        try:
+            await self._deliver(keys | frozenset(self._frontends))
+        except HostError as error:
+            for frontend in fresh.values():
+                frontend.stop_listening()
+            raise ApplyError([Problem((), "", str(error), "nothing was changed")]) from error
+        self._commit(shared, delta, fresh)
+        await self._deliver(keys)
+
+    def counters(self) -> Counters:
+        """Return a snapshot of the counters."""
+        for frontend in self._frontends.values():
+            frontend.count_drops()
+        return self._ledger.snapshot()
+
+    def flows(self) -> Iterator[FlowRecord]:
+        """Iterate over the open connections and sessions."""
+        for frontend in (*self._frontends.values(), *self._draining):
+            yield from frontend.records()
+
+    async def close(self, drain_s: float) -> int:
+        """Stop listening, let connections go on for `drain_s`, reset the rest, and undo what was set up in the host.
+
+        Cancel: what is still open is reset at once, and everything is undone.
+        """
+        if self._shared is None:
+            return 0
+        frontends = (*self._frontends.values(), *self._draining)
+        reset = 0
+        try:
+            for frontend in frontends:
+                frontend.stop_listening()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle(frontends), drain_s)
+        finally:
+            for frontend in frontends:
+                reset += frontend.reset_flows(Ending.STOPPED, lambda _peer: True)
+            self._frontends.clear()
+            self._draining.clear()
+            self._shared.reactor.close()
+            self._shared = None
+            await self._undo()
+        return reset
+
+    def _opened(self) -> Shared:
+        if self._shared is None:
+            message = "apply() before open()"
+            raise RuntimeError(message)
+        return self._shared
+
+    def _prepare(self, shared: Shared, delta: Delta) -> dict[FrontendKey, ProxyFrontend]:
+        fresh: dict[FrontendKey, ProxyFrontend] = {}
+        problems = []
+        for entry in (*delta.added, *(new for _old, new in delta.changed)):
+            try:
+                _try_filter(entry)
+                if entry.row.key not in self._frontends:
+                    kind = _FRONTENDS[entry.row.key.protocol]
+                    fresh[entry.row.key] = kind(shared, entry, transparent=self._plumbing is not None)
+            except OSError as error:
+                problems.append(_problem(entry, error))
+        if problems:
+            for frontend in fresh.values():
+                frontend.stop_listening()
+            raise ApplyError(problems)
+        return fresh
+
+    def _commit(self, shared: Shared, delta: Delta, fresh: dict[FrontendKey, ProxyFrontend]) -> None:
+        shared.seed = delta.new.seed
+        self._frontends.update(fresh)
+        for entry in (*delta.added, *(new for _old, new in delta.changed)):
+            self._frontends[entry.row.key].commit(entry)
+        for entry in delta.removed:
+            frontend = self._frontends.pop(entry.row.key)
+            frontend.stop_listening()
+            if frontend.open_flows():
+                self._draining.add(frontend)
+                shared.reactor.schedule(
+                    Farewell(frontend, self._draining), shared.reactor.now_s + entry.row.pool.drain_period_s
+                )
+        self._generation = delta.new.generation
+
+    async def _deliver(self, keys: frozenset[FrontendKey]) -> None:
+        if self._plumbing is not None:
+            await asyncio.to_thread(self._plumbing.update, keys)
+
+    async def _undo(self) -> None:
+        if self._poll is not None:
+            self._poll.cancel()
+            await asyncio.wait([self._poll])
+        if self._plumbing is not None:
+            await asyncio.to_thread(self._plumbing.close)
+            self._plumbing = None
+
+    async def _idle(self, frontends: Iterable[ProxyFrontend]) -> None:
+        while any(frontend.open_flows() for frontend in frontends):  # noqa: ASYNC110  nothing hot shall signal it
+            await asyncio.sleep(_DRAIN_POLL_S)
+
+    async def _poll_filter(self, plumbing: Plumbing) -> None:
+        """Bring the packet filter's counter into the ledger; a filter that somebody flushed is not our end."""
+        seen = 0
+        while True:
+            await asyncio.sleep(_FILTER_POLL_S)
+            try:
+                now = await asyncio.to_thread(plumbing.no_rule_drops)
+            except OSError as error:
+                self._emit(Event.DATAPATH_FAILED, datapath=self.name, error=str(error))
+                continue
+            self._ledger.drop(Drop.NO_RULE, max(0, now - seen))
+            seen = now
+
+
+class Farewell:
+    """Resets what is left of a removed rule when its drain period is over. Owner: the reactor's wheel."""
+
+    def __init__(self, frontend: ProxyFrontend, draining: set[ProxyFrontend]) -> None:
+        self._frontend = frontend
+        self._draining = draining
+
+    def on_time(self, _now_s: float) -> None:
+        """Reset every flow of the rule that is still open."""
+        reset = self._frontend.reset_flows(Ending.DRAINED, lambda _peer: True)
+        self._draining.discard(self._frontend)
+        if reset:
+            self._frontend.report_reset(reset, "the drain period of the removed rule is over")
+
+
+def _try_filter(entry: Entry) -> None:
+    """Attach the entry's filter to a socket of no use, so that a refusal comes before anything has changed."""
+    program = wanted_program(entry)
+    if program is None or len(program) <= sockets.SMALL_FILTER_BYTES:
+        return
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sockets.attach_filter(sock, program)
+
+
+def _problem(entry: Entry, error: OSError) -> Problem:
+    row = entry.row
+    path = ("rules", row.rule.name)
+    key = row.key
+    remedies = {
+        errno.EADDRINUSE: f"stop who listens there (`ss -nlp 'sport = :{key.port}'`), or change `frontend_port`",
+        errno.EADDRNOTAVAIL: f"add the address (`ip addr add {key.address} dev ...`), or run with CAP_NET_ADMIN",
+        errno.EACCES: "run with CAP_NET_BIND_SERVICE, or use a `frontend_port` above 1023",
+        errno.EMFILE: "raise the limit of open files (systemd: LimitNOFILE=; docker: --ulimit nofile=)",
+        errno.ENOMEM: "shorten the frontend's `allow`, or raise net.core.optmem_max",
+        errno.EAFNOSUPPORT: "enable IPv6 on this host, or remove the IPv6 frontend",
+    }
+    remedy = remedies.get(error.errno or 0, "see the system's error, mend it and reload")
+    return Problem(path, str(key), f"cannot listen: {error.strerror}", remedy)

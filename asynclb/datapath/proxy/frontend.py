@@ -1,0 +1,218 @@
+"""What TCP and UDP frontends of the proxy have in common: a socket, the entry it executes, and its filter."""
+
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from asynclb.datapath.base import FlowRecord
+from asynclb.datapath.proxy import sockets
+from asynclb.datapath.proxy.ledger import Account, Ledger
+from asynclb.datapath.proxy.reactor import Reactor
+from asynclb.datapath.proxy.relay import Ending
+from asynclb.datapath.proxy.sockets import Sockname
+from asynclb.datapath.proxy.sockfilter import SILENT, Program, allow_program
+from asynclb.events import Emit, Event
+from asynclb.model import AdminState, Member
+from asynclb.net.drop import Drop
+from asynclb.net.flow import PROTOCOL_NUMBERS, Flow
+from asynclb.tables.lookup import Verdict, choose
+from asynclb.tables.row import FrontendKey, Row
+from asynclb.tables.tables import Entry
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all frontends of the proxy use. Owner: the datapath, which alone changes `seed` and `max_descriptor`.
+
+    `max_descriptor`: a descriptor above this number is one of the reserve that reloads and the API need.
+    """
+
+    reactor: Reactor
+    ledger: Ledger
+    emit: Emit
+    seed: int = 0
+    max_descriptor: int = 1 << 20
+    udp_pairs: set[tuple[Sockname, Sockname]] = field(default_factory=set)
+    """(client, member) pairs whose ports a UDP session keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A member as a frontend reaches it."""
+
+    pool: str
+    name: str
+    sockname: Sockname
+    account: Account
+
+    @property
+    def identity(self) -> "Identity":
+        """What makes this member the same one across reloads."""
+        return self.pool, self.name, self.sockname[0]
+
+
+Identity = tuple[str, str, str]
+"""(pool, member, address): a member that keeps its name and changes its address is another one to its flows."""
+
+
+class Departures:
+    """Members that left the pool or drain: until when their flows may go on. Owner: a frontend."""
+
+    def __init__(self, frontend: "ProxyFrontend") -> None:
+        self._frontend = frontend
+        self._until_s: dict[Identity, float] = {}
+
+    def update(self, old: Row, new: Row) -> None:
+        """Give members that leave now the drain period of their pool, and forget those that came back."""
+        staying = {_identity(new, member) for member in new.pool.members if member.admin_state is not AdminState.DRAIN}
+        known = {_identity(row, member) for row in (old, new) for member in row.pool.members}
+        now_s = self._frontend.shared.reactor.now_s
+        until_s = now_s + (new.pool if new.pool.name == old.pool.name else old.pool).drain_period_s
+        leaving = known - staying | (self._until_s.keys() - staying)
+        self._until_s = {identity: self._until_s.get(identity, until_s) for identity in leaving}
+        if self._until_s:
+            self._frontend.shared.reactor.schedule(self, min(self._until_s.values()))
+
+    def on_time(self, now_s: float) -> float | None:
+        """Reset the flows whose time is over."""
+        over = {identity for identity, until_s in self._until_s.items() if until_s <= now_s}
+        for identity in over:
+            del self._until_s[identity]
+        reset = self._frontend.reset_flows(Ending.DRAINED, lambda peer: peer.identity in over)
+        if reset:
+            self._frontend.report_reset(reset, "the drain period of their member is over")
+        return min(self._until_s.values(), default=None)
+
+
+def _identity(row: Row, member: Member) -> Identity:
+    return row.pool.name, member.name, str(member.address)
+
+
+class ProxyFrontend(ABC):
+    """A socket on a frontend's address, silent until `commit` opens it.
+
+    Owner: the datapath. `entry` is what new flows meet; replacing it is one assignment.
+    """
+
+    def __init__(self, shared: Shared, entry: Entry, kind: socket.SocketKind, *, transparent: bool) -> None:
+        """Bind, but let nothing in. Raises: OSError -> the address or port cannot be had."""
+        self.shared = shared
+        self.entry = entry
+        self.key: FrontendKey = entry.row.key
+        self.account: Account = shared.ledger.rule(entry.row.rule.name)
+        self.listening = True
+        self.filtered = False  # whether accepted sockets inherit a filter
+        self.sock = sockets.listen(self.key.address, self.key.port, kind, transparent=transparent, program=SILENT)
+        self._program: Program | None = SILENT
+        self._drops_seen = 0
+        self._departures = Departures(self)
+        self._peers: dict[str, Peer] = {}
+        self._protocol = PROTOCOL_NUMBERS[self.key.protocol]
+        shared.reactor.watch(self.sock, self.on_events)
+
+    @abstractmethod
+    def on_events(self, events: int) -> None:
+        """Serve an edge of the socket."""
+
+    @abstractmethod
+    def open_flows(self) -> int:
+        """Return how many flows are open."""
+
+    @abstractmethod
+    def records(self) -> Iterator[FlowRecord]:
+        """Describe every open flow."""
+
+    @abstractmethod
+    def reset_flows(self, ending: Ending, gone: Callable[[Peer], bool]) -> int:
+        """Reset the flows of the members that `gone` names; return how many."""
+
+    @property
+    def idle_timeout_s(self) -> float:
+        """How long a flow may be silent."""
+        return self.entry.row.rule.idle_timeout_s
+
+    def commit(self, entry: Entry) -> None:
+        """Let new flows meet `entry` from here on.
+
+        A frontend falls silent before its last member goes, and speaks only after its first one is there.
+        Raises: OSError -> the filter is too large for this host (net.core.optmem_max).
+        """
+        program = wanted_program(entry)
+        if program == SILENT:
+            self._filter(program)
+            self._replace(entry)
+        else:
+            self._replace(entry)
+            self._filter(program)
+
+    def stop_listening(self) -> None:
+        """Take no new flows and give the address and port back; open flows go on."""
+        if self.listening:
+            self.count_drops()
+            self.listening = False
+            self.shared.reactor.retire(self.sock)
+
+    def choose(self, entry: Entry, client: Sockname) -> Verdict | Drop:
+        """Return the member that the tables give a new flow of this client."""
+        return choose(self.shared.seed, entry, self.flow(client))
+
+    def flow(self, client: Sockname) -> Flow:
+        """Return the flow key of a client's flow to this frontend."""
+        return Flow(ip_address(client[0]), client[1], self.key.address, self.key.port, self._protocol)
+
+    def peer(self, entry: Entry, member: Member) -> Peer:
+        """Return a member as this frontend reaches it."""
+        peer = self._peers.get(member.name)
+        if peer is None:
+            port = entry.row.rule.backend_port or self.key.port
+            account = self.shared.ledger.member(entry.row.pool.name, member.name)
+            peer = Peer(entry.row.pool.name, member.name, sockets.sockname(member.address, port), account)
+            self._peers[member.name] = peer
+        return peer
+
+    def report_reset(self, connections: int, why: str) -> None:
+        """Say that flows were reset, and why."""
+        self.shared.emit(Event.CONNECTIONS_RESET, rule=self.entry.row.rule.name, connections=connections, why=why)
+
+    def count_drops(self) -> None:
+        """Bring the socket's own drops into the ledger, under the reason that its filter stands for."""
+        if not self.listening:
+            return
+        seen = sockets.drops(self.sock)
+        new, self._drops_seen = (seen - self._drops_seen) & 0xFFFF_FFFF, seen
+        if new:
+            self.shared.ledger.drop(self._drop_reason(), new)
+            self.account.syn += new if self.sock.type == socket.SOCK_STREAM else 0
+
+    def _drop_reason(self) -> Drop:
+        if not self.entry.table.size:
+            return Drop.NO_ELIGIBLE_MEMBER
+        return Drop.SOURCE_NOT_ALLOWED if self._program is not None else Drop.LISTEN_OVERFLOW
+
+    def _replace(self, entry: Entry) -> None:
+        self.count_drops()
+        if entry.row != self.entry.row:
+            self._departures.update(self.entry.row, entry.row)
+            self._peers = {}
+            self.account = self.shared.ledger.rule(entry.row.rule.name)
+        self.entry = entry
+
+    def _filter(self, program: Program | None) -> None:
+        if program == self._program:
+            return
+        self.count_drops()
+        if program is None:
+            sockets.detach_filter(self.sock)
+        else:
+            sockets.attach_filter(self.sock, program)
+        self._program = program
+        self.filtered = program is not None
+
+
+def wanted_program(entry: Entry) -> Program | None:
+    """Return the filter that an entry wants on its socket: silence while it has no member, else its `allow`."""
+    if not entry.table.size:
+        return SILENT
+    return allow_program(entry.row.frontend.allow, entry.row.key.address.version)

@@ -1,0 +1,295 @@
+"""What the proxy sets up in the host so that packets for addresses that are not the host's reach its sockets.
+
+Three things, all of them the proxy's own and none shared with anybody:
+
+  * routing table 9180 with a `local` route per VIP that the host does not own, consulted by one rule: clients'
+    packets to the VIP are delivered here, and ARP requests for it are answered. An IPv6 VIP inside an interface's
+    prefix is added to that interface as a deprecated /128, because neighbour discovery asks for an address.
+  * routing table 9181 with a `local` default route, consulted for packets that carry the firewall mark: members'
+    replies to the client's address are delivered here and not forwarded.
+  * the nftables table `inet asynclb`: it sets that mark on packets that belong to a transparent socket, and drops
+    what clients send to a VIP on ports that no rule serves, which would otherwise reach the host's own services.
+
+Laws:
+  1. Everything carries the proxy's table numbers, its route protocol or its table name, so what a killed instance
+     left behind is found and removed at the next start, and nothing else is.
+  2. One instance per network namespace: an abstract UNIX socket is held for as long as the process lives.
+  3. An address that the host owns gets no route and no drop rule: its other services are none of our business.
+
+Source: Documentation/networking/tproxy.rst; ip-rule(8); nft(8), section SOCKET EXPRESSION.
+"""
+
+import errno
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, Any
+
+from asynclb.datapath.proxy.nft import Nftables
+from asynclb.errors import HostError
+from asynclb.net.address import Address
+from asynclb.tables.row import FrontendKey
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute  # type: ignore[import-untyped]  # pyroute2 ships no types
+
+VIP_TABLE = 9180
+RETURN_TABLE = 9181
+VIP_PRIORITY = 9180  # before the main table (32766), after the host's own local table (0)
+RETURN_PRIORITY = 9179
+MARK = 0x2000_0000
+"""One bit, and only that bit is set and compared, so other users' marks pass untouched."""
+ROUTE_PROTOCOL = 91
+"""Marks routes, rules and addresses as ours (`ip route show proto 91`); unassigned in rtnetlink(7)."""
+NFT_TABLE = "asynclb"
+_LOCK_NAME = "\0asynclb/proxy"
+
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+_ANYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
+_UNSPECIFIED = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104  a prefix, not a listener
+_RTN_LOCAL = 2  # linux/rtnetlink.h
+_RT_SCOPE_HOST = 254
+_FR_ACT_TO_TBL = 1  # linux/fib_rules.h
+_IFA_F_NODAD = 0x02  # linux/if_addr.h
+
+_TABLE = f"""
+add table inet {NFT_TABLE}
+delete table inet {NFT_TABLE}
+table inet {NFT_TABLE} {{
+  counter no_rule {{ }}
+  set vips4 {{ type ipv4_addr; }}
+  set vips6 {{ type ipv6_addr; }}
+  set served4 {{ type ipv4_addr . inet_proto . inet_service; }}
+  set served6 {{ type ipv6_addr . inet_proto . inet_service; }}
+  chain prerouting {{
+    type filter hook prerouting priority mangle; policy accept;
+    meta l4proto {{ tcp, udp }} socket transparent 1 meta mark set meta mark or {MARK:#x} accept
+    ip daddr @vips4 meta l4proto {{ tcp, udp }} ip daddr . meta l4proto . th dport @served4 accept
+    ip6 daddr @vips6 meta l4proto {{ tcp, udp }} ip6 daddr . meta l4proto . th dport @served6 accept
+    ip daddr @vips4 meta l4proto != icmp counter name no_rule drop
+    ip6 daddr @vips6 meta l4proto != ipv6-icmp counter name no_rule drop
+  }}
+}}
+"""
+
+
+class Plumbing:
+    """Routes, rules, addresses and packet filter of the proxy in this network namespace.
+
+    Owner: the datapath; every method blocks for some milliseconds and belongs into a thread.
+    """
+
+    def __init__(self) -> None:
+        self._nft = Nftables()
+        self._lock: socket.socket | None = None
+        self._foreign: set[Address] = set()
+        self._keys: frozenset[FrontendKey] = frozenset()
+
+    def open(self) -> list[str]:
+        """Take the namespace, remove what a killed instance left, and set up what does not depend on rules.
+
+        Returns a description of each thing that was left behind.
+        Raises: HostError -> another instance runs here, or the kernel lacks something.
+        """
+        self._lock = _take_lock()
+        with _netlink() as ip:
+            leftovers = _remove_all(ip)
+            _run(self._nft, _TABLE)
+            for version in _FAMILIES:
+                _setup_family(ip, version)
+        return leftovers
+
+    def update(self, keys: frozenset[FrontendKey]) -> None:
+        """Make exactly these keys deliverable.
+
+        Raises: HostError -> the kernel refused; what was there before still is.
+        """
+        if keys == self._keys:
+            return
+        with _netlink() as ip:
+            owned = _owned_addresses(ip) - self._foreign
+            foreign = {key.address for key in keys} - owned
+            added, removed = foreign - self._foreign, self._foreign - foreign
+            done: list[Address] = []
+            try:
+                for address in sorted(added, key=str):
+                    _add_vip(ip, address)
+                    done.append(address)
+                _run(self._nft, _fill_sets(foreign, keys))
+            except BaseException:
+                for address in done:
+                    _remove_vip(ip, address)
+                raise
+            for address in removed:
+                _remove_vip(ip, address)
+        self._foreign, self._keys = foreign, keys
+
+    def no_rule_drops(self) -> int:
+        """Return how many packets to VIPs were dropped because no rule serves their port or protocol."""
+        words = self._nft.run(f"list counter inet {NFT_TABLE} no_rule").split()
+        return int(words[words.index("packets") + 1])
+
+    def close(self) -> None:
+        """Remove everything and give the namespace back."""
+        with _netlink() as ip:
+            _remove_all(ip)
+        with suppress(OSError):
+            self._nft.run(f"add table inet {NFT_TABLE}; delete table inet {NFT_TABLE}")
+        self._foreign, self._keys = set(), frozenset()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def _take_lock() -> socket.socket:
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        lock.bind(_LOCK_NAME)
+    except OSError as error:
+        lock.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
+        message = (
+            "another asynclb with transparent rules runs in this network namespace; "
+            "stop it (`ss -xlp | grep asynclb/proxy` shows the process), or give this one a namespace of its own"
+        )
+        raise HostError(message) from error
+    return lock
+
+
+def _netlink() -> "IPRoute":
+    from pyroute2 import IPRoute
+
+    return IPRoute()
+
+
+def _run(nft: Nftables, commands: str) -> None:
+    try:
+        nft.run(commands)
+    except OSError as error:
+        message = (
+            f"the kernel refused the proxy's nftables rules ({error.strerror}); transparent rules need CAP_NET_ADMIN "
+            "and the modules nf_tables and nft_socket (`modprobe nft_socket`), or set `transparent: false`"
+        )
+        raise HostError(message) from error
+
+
+def _setup_family(ip: "IPRoute", version: int) -> None:
+    from pyroute2 import NetlinkError
+
+    family = _FAMILIES[version]
+    common = {"family": family, "protocol": ROUTE_PROTOCOL, "action": _FR_ACT_TO_TBL}
+    try:
+        ip.rule("add", table=RETURN_TABLE, priority=RETURN_PRIORITY, fwmark=MARK, fwmask=MARK, **common)
+        ip.rule("add", table=VIP_TABLE, priority=VIP_PRIORITY, **common)
+        _add_local_route(ip, RETURN_TABLE, _ANYWHERE[version], version)
+    except NetlinkError as error:
+        if version == 6 and error.code == errno.EAFNOSUPPORT:
+            return  # a host without IPv6 has no IPv6 frontends either: binding them says so
+        message = f"the kernel refused the proxy's routing rules ({error}); transparent rules need CAP_NET_ADMIN"
+        raise HostError(message) from error
+
+
+def _add_local_route(ip: "IPRoute", table: int, prefix: str, version: int) -> None:
+    scope = {"scope": _RT_SCOPE_HOST} if version == 4 else {}
+    loopback = ip.link_lookup(ifname="lo")[0]
+    where = {"oif": loopback, "table": table, "family": _FAMILIES[version], **scope}
+    ip.route("replace", dst=prefix, type=_RTN_LOCAL, proto=ROUTE_PROTOCOL, **where)
+
+
+def _add_vip(ip: "IPRoute", address: Address) -> None:
+    _add_local_route(ip, VIP_TABLE, f"{address}/{address.max_prefixlen}", address.version)
+    if address.version == 6:
+        interface = _on_link(ip, address)
+        if interface is not None:
+            forever = 0xFFFF_FFFF
+            ip.addr(
+                "replace", index=interface, address=str(address), prefixlen=128, flags=_IFA_F_NODAD,
+                preferred_lft=0, valid_lft=forever, proto=ROUTE_PROTOCOL,
+            )  # fmt: skip
+
+
+def _remove_vip(ip: "IPRoute", address: Address) -> None:
+    for route in _own_routes(ip, VIP_TABLE, address.version):
+        if ip_address(route.get_attr("RTA_DST")) == address:
+            ip.route("del", **_as_request(route))
+    for found in _own_addresses(ip):
+        if ip_address(found.get_attr("IFA_ADDRESS")) == address:
+            ip.addr("del", index=found["index"], address=str(address), prefixlen=found["prefixlen"])
+
+
+def _on_link(ip: "IPRoute", address: Address) -> int | None:
+    """Return the interface whose prefix holds the address."""
+    for found in ip.get_addr(family=_FAMILIES[address.version]):
+        network = ip_network((found.get_attr("IFA_ADDRESS"), found["prefixlen"]), strict=False)
+        if address in network and found["prefixlen"] < address.max_prefixlen:
+            return int(found["index"])
+    return None
+
+
+def _owned_addresses(ip: "IPRoute") -> set[Address]:
+    """Return the host's own addresses: what the kernel's local table delivers here."""
+    return {ip_address(found.get_attr("IFA_LOCAL") or found.get_attr("IFA_ADDRESS")) for found in ip.get_addr()}
+
+
+def _own_routes(ip: "IPRoute", table: int, version: int) -> list[Any]:
+    routes = ip.get_routes(family=_FAMILIES[version], table=table)
+    return [route for route in routes if route["proto"] == ROUTE_PROTOCOL]
+
+
+def _own_addresses(ip: "IPRoute") -> list[Any]:
+    return [found for found in ip.get_addr() if found.get_attr("IFA_PROTO") == ROUTE_PROTOCOL]
+
+
+def _as_request(route: Any) -> dict[str, Any]:
+    return {
+        "dst": f"{route.get_attr('RTA_DST') or _UNSPECIFIED[route['family']]}/{route['dst_len']}",
+        "table": route.get_attr("RTA_TABLE"),
+        "type": route["type"],
+        "proto": ROUTE_PROTOCOL,
+        "scope": route["scope"],
+        "family": route["family"],
+    }
+
+
+def _remove_all(ip: "IPRoute") -> list[str]:
+    """Remove everything that carries our marks; return what it was."""
+    removed = []
+    for version, family in _FAMILIES.items():
+        for rule in ip.get_rules(family=family):
+            if rule.get_attr("FRA_PROTOCOL") == ROUTE_PROTOCOL and rule.get_attr("FRA_TABLE") in (
+                VIP_TABLE,
+                RETURN_TABLE,
+            ):
+                table, priority = rule.get_attr("FRA_TABLE"), rule.get_attr("FRA_PRIORITY")
+                ip.rule("del", family=family, table=table, priority=priority, protocol=ROUTE_PROTOCOL)
+                removed.append(f"rule {priority} (IPv{version})")
+        for table in (VIP_TABLE, RETURN_TABLE):
+            for route in _own_routes(ip, table, version):
+                request = _as_request(route)
+                ip.route("del", **request)
+                removed.append(f"route {request['dst']} in table {table}")
+    for found in _own_addresses(ip):
+        address = found.get_attr("IFA_ADDRESS")
+        ip.addr("del", index=found["index"], address=address, prefixlen=found["prefixlen"])
+        removed.append(f"address {address}")
+    return removed
+
+
+def _fill_sets(foreign: Iterable[Address], keys: Iterable[FrontendKey]) -> str:
+    """Return the commands that make the sets hold exactly these VIPs and served ports."""
+    lines = []
+    vips = sorted(foreign, key=str)
+    for version in _FAMILIES:
+        here = [str(address) for address in vips if address.version == version]
+        served = sorted(
+            f"{key.address} . {key.protocol} . {key.port}"
+            for key in keys
+            if key.address.version == version and key.address in vips
+        )
+        for name, elements in ((f"vips{version}", here), (f"served{version}", served)):
+            lines.append(f"flush set inet {NFT_TABLE} {name}")
+            if elements:
+                lines.append(f"add element inet {NFT_TABLE} {name} {{ {', '.join(elements)} }}")
+    return "\n".join(lines)

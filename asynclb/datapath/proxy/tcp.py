@@ -1,0 +1,293 @@
+"""TCP frontends: accept a client, find it a member, join the two.
+
+A client is accepted only if the frontend's filter let its SYN through, so whoever is accepted is allowed and, at
+that moment, some member was eligible. The member is the one that the tables name; when it refuses or does not
+answer, the next one of the same table is tried before the client notices. When none takes the connection, the
+client gets a reset.
+
+Laws:
+  1. A flow keeps its member until it ends, whatever the tables say later.
+  2. New flows meet the entry that was current when they were accepted.
+  3. The client's own port is used towards the member unless it is taken; then only the address is kept.
+"""
+
+import errno
+import socket
+from collections.abc import Callable, Iterator
+
+from asynclb.datapath.base import FlowRecord
+from asynclb.datapath.proxy import sockets
+from asynclb.datapath.proxy.frontend import Peer, ProxyFrontend, Shared
+from asynclb.datapath.proxy.reactor import HUNG_UP, WRITABLE
+from asynclb.datapath.proxy.relay import Ending, Relay
+from asynclb.datapath.proxy.sockets import Sockname
+from asynclb.events import Event
+from asynclb.model import Member, ProxyProtocol
+from asynclb.net.address import endpoint
+from asynclb.net.drop import Drop
+from asynclb.net.proxyprotocol import header_v2
+from asynclb.tables.lookup import next_member
+from asynclb.tables.tables import Entry
+
+_ACCEPTS = 32  # accepts in a row before other flows have their turn
+_ACCEPT_RETRY_S = 0.5  # how long accepting pauses when the process is out of descriptors
+_MAX_ATTEMPTS = 8  # members tried for one client; a pool of up to this size is tried whole
+
+
+class TcpFlow:
+    """A relayed connection and what is said of it. Owner: its frontend."""
+
+    __slots__ = ("account", "client", "frontend", "opened_s", "peer", "relay")
+
+    def __init__(self, frontend: "TcpFrontend", peer: Peer, client: Sockname) -> None:
+        self.frontend = frontend
+        self.account = frontend.account
+        self.peer = peer
+        self.client = client
+        self.opened_s = frontend.shared.reactor.now_s
+        self.relay: Relay
+
+    def join(self, client: socket.socket, member: socket.socket) -> None:
+        """Make a relay of the two sockets and count the flow in."""
+        rule, member_account = self.account, self.peer.account
+        meters = (rule.inbound, member_account.inbound, rule.outbound, member_account.outbound)
+        self.relay = Relay(self.frontend.shared.reactor, client, member, meters, self.on_over)
+        for counted in (rule, member_account):
+            counted.new_flows += 1
+            counted.flows += 1
+        self.frontend.flows.add(self)
+        self.frontend.shared.reactor.schedule(self, self.opened_s + self.frontend.idle_timeout_s)
+
+    def on_time(self, now_s: float) -> float | None:
+        """End the flow if it was idle for too long, else say when to look again."""
+        due_s = self.relay.active_s + self.frontend.idle_timeout_s
+        if now_s < due_s:
+            return due_s
+        if self.frontend.entry.row.rule.tcp_reset:
+            self.relay.reset(Ending.IDLE)
+        else:
+            self.relay.vanish(Ending.IDLE)
+        return None
+
+    def on_over(self, _ending: Ending) -> None:
+        """Count the flow out."""
+        for counted in (self.account, self.peer.account):
+            counted.flows -= 1
+        self.frontend.flows.discard(self)
+        self.frontend.shared.reactor.unschedule(self)
+
+    def record(self, now_s: float) -> FlowRecord:
+        """Describe the flow."""
+        relay = self.relay
+        half_closed = relay.client.at_end or relay.member.at_end
+        return FlowRecord(
+            rule=self.frontend.entry.row.rule.name,
+            protocol="tcp",
+            client=endpoint(self.client[0], self.client[1]),
+            frontend=self.frontend.entry.row.frontend.name,
+            pool=self.peer.pool,
+            member=self.peer.name,
+            target=endpoint(self.peer.sockname[0], self.peer.sockname[1]),
+            state="closing" if half_closed else "established",
+            bytes_in=relay.client.bytes,
+            bytes_out=relay.member.bytes,
+            age_s=now_s - self.opened_s,
+            idle_s=now_s - relay.active_s,
+        )
+
+
+class Dial:
+    """A client that waits for a member: tries one after the other. Owner: its frontend."""
+
+    __slots__ = (
+        "_address",
+        "_client",
+        "_client_hung_up",
+        "_entry",
+        "_frontend",
+        "_member",
+        "_member_sock",
+        "_slot",
+        "_tried",
+    )
+
+    def __init__(self, frontend: "TcpFrontend", client: socket.socket, address: Sockname) -> None:
+        self._frontend = frontend
+        self._entry = frontend.entry
+        self._client = client
+        self._client_hung_up = False
+        self._address = address
+        self._member: Member
+        self._member_sock: socket.socket | None = None
+        self._slot = 0
+        self._tried: list[str] = []
+
+    def start(self) -> None:
+        """Choose the flow's member and start connecting to it."""
+        self._frontend.dials.add(self)
+        self._frontend.shared.reactor.watch(self._client, self.on_client)
+        verdict = self._frontend.choose(self._entry, self._address)
+        if isinstance(verdict, Drop):
+            self.give_up(verdict)
+            return
+        self._slot = verdict.slot
+        self._try(verdict.member)
+
+    def on_client(self, events: int) -> None:
+        """Give up when the client has gone; what it sends meanwhile waits in the kernel."""
+        if not events & HUNG_UP:
+            return
+        self._client_hung_up = True
+        if self._client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.give_up(None)
+
+    def on_member(self, events: int) -> None:
+        """See how the attempt to connect went."""
+        member_sock = self._member_sock
+        if member_sock is None:
+            return
+        if member_sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._next()
+        elif events & WRITABLE:
+            self._end()
+            flow = TcpFlow(self._frontend, self._frontend.peer(self._entry, self._member), self._address)
+            flow.join(self._client, member_sock)
+            flow.relay.start(self._header(), (self._client_hung_up, bool(events & HUNG_UP)))
+
+    def on_time(self, _now_s: float) -> float | None:
+        """Try the next member: this one does not answer."""
+        self._next()
+        return None
+
+    def give_up(self, reason: Drop | None) -> None:
+        """Reset the client, and count the reason if it is ours."""
+        if reason is not None:
+            self._frontend.shared.ledger.drop(reason)
+        self._drop_attempt()
+        self._end()
+        sockets.reset_on_close(self._client)
+        self._frontend.shared.reactor.retire(self._client)
+
+    def _try(self, member: Member | None) -> None:
+        while member is not None:
+            self._tried.append(member.name)
+            error = self._connect(member)
+            if error == 0:
+                return
+            if error in (errno.EMFILE, errno.ENFILE):
+                self.give_up(Drop.OUT_OF_DESCRIPTORS)
+                return
+            member = self._alternative()
+        self.give_up(Drop.MEMBERS_UNREACHABLE)
+
+    def _connect(self, member: Member) -> int:
+        """Start connecting; return 0 or the error number of what failed at once."""
+        frontend, rule = self._frontend, self._entry.row.rule
+        source = self._address if rule.transparent else None
+        target = frontend.peer(self._entry, member).sockname
+        try:
+            sock = sockets.dial_as(socket.SOCK_STREAM, target, source)
+        except OSError as error:
+            return error.errno or errno.EIO
+        self._member, self._member_sock = member, sock
+        frontend.shared.reactor.watch(sock, self.on_member)
+        frontend.shared.reactor.schedule(self, frontend.shared.reactor.now_s + rule.connect_timeout_s)
+        return 0
+
+    def _next(self) -> None:
+        self._drop_attempt()
+        self._try(self._alternative())
+
+    def _alternative(self) -> Member | None:
+        if len(self._tried) >= _MAX_ATTEMPTS:
+            return None
+        return next_member(self._entry.table, self._slot, self._tried)
+
+    def _drop_attempt(self) -> None:
+        if self._member_sock is not None:
+            self._frontend.shared.reactor.retire(self._member_sock)
+            self._member_sock = None
+
+    def _end(self) -> None:
+        self._frontend.dials.discard(self)
+        self._frontend.shared.reactor.unschedule(self)
+
+    def _header(self) -> bytes:
+        if self._entry.row.rule.proxy_protocol is ProxyProtocol.NONE:
+            return b""
+        return header_v2(self._frontend.flow(self._address))
+
+
+class TcpFrontend(ProxyFrontend):
+    """A listening socket and the connections that came through it."""
+
+    def __init__(self, shared: Shared, entry: Entry, *, transparent: bool) -> None:
+        super().__init__(shared, entry, socket.SOCK_STREAM, transparent=transparent)
+        self.flows: set[TcpFlow] = set()
+        self.dials: set[Dial] = set()
+
+    def on_events(self, _events: int) -> None:
+        """Accept whoever waits."""
+        for _ in range(_ACCEPTS):
+            try:
+                client, address = self.sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if not self._accept_failed(error):
+                    continue
+                return
+            self._accepted(client, address)
+        self.shared.reactor.again(self._accept_more)
+
+    def on_time(self, _now_s: float) -> float | None:
+        """Accept again after a pause."""
+        self._accept_more()
+        return None
+
+    def open_flows(self) -> int:
+        """Return how many connections are open or being opened."""
+        return len(self.flows) + len(self.dials)
+
+    def records(self) -> Iterator[FlowRecord]:
+        """Describe every open connection."""
+        now_s = self.shared.reactor.now_s
+        return (flow.record(now_s) for flow in tuple(self.flows))
+
+    def reset_flows(self, ending: Ending, gone: Callable[[Peer], bool]) -> int:
+        """Reset the connections of the members that `gone` names; return how many."""
+        victims = [flow for flow in self.flows if gone(flow.peer)]
+        for flow in victims:
+            flow.relay.reset(ending)
+        return len(victims)
+
+    def abandon_dials(self) -> None:
+        """Reset the clients that still wait for a member."""
+        for dial in tuple(self.dials):
+            dial.give_up(None)
+
+    def _accept_more(self) -> None:
+        if self.listening:
+            self.on_events(0)
+
+    def _accepted(self, client: socket.socket, address: Sockname) -> None:
+        self.account.syn += 1
+        if client.fileno() > self.shared.max_descriptor:
+            self.shared.ledger.drop(Drop.FLOW_TABLE_FULL)
+            sockets.reset_on_close(client)
+            client.close()
+            return
+        client.setblocking(False)
+        sockets.no_delay(client)
+        if self.filtered:
+            sockets.detach_filter(client)
+        Dial(self, client, address).start()
+
+    def _accept_failed(self, error: OSError) -> bool:
+        """Return whether accepting must pause; a client that is gone already is no reason to."""
+        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            return False
+        self.shared.ledger.drop(Drop.OUT_OF_DESCRIPTORS)
+        self.shared.emit(Event.ACCEPT_PAUSED, rule=self.entry.row.rule.name, error=str(error))
+        self.shared.reactor.schedule(self, self.shared.reactor.now_s + _ACCEPT_RETRY_S)
+        return True
