@@ -11,6 +11,7 @@ from aiohttp import web
 
 from asynclb.admin.guard import Guard
 from asynclb.admin.state import reload_document, state_document
+from asynclb.control.bulk import in_bulk
 from asynclb.control.explain import explain, parse_flow
 from asynclb.control.status import Commands, StateSource, Status
 
@@ -73,14 +74,14 @@ class _Api:
         """Answer with a snapshot of every metric. One scrape is rendered at a time."""
         async with self._rendering:
             render = self._sources.scrape()
-            body, content_type = await asyncio.to_thread(render, request.headers.get("Accept", ""))
+            body, content_type = await in_bulk(render, request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def state(self, _request: web.Request) -> web.Response:
         """Answer with everything that is active."""
         async with self._rendering:
             status = self._sources.state.status()
-            body = await asyncio.to_thread(_state_body, status, time.time(), time.monotonic_ns())
+            body = await in_bulk(_state_body, status, time.time(), time.monotonic_ns())
         return web.Response(body=body, content_type="application/json")
 
     async def explain(self, request: web.Request) -> web.Response:

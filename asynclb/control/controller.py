@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from asynclb.control.assign import Candidate, Choices
+from asynclb.control.bulk import in_bulk
 from asynclb.control.edges import Notice, RuleState, admin_state_notices, rule_notices, rule_states
 from asynclb.control.execution import Execution
 from asynclb.control.prepare import Load, Parsed, Prepared, prepare
@@ -209,11 +210,11 @@ class Controller:
         try:
             parsed = command.parsed
             if parsed is None:
-                parsed = await asyncio.to_thread(self._load, self._config_path)
+                parsed = await in_bulk(self._load, self._config_path)
             if self._ready and parsed.digest == self._active.digest:
                 self._emit(Event.CONFIG_UNCHANGED, trigger=command.trigger)
                 return self._record("unchanged", command.trigger, started)
-            prepared = await asyncio.to_thread(prepare, parsed, self._candidates, self._active.model)
+            prepared = await in_bulk(prepare, parsed, self._candidates, self._active.model)
             before, delta = await self._activate(prepared)
         except (ConfigError, ApplyError) as error:
             return self._refused(command.trigger, error.problems, started)
@@ -230,10 +231,10 @@ class Controller:
         """
         before = self._active
         seed = await self._seed_of(prepared.model)
-        targets = targets_of(prepared.model, prepared.rows)
-        health = still_true(self._prober.snapshot(), before.targets, targets)
+        targets = await in_bulk(targets_of, prepared.model, prepared.rows)
+        health = await in_bulk(still_true, self._prober.snapshot(), before.targets, targets)
         tables, states = await self._compile(prepared.rows, health, seed)
-        delta = await asyncio.to_thread(diff, before.tables, tables)
+        delta = await in_bulk(diff, before.tables, tables)
         try:
             await self._execution.replace(tables, prepared.choices)
         except ApplyError as error:
@@ -256,7 +257,7 @@ class Controller:
         """Compile with the present health; a datapath that cannot follow is tried again."""
         active = self._active
         tables, states = await self._compile(active.rows, self._prober.snapshot(), active.seed)
-        delta = await asyncio.to_thread(diff, active.tables, tables)
+        delta = await in_bulk(diff, active.tables, tables)
         if delta.empty:
             self._active = replace(active, states=states)
         else:
@@ -277,7 +278,7 @@ class Controller:
             tables = compile_tables(rows, health, seed=seed, generation=generation, cache=self._cache)
             return tables, rule_states(tables, health)
 
-        return await asyncio.to_thread(work)
+        return await in_bulk(work)
 
     async def _seed_of(self, model: Model) -> int:
         if model.hash_seed is not None:

@@ -4,12 +4,12 @@ Build aside (the controller compiled the tables), verify (the datapath accepts t
 roll back (the inverse delta) when another datapath could not follow.
 """
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from asynclb.control.assign import Choices, restrict
+from asynclb.control.bulk import in_bulk
 from asynclb.datapath.base import Datapath
 from asynclb.errors import ApplyError
 from asynclb.events import Emit, Event
@@ -77,7 +77,7 @@ class Execution:
     async def _delta(self, name: str, tables: Tables, choices: Choices) -> Delta:
         """Return what changes for one datapath. In a thread: big configurations take more than the loop can spare."""
         before = self._applied[name].tables
-        return await asyncio.to_thread(lambda: diff(before, restrict(tables, choices, name)))
+        return await in_bulk(lambda: diff(before, restrict(tables, choices, name)))
 
     async def _apply(self, name: str, delta: Delta) -> None:
         started = time.monotonic()

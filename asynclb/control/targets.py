@@ -27,6 +27,6 @@ def still_true(health: Health, before: Mapping[TargetId, Target], after: Mapping
     kept = {
         key: found
         for key, found in health.targets.items()
-        if key in before and key in after and same_question(before[key], after[key])
+        if key in before and key in after and (before[key] == after[key] or same_question(before[key], after[key]))
     }
     return Health(kept)
