@@ -53,6 +53,8 @@ _RT_SCOPE_HOST = 254
 _FR_ACT_TO_TBL = 1  # linux/fib_rules.h
 _IFA_F_NODAD = 0x02  # linux/if_addr.h
 
+# No packet visits the chain `reassembly`. That it holds a tproxy statement makes the kernel put fragments together
+# before the other chain sees them (net/netfilter/nft_tproxy.c enables nf_defrag); later fragments carry no ports.
 _TABLE = f"""
 add table inet {NFT_TABLE}
 delete table inet {NFT_TABLE}
@@ -62,6 +64,10 @@ table inet {NFT_TABLE} {{
   set vips6 {{ type ipv6_addr; }}
   set served4 {{ type ipv4_addr . inet_proto . inet_service; }}
   set served6 {{ type ipv6_addr . inet_proto . inet_service; }}
+  chain reassembly {{
+    meta l4proto udp meta nfproto ipv4 tproxy ip to :1
+    meta l4proto udp meta nfproto ipv6 tproxy ip6 to :1
+  }}
   chain prerouting {{
     type filter hook prerouting priority mangle; policy accept;
     meta l4proto {{ tcp, udp }} socket transparent 1 meta mark set meta mark or {MARK:#x} accept
@@ -170,7 +176,7 @@ def _run(nft: Nftables, commands: str) -> None:
     except OSError as error:
         message = (
             f"the kernel refused the proxy's nftables rules ({error.strerror}); transparent rules need CAP_NET_ADMIN "
-            "and the modules nf_tables and nft_socket (`modprobe nft_socket`), or set `transparent: false`"
+            "and the modules nft_socket and nft_tproxy (`modprobe nft_socket nft_tproxy`), or set `transparent: false`"
         )
         raise HostError(message) from error
 
