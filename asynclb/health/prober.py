@@ -86,6 +86,7 @@ class Prober:
         self._snapshot: Health | None = None
         self._changes: list[Transition] = []
         self._alarm: asyncio.Future[None] | None = None
+        self._alarm_ns: int | None = None  # what the task sleeps towards; None: nothing is due
 
     # What others may ask at any time
 
@@ -229,11 +230,12 @@ class Prober:
         """Wait until something is due, or `_wake`."""
         loop = asyncio.get_running_loop()
         self._alarm = loop.create_future()
-        timer = None
         due_ns = 0 if self._open_gates else self._schedule.next_ns
+        timer = None
         if due_ns is not None:
             wait_ns = max(due_ns - self._clock_ns(), _TURN_NS)
             timer = loop.call_later(wait_ns / 1e9, self._wake)
+        self._alarm_ns = due_ns
         try:
             await self._alarm
         finally:
@@ -266,6 +268,8 @@ class Prober:
     def _plan(self, series: _Series, due_ns: int) -> None:
         series.due_ns = due_ns
         self._schedule.push(due_ns, series)
+        if self._alarm_ns is None or due_ns < self._alarm_ns:  # it would be slept through
+            self._wake()
 
     def _stop(self, series: _Series) -> None:
         series.stopped = True  # whoever holds it, the schedule or a gate, drops it

@@ -61,6 +61,19 @@ def server_name(address: Address, probe: Probe) -> str:
     return str(address).partition("%")[0]
 
 
+def _demand_name(name: str) -> None:
+    """Refuse what TLS cannot carry as a server name.
+
+    Raises: ssl.SSLError -> always the same text for the same name.
+    """
+    try:
+        fits = bool(name.encode("idna")) and not name.startswith(".") and "\0" not in name
+    except UnicodeError:
+        fits = False
+    if not fits:
+        raise ssl.SSLError(ssl.SSL_ERROR_SSL, f"server name {name!r} cannot be asked for")
+
+
 async def handshake(sock: socket, context: ssl.SSLContext, name: str, turns: Turns) -> ssl.SSLSocket:
     """Make a connected socket a TLS one, which takes it over.
 
@@ -68,13 +81,12 @@ async def handshake(sock: socket, context: ssl.SSLContext, name: str, turns: Tur
     Cost: about 0.5 ms of CPU, nearly all of it the library's arithmetic; resumed sessions would save a quarter.
     """
     try:
+        sock.getpeername()  # a name or a connection that is bad already must not reach wrap_socket, which leaks on them
+        _demand_name(name)
         secured = context.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
     except OSError:
         sock.close()
         raise
-    except ValueError as error:
-        sock.close()
-        raise ssl.SSLError(f"server name {name!r} cannot be asked for: {error}") from error
     try:
         await _shake(secured, turns)
     except BaseException:
@@ -108,6 +120,7 @@ def tls_trouble(error: OSError) -> str:
     """Return what went wrong, in the words of the TLS library without its source lines."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate not accepted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return f"TLS: {error.reason.replace('_', ' ').lower()}"
+    reason = getattr(error, "reason", None)  # only where the library itself found the error
+    if reason:
+        return f"TLS: {reason.replace('_', ' ').lower()}"
     return (error.strerror or str(error)).lower()
