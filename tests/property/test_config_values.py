@@ -1,6 +1,7 @@
 """What is written and what is read are the same thing."""
 
 from collections.abc import Callable
+from enum import StrEnum
 from ipaddress import ip_address
 
 import pytest
@@ -69,7 +70,7 @@ def test_bytes_survive_being_written(data: bytes) -> None:
 def test_parsers_refuse_in_one_way(value: object) -> None:
     """Every parser gives a value or the one kind of refusal, for every kind of input."""
     parsers = (
-        values.flag, values.whole(0, 9, "x"), values.text("x"), values.choice(values_choice()), values.duration(0, 9),
+        values.flag, values.whole(0, 9, "x"), values.text("x"), values.choice(Word), values.duration(0, 9),
         values.address, values.prefix, values.source_addresses, values.statuses, values.ports, values.hex_bytes,
         values.utf8_bytes, values.seed, values.host, values.listen,
     )  # fmt: skip
@@ -78,9 +79,11 @@ def test_parsers_refuse_in_one_way(value: object) -> None:
         assert is_refusal(outcome) or not isinstance(outcome, Exception)
 
 
-def values_choice() -> type[values.StrEnum]:
-    """Return an enumeration to choose from."""
-    return values.StrEnum("Word", {"ONE": "one", "TWO": "two"})
+class Word(StrEnum):
+    """An enumeration to choose from."""
+
+    ONE = "one"
+    TWO = "two"
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=20))

@@ -33,16 +33,15 @@ def check_references(draft: Draft, report: Report) -> None:
 
 
 def _refer(path: Path, name: str, known: Collection[str], kind: str, report: Report) -> None:
-    if name in known:
+    if name in known or report.full:
         return
     near = report.suggest(name, known)
     if near:
         remedy = f"did you mean `{near}`?"
-    elif names := sorted(known):
-        more = ", ..." if len(names) > _MOST_NAMED else ""
-        remedy = f"write one that exists: {', '.join(names[:_MOST_NAMED])}{more}"
+    elif 0 < len(known) <= _MOST_NAMED:
+        remedy = f"write one that exists: {', '.join(sorted(known))}"
     else:
-        remedy = f"define a {kind} of this name; there is none yet"
+        remedy = f"correct the name, or define a {kind} of this name"
     report.problem(path, name, f"there is no {kind} of this name", remedy)
 
 
