@@ -1,0 +1,25 @@
+"""The packet core: what happens to one frame, written once in C for the native library and for BPF.
+
+`layout` declares what C and Python share, `image` turns forwarding tables into the bytes that C reads, `core` owns
+the memory and calls C, `oracle` is the same logic again in Python, slow and plain, that the tests hold C to.
+"""
+
+from asynclb.datapath.core.core import Core, RxRing
+from asynclb.datapath.core.image import Plan, build_image
+from asynclb.datapath.core.values import Batch, CoreCounters, FlowView, NextHop, Punt, Reset, Result, Swept, Verdict
+
+__all__ = [
+    "Batch",
+    "Core",
+    "CoreCounters",
+    "FlowView",
+    "NextHop",
+    "Plan",
+    "Punt",
+    "Reset",
+    "Result",
+    "RxRing",
+    "Swept",
+    "Verdict",
+    "build_image",
+]
