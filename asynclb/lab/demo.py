@@ -258,7 +258,7 @@ class Demo:
 
 
 def _all_up(health: Mapping[str, str]) -> bool:
-    return all(state == "up" for state in health.values())
+    return bool(health) and all(state == "up" for state in health.values())
 
 
 def _listed(weights: Mapping[str, int]) -> str:

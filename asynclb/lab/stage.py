@@ -178,7 +178,7 @@ class Stage:
 
 
 def _state(document: Mapping[str, Any]) -> State:
-    members = next(pool["members"] for pool in document["pools"] if pool["name"] == "web")
+    members = [member for pool in document["pools"] for member in pool["members"]]  # none before the first tables
     reload = document["last_reload"] or {"result": "", "trigger": "", "generation": 0}
     return State(
         generation=document["generation"],
