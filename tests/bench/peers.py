@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import asynclb
+from asynclb.datapath.proxy.nft import Nftables
 from asynclb.errors import HostError
 from asynclb.lab import Host, Lab, LabError, Process
 
@@ -225,21 +226,22 @@ async def _start_asynclb(subject: Subject) -> None:
 
 
 async def _start_haproxy(subject: Subject) -> None:
-    await _set_up_tproxy(subject.router)
+    _set_up_tproxy(subject.router)
     config = subject.router.write("haproxy.cfg", _HAPROXY.format(**_words(subject)))
     subject.process = await subject.router.run("haproxy", "-db", "-f", config)
     await subject.router.wait_listening(subject.process, WEB)
 
 
 async def _start_nginx(subject: Subject) -> None:
-    await _set_up_tproxy(subject.router)
+    _set_up_tproxy(subject.router)
     config = subject.router.write("nginx.conf", _NGINX.format(**_words(subject)))
     subject.process = await subject.router.run("nginx", "-c", config, "-e", "stderr")
     await subject.router.wait_listening(subject.process, WEB)
 
 
-async def _set_up_tproxy(router: Host) -> None:
-    await router.check_output("nft", "-f", router.write("tproxy.nft", _TPROXY_NFT))
+def _set_up_tproxy(router: Host) -> None:
+    with router.entered():
+        Nftables().run(_TPROXY_NFT)
 
 
 def _words(subject: Subject) -> dict[str, str | int]:

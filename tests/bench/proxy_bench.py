@@ -65,6 +65,7 @@ class Results:
 
     samples: dict[tuple[str, str], list[Sample]] = field(default_factory=dict)
     memory: dict[str, Memory] = field(default_factory=dict)
+    idle_connections: int = 0
 
 
 def _every(load: Load) -> dict[str, Load]:
@@ -126,10 +127,12 @@ async def run(plan: Plan, keys: Iterable[str], say: Callable[[str], None]) -> Re
 
 
 async def _memory(arena: Arena, plan: Plan, results: Results, say: Callable[[str], None]) -> None:
+    room = peers.max_connections() * 5 // 6 - 100  # a fifth more is opened, and the probes need some
+    results.idle_connections = min(plan.idle_connections, room)
     for subject in arena.balancers:
-        memory = await loads.idle_connections(arena, subject, plan.idle_connections)
+        memory = await loads.idle_connections(arena, subject, results.idle_connections)
         results.memory[subject.name] = memory
-        say(f"{plan.idle_connections:,} idle connections: {subject.name} {memory.each:.1f} KiB each")
+        say(f"{results.idle_connections:,} idle connections: {subject.name} {memory.each:.1f} KiB each")
 
 
 async def _once(arena: Arena, measure: Measure, plan: Plan, number: int, results: Results) -> None:

@@ -28,7 +28,7 @@ def render(results: Results, figures: Sequence[Figure], plan: Plan, machine: str
     if best:
         parts += [_method(plan), _speed(best), *_failures(best), *_splicing(results), _cost(best)]
     if results.memory:
-        parts.append(_memory(results, plan))
+        parts.append(_memory(results))
     if figures:
         parts.append(_control(figures))
     return "\n\n".join(parts) + "\n"
@@ -142,13 +142,19 @@ def _costs(samples: Iterable[Sample], amount: float) -> list[float]:
     return [sample.cpu_s * amount / sample.work for sample in samples if sample.work] or [0.0]
 
 
-def _memory(results: Results, plan: Plan) -> str:
+def _memory(results: Results) -> str:
     rows = []
     for name, memory in results.memory.items():
-        target = (f"at most {_MEMORY_LIMIT_KIB:g}", _yes(memory.each <= _MEMORY_LIMIT_KIB)) if name == ASYNCLB else None
-        rows.append([name, f"{memory.each:.1f}", *(target or (_NONE, _NONE)), f"{memory.before / 1024:.1f}"])
-    heads = ["", "KiB for each", "target", "reached", "MiB before"]
-    text = f"{plan.idle_connections:,} proxied TCP connections, idle after one request each; resident memory."
+        worst = max(memory.each, memory.next)
+        target = (f"at most {_MEMORY_LIMIT_KIB:g}", _yes(worst <= _MEMORY_LIMIT_KIB)) if name == ASYNCLB else None
+        cells = (f"{memory.before / 1024:.1f}", f"{memory.each:.1f}", f"{memory.next:.1f}")
+        rows.append([name, *cells, *(target or (_NONE, _NONE))])
+    heads = ["", "MiB before", "KiB for each", "KiB for the next", "target", "reached"]
+    count = results.idle_connections
+    text = (
+        f"{count:,} proxied TCP connections, idle after one request each; resident memory of the balancer, without the "
+        f"kernel's sockets. The next are {count // 5:,} more: what a process had to spare is used up by then."
+    )
     return f"### Memory\n\n{text}\n\n" + _table(heads, rows, left=1)
 
 

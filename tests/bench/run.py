@@ -65,7 +65,7 @@ def bench(keys: Collection[str], *, quick: bool) -> str:
     """
     plan = proxy_bench.QUICK if quick else proxy_bench.FULL
     results, figures = proxy_bench.Results(), list[control_bench.Figure]()
-    require_tools("haproxy", "nginx", "nft", "wrk", "iperf3")
+    require_tools("haproxy", "nginx", "wrk", "iperf3", "openssl")
     if set(keys) - set(_CONTROL):
         require_root("network namespaces")
         _raise_descriptor_limit()
