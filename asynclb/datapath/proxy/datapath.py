@@ -126,7 +126,8 @@ class ProxyDatapath:
             for frontend in frontends:
                 frontend.stop_listening()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle(frontends), drain_s)
+                async with asyncio.timeout(drain_s):
+                    await self._idle(frontends)
         finally:
             for frontend in frontends:
                 reset += frontend.reset_flows(Ending.STOPPED, lambda _peer: True)
