@@ -8,6 +8,9 @@ WORKERS ?= 2
 ROOT := $(filter 0,$(shell id -u))
 export PYTHON
 
+# A test that hangs is ended with the stacks of its threads, and counts as failed. The longest takes half a minute.
+NO_HANGS := -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format ruff types imports check bench clean
 
@@ -27,7 +30,7 @@ endif
 
 test: ## the whole test suite
 	@.ci/setup test
-	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(NO_HANGS) $(ARGS)
 ifndef ROOT
 	@echo
 	@echo "skipped: tests that make network namespaces or set up transparent sockets, which takes root: sudo make test"
