@@ -51,7 +51,11 @@ class PoolDraft:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """The sound parts by name or position, and in `names` the names of all parts, broken ones included."""
+    """The sound parts by name or position.
+
+    `names` has the names of all parts, broken ones included, of every section that is a mapping; `written` has every
+    rule of every section as it was written, sound or not.
+    """
 
     settings: Document
     interfaces: Mapping[str, InterfaceSpec]
@@ -62,7 +66,7 @@ class Draft:
     nat_rules: Mapping[int, InboundNatRuleSpec]
     outbound_rules: Mapping[int, OutboundRuleSpec]
     names: Mapping[str, frozenset[str]]
-    """Section -> the names in it."""
+    written: Mapping[str, Mapping[int, Value]]
 
     def pools_of_rules(self) -> Iterator[str]:
         """Iterate over the pool of every rule of every kind."""
@@ -87,7 +91,12 @@ def draft(root: Value, report: Report) -> Draft:
         rules=_parts(RuleSpec, _listed(document, "rules"), "rules", report),
         nat_rules=_parts(InboundNatRuleSpec, _listed(document, "inbound_nat_rules"), "inbound_nat_rules", report),
         outbound_rules=_parts(OutboundRuleSpec, _listed(document, "outbound_rules"), "outbound_rules", report),
-        names={section: frozenset(_named(document, section)) for section in ("frontends", "backend_pools", "probes")},
+        names={
+            section: frozenset(_named(document, section))
+            for section in _NAMED
+            if isinstance(document.get(section, {}), dict)
+        },
+        written={section: _listed(document, section) for section in _LISTED},
     )
 
 
@@ -176,8 +185,8 @@ def _settings(document: Mapping[str, Value], report: Report) -> Document:
     except ValidationError as error:
         explain(error, Document, (), report)
     sound: dict[str, object] = {"version": 1}
-    for key, value in settings.items():
-        part = Document.part(key)
+    for key in settings.keys() & Document.model_fields.keys():
+        value, part = settings[key], Document.part(key)
         item = _known(part, value) if part is not None else value
         try:
             Document.model_validate({"version": 1, key: item})

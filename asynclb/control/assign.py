@@ -79,12 +79,13 @@ def _problem(row: Row, position: int | None, refusals: Sequence[tuple[str, Refus
     if row.rule.datapath is not None:
         path = (*path, "datapath")
     reasons = "; ".join(f"{name}: {refusal.why}" for name, refusal in refusals)
-    remedies = tuple(dict.fromkeys(refusal.remedy for _, refusal in refusals))
+    # The last one asked is the one that most hosts have: its remedy is within reach.
+    remedy = refusals[-1][1].remedy if refusals else "use `datapath: auto`"
     return Problem(
         path=path,
         value=row.rule.name,
         rule=f"no datapath here can carry this rule ({reasons or 'there is none of that name'})",
-        remedy=", or ".join(remedies) or "use `datapath: auto`",
+        remedy=remedy,
         code=NOT_EXECUTABLE,
     )
 

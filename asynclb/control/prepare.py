@@ -71,5 +71,6 @@ def prepare(parsed: Parsed, candidates: Sequence[Candidate], active: Model) -> P
     choices, refused = assign(model, rows, candidates)
     problems = (*rules.unsupported(model), *refused)
     if problems:
-        raise ConfigError(parsed.source.locate(problem) for problem in problems)
+        located = (parsed.source.locate(problem) for problem in problems)
+        raise ConfigError(sorted(located, key=lambda problem: (problem.line, problem.column)))
     return Prepared(parsed, model, rows, choices)

@@ -80,7 +80,8 @@ class ConfigWatch:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                event = await asyncio.wait_for(inotify.get(), wait_s)
+                async with asyncio.timeout(wait_s):  # wait_for() of Python 3.11 can lose a cancellation here
+                    event = await inotify.get()
             except TimeoutError:
                 return vanished
             vanished = vanished or bool(event.mask & (_GONE | Mask.IGNORED | Mask.UNMOUNT))

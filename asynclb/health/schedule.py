@@ -24,15 +24,19 @@ JITTER = 0.05
 and members, little enough that `interval x threshold` stays true as an operator's estimate."""
 
 
-def spread(target: TargetId, span_ns: int) -> int:
-    """Return a target's place in a span: the same on every run, even over all targets."""
-    digest = blake2b("\0".join(target).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") * span_ns >> 64
+def place_of(target: TargetId) -> int:
+    """Return a target's place among all targets, as a fraction of 2^64: the same on every run, and even over them."""
+    return int.from_bytes(blake2b("\0".join(target).encode(), digest_size=8).digest(), "big")
 
 
-def first_start(target: TargetId, now_ns: int, interval_ns: int) -> int:
+def spread(place: int, span_ns: int) -> int:
+    """Return where in a span a place lies."""
+    return place * span_ns >> 64
+
+
+def first_start(place: int, now_ns: int, interval_ns: int) -> int:
     """Return when a new target is checked for the first time."""
-    return now_ns + spread(target, min(interval_ns, FIRST_WITHIN_NS))
+    return now_ns + spread(place, min(interval_ns, FIRST_WITHIN_NS))
 
 
 def grid_after(now_ns: int, phase_ns: int, interval_ns: int) -> int:

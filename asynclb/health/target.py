@@ -1,6 +1,7 @@
 """Targets and transitions: what is checked, and what is told when its state changes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
 from asynclb.model import MemberHealth, Probe, TargetId
 from asynclb.net.address import Address
@@ -24,21 +25,14 @@ class Transition:
     new: MemberHealth
 
 
+_TIMING = {"interval_s", "timeout_s", "rise", "fall", "max_in_flight"}
+_question = attrgetter(*(field.name for field in fields(Probe) if field.name not in _TIMING))
+
+
 def same_question(old: Target, new: Target) -> bool:
     """Return whether what is known under `old` holds for `new`.
 
     How often is asked, how long is waited and how many answers it takes may differ: changing an interval must not
     take every member out until it has been asked again.
     """
-    if old.address != new.address:
-        return False
-    probe = new.probe
-    old_probe = replace(
-        old.probe,
-        interval_s=probe.interval_s,
-        timeout_s=probe.timeout_s,
-        rise=probe.rise,
-        fall=probe.fall,
-        max_in_flight=probe.max_in_flight,
-    )
-    return old_probe == probe
+    return old.address == new.address and _question(old.probe) == _question(new.probe)

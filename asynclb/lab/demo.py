@@ -226,12 +226,18 @@ class Demo:
         ]
         if results:
             self._checks.append(check_wrk(kill, results))
-        rules = await stage.site.lb.check_output("ip", "rule", "show")
-        left = [
-            line for line in rules.splitlines() if not line.endswith(("lookup local", "lookup main", "lookup default"))
-        ]
-        holds = code == 0 and not left
-        self._checks.append(Check("it stopped in order", holds, f"exit code {code}, {len(left)} routing rules left"))
+        left = await self._leftovers()
+        found = f"exit code {code}; left behind: {', '.join(left) or 'nothing'}"
+        self._checks.append(Check("it stopped in order", code == 0 and not left, found))
+
+    async def _leftovers(self) -> list[str]:
+        """Return the routing rules and nftables tables that are still on the balancer's host."""
+        lb = self._stage.site.lb
+        rules = (await lb.check_output("ip", "rule", "show")).splitlines()
+        left = [rule for rule in rules if not rule.endswith(("lookup local", "lookup main", "lookup default"))]
+        if find_tool("nft"):
+            left += (await lb.check_output("nft", "list", "tables")).splitlines()
+        return left
 
     async def _watch(self) -> None:
         """Write one line a second until cancelled."""
@@ -258,7 +264,7 @@ class Demo:
 
 
 def _all_up(health: Mapping[str, str]) -> bool:
-    return all(state == "up" for state in health.values())
+    return bool(health) and all(state == "up" for state in health.values())
 
 
 def _listed(weights: Mapping[str, int]) -> str:

@@ -91,7 +91,8 @@ class Process:
         Raises: LabError -> it still runs after `timeout_s`.
         """
         try:
-            return await asyncio.wait_for(self._child.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await self._child.wait()
         except TimeoutError:
             raise LabError(f"{self}: still runs after {timeout_s:g} s\n{self.tail()}") from None
 

@@ -88,7 +88,8 @@ class Stage:
         self.logs: dict[str, LogTail] = {}
         self._members: dict[str, Nginx] = {}
         self._balancer: Process | None = None
-        self._config: Path | None = None
+        # A directory of its own, as in /etc: a watched one in which programs write logs would keep the balancer busy.
+        self.config_path = site.lb.directory / "etc" / "asynclb.yaml"
 
     @property
     def balancer(self) -> Process:
@@ -99,14 +100,15 @@ class Stage:
 
     async def start_balancer(self) -> None:
         """Start `asynclb run` on a configuration file, with the interpreter and the code that run now."""
-        self._config = self.site.lb.write("asynclb.yaml", self.config_text())
+        self.config_path.parent.mkdir()
+        self.config_path.write_text(self.config_text())
         code = Path(asynclb.__file__).parents[1]
         self._balancer = await self.site.lb.run(
             sys.executable,
             "-m",
             "asynclb",
             "run",
-            self._config,
+            self.config_path,
             name="asynclb",
             env=os.environ | {"PYTHONPATH": str(code)},
         )
@@ -132,8 +134,9 @@ class Stage:
     def rewrite_config(self, weights: Mapping[str, int]) -> None:
         """Put a new file in the place of the old one, as editors and configuration management do."""
         self.weights = dict(weights)
-        fresh = self.site.lb.write("asynclb.yaml.new", self.config_text())
-        fresh.rename(self.site.lb.directory / f"{self.site.lb.name}-asynclb.yaml")
+        fresh = self.config_path.with_suffix(".new")
+        fresh.write_text(self.config_text())
+        fresh.rename(self.config_path)
 
     async def state(self) -> State | None:
         """Ask the balancer's API; None while it does not answer."""
@@ -178,7 +181,7 @@ class Stage:
 
 
 def _state(document: Mapping[str, Any]) -> State:
-    members = next(pool["members"] for pool in document["pools"] if pool["name"] == "web")
+    members = [member for pool in document["pools"] for member in pool["members"]]  # none before the first tables
     reload = document["last_reload"] or {"result": "", "trigger": "", "generation": 0}
     return State(
         generation=document["generation"],

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from enum import StrEnum
 from typing import Any, TextIO
 
@@ -48,7 +48,7 @@ class Log:
         self._broken = False
         as_json = log_format is LogFormat.JSON or (log_format is LogFormat.AUTO and not stream.isatty())
         stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
-        style: list[Any] = [_as_json] if as_json else [_problems_below, _console(stream)]
+        style: list[Any] = [_as_json] if as_json else [_Console(stream)]
         self._logger: Any = structlog.wrap_logger(
             structlog.WriteLogger(stream),
             processors=[structlog.processors.add_log_level, stamp, *style],
@@ -78,17 +78,16 @@ def _as_json(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> st
     return json.dumps(line, default=str, ensure_ascii=False)
 
 
-def _problems_below(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Put each problem on a line of its own below the event."""
-    problems = fields.pop("problems", None)
-    if problems:
-        fields["event"] += "".join(f"\n    {problem}" for problem in problems)
-    return fields
+class _Console:
+    """Renders an event in columns, and each problem of a configuration on a line of its own below it."""
 
+    def __init__(self, stream: TextIO) -> None:
+        colors = stream.isatty() and not os.environ.get("NO_COLOR")
+        self._render = structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=22, sort_keys=False)
 
-def _console(stream: TextIO) -> Any:
-    colors = stream.isatty() and not os.environ.get("NO_COLOR")
-    return structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=22, sort_keys=False)
+    def __call__(self, logger: Any, method: str, fields: MutableMapping[str, Any]) -> str:
+        problems: Iterable[object] = fields.pop("problems", ())
+        return "\n    ".join((self._render(logger, method, fields), *map(str, problems)))
 
 
 def _silence(stream: TextIO) -> None:

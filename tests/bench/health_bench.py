@@ -11,12 +11,10 @@ import asyncio
 import gc
 import multiprocessing
 import random
-import socket
 import ssl
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -43,7 +41,7 @@ class Web(asyncio.Protocol):
         """Keep the transport (uvloop's are not asyncio.Transport)."""
         self.transport = transport
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, _: bytes) -> None:
         """Answer and close."""
         self.transport.write(ANSWER)
         self.transport.close()
@@ -130,7 +128,6 @@ async def measure(kind: ProbeProtocol, port: int, count: int, interval_s: float,
         longest_s = max(longest_s, time.perf_counter() - now_s - 0.01)
     cpu_s, wall_s, checks = time.process_time() - cpu_s, time.perf_counter() - started_s, total(prober) - checks
     up = sum(health.state is HealthState.UP for health in prober.snapshot().targets.values())
-    results: Mapping[OutcomeKind, int]
     failures = sum(
         sum(results.values()) - results[OutcomeKind.SUCCESS] for results in prober.results().targets.values()
     )
@@ -157,9 +154,7 @@ def main() -> None:
     child = context.Process(target=members, args=(ports,), daemon=True)
     child.start()
     port = ports.get(timeout=10)
-    print(
-        f"{'probe':6} {'targets':>8} {'checks/s':>9} {'% of core':>10} {'us/check':>9} {'up':>6} {'not ok':>7} {'loop held':>10}"
-    )
+    print("probe   targets  checks/s  % of core  us/check     up  not ok   loop held")
     try:
         for kind in options.kinds:
             row = uvloop.run(

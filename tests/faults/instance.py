@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ async def echo() -> AsyncIterator[int]:
                 writer.write(data)
                 await writer.drain()
         except ConnectionError:
-            pass  # the client has gone: so does this connection
+            return  # the client has gone: so does this connection
         finally:
             writer.close()
 
@@ -159,9 +159,34 @@ async def echo() -> AsyncIterator[int]:
         server.close()
 
 
-async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, text: bytes) -> bytes:
-    """Send text on a connection and return what comes back."""
-    writer.write(text)
-    await writer.drain()
-    async with asyncio.timeout(WAIT_S):
-        return await reader.readexactly(len(text))
+class Client:
+    """A connection through the frontend."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def say(self, text: bytes) -> bytes:
+        """Send text and return what comes back."""
+        self.writer.write(text)
+        await self.writer.drain()
+        async with asyncio.timeout(WAIT_S):
+            return await self.reader.readexactly(len(text))
+
+
+@asynccontextmanager
+async def connected(config: Config) -> AsyncIterator[Client]:
+    """Connect through the frontend; the connection is closed at the end, whatever has become of it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", config.port)
+    try:
+        yield Client(reader, writer)
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def ask_once(config: Config, text: bytes) -> bytes:
+    """Send text on a connection of its own and return what comes back."""
+    async with connected(config) as client:
+        return await client.say(text)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.instance import Config, echo, free_port, instance, say
+from tests.faults.instance import Config, ask_once, connected, echo, free_port, instance
 
 
 @pytest.fixture
@@ -20,19 +20,13 @@ async def config(tmp_path: Path) -> AsyncIterator[Config]:
         yield found
 
 
-async def connect(config: Config) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect through the frontend."""
-    return await asyncio.open_connection("127.0.0.1", config.port)
-
-
 async def test_start_serve_stop(config: Config) -> None:
     """A client's bytes go to the member and back; SIGTERM ends with code 0 after an orderly stop."""
     async with instance(config) as running:
         await running.until("started")
         assert (await running.get("/readyz"))[0] == 200
-        reader, writer = await connect(config)
-        assert await say(reader, writer, b"hello") == b"hello"
-        writer.close()
+        async with connected(config) as client:
+            assert await client.say(b"hello") == b"hello"
         running.process.send_signal(signal.SIGTERM)
         assert await running.ended() == 0
     assert [running.of(name)[0]["signal"] for name in ("stopping",)] == ["SIGTERM"]
@@ -44,15 +38,14 @@ async def test_a_refused_reload_keeps_state_and_connections(config: Config) -> N
     """SIGHUP with a broken file: every problem is told, the open connection and the tables go on."""
     async with instance(config) as running:
         await running.until("started")
-        reader, writer = await connect(config)
-        assert await say(reader, writer, b"before") == b"before"
-        config.write(config.text().replace("frontend_port", "fronted_port") + "surplus: 1\n")
-        running.process.send_signal(signal.SIGHUP)
-        refused = await running.until("config_refused")
-        status, state = await running.get("/api/v1/state")
-        assert await say(reader, writer, b"after") == b"after"
-        fresh = await connect(config)
-        assert await say(*fresh, b"fresh") == b"fresh"
+        async with connected(config) as client:
+            assert await client.say(b"before") == b"before"
+            config.write(config.text().replace("frontend_port", "fronted_port") + "surplus: 1\n")
+            running.process.send_signal(signal.SIGHUP)
+            refused = await running.until("config_refused")
+            status, state = await running.get("/api/v1/state")
+            assert await client.say(b"after") == b"after"
+            assert await ask_once(config, b"fresh") == b"fresh"
     assert status == 200
     assert state["generation"] == 1
     assert state["last_reload"]["result"] == "refused"
@@ -64,14 +57,14 @@ async def test_a_changed_file_is_loaded_and_connections_survive(config: Config) 
     """The watch loads a new file without being told; a connection to a removed member goes on."""
     async with echo() as other, instance(config) as running:
         await running.until("started")
-        reader, writer = await connect(config)
-        assert await say(reader, writer, b"before") == b"before"
-        config.members = [other]
-        config.write()
-        loaded = await running.until("config_loaded", 2)
-        assert await say(reader, writer, b"after") == b"after"
-        assert await say(*await connect(config), b"fresh") == b"fresh"
-        _, state = await running.get("/api/v1/state")
+        async with connected(config) as client:
+            assert await client.say(b"before") == b"before"
+            config.members = [other]
+            config.write()
+            loaded = await running.until("config_loaded", 2)
+            assert await client.say(b"after") == b"after"
+            assert await ask_once(config, b"fresh") == b"fresh"
+            _, state = await running.get("/api/v1/state")
     assert loaded["trigger"] == "watch"
     assert [member["name"] for member in state["pools"][0]["members"]] == [f"m{other}"]
 
@@ -87,7 +80,7 @@ async def test_a_port_that_is_taken_refuses_the_reload(config: Config) -> None:
         config.write()
         refused = await running.until("config_refused")
         config.port = before
-        assert await say(*await connect(config), b"still here") == b"still here"
+        assert await ask_once(config, b"still here") == b"still here"
         config.write()
         _, found = await running.post("/api/v1/reload")
     assert str(taken) in refused["problems"][0]
@@ -149,10 +142,10 @@ async def test_a_second_instance_by_mistake(config: Config) -> None:
     """The second instance ends with one message and a remedy; the first is not disturbed."""
     async with instance(config) as first:
         await first.until("started")
-        reader, writer = await connect(config)
-        async with instance(config) as second:
-            assert await second.ended() == 1
-        assert await say(reader, writer, b"undisturbed") == b"undisturbed"
+        async with connected(config) as client:
+            async with instance(config) as second:
+                assert await second.ended() == 1
+            assert await client.say(b"undisturbed") == b"undisturbed"
     lines = second.errors.decode().splitlines()
     assert len(lines) == 1
     assert f"127.0.0.1:{config.admin}" in lines[0]
@@ -164,26 +157,24 @@ async def test_kill_9_and_start_again(config: Config) -> None:
     for _ in range(2):
         async with instance(config) as running:
             await running.until("started")
-            reader, writer = await connect(config)
-            assert await say(reader, writer, b"alive") == b"alive"
-            running.process.kill()
-            assert await running.ended() == -signal.SIGKILL
-            writer.close()
+            async with connected(config) as client:
+                assert await client.say(b"alive") == b"alive"
+                running.process.kill()
+                assert await running.ended() == -signal.SIGKILL
 
 
 async def test_sigterm_drains(config: Config) -> None:
     """SIGTERM: not ready at once, no new connections, an open one goes on until its end, which ends the process."""
     async with instance(config) as running:
         await running.until("started")
-        reader, writer = await connect(config)
-        assert await say(reader, writer, b"before") == b"before"
-        running.process.send_signal(signal.SIGTERM)
-        stopping = await running.until("stopping")
-        ready, alive = await running.get("/readyz"), await running.get("/healthz")
-        with pytest.raises(ConnectionError):
-            await connect(config)
-        assert await say(reader, writer, b"draining") == b"draining"
-        writer.close()
+        async with connected(config) as client:
+            assert await client.say(b"before") == b"before"
+            running.process.send_signal(signal.SIGTERM)
+            stopping = await running.until("stopping")
+            ready, alive = await running.get("/readyz"), await running.get("/healthz")
+            with pytest.raises(ConnectionError):
+                await ask_once(config, b"too late")
+            assert await client.say(b"draining") == b"draining"
         assert await running.ended() == 0
     assert (ready[0], ready[1]["reason"], alive[0]) == (503, "stopping", 200)
     assert stopping["connections"] == 1
@@ -196,13 +187,12 @@ async def test_the_drain_period_ends(config: Config) -> None:
     config.write()
     async with instance(config) as running:
         await running.until("started")
-        reader, writer = await connect(config)
-        assert await say(reader, writer, b"stay") == b"stay"
-        running.process.send_signal(signal.SIGTERM)
-        assert await running.ended() == 0
-        with pytest.raises(ConnectionResetError):
-            await reader.readexactly(1)
-        writer.close()
+        async with connected(config) as client:
+            assert await client.say(b"stay") == b"stay"
+            running.process.send_signal(signal.SIGTERM)
+            assert await running.ended() == 0
+            with pytest.raises(ConnectionResetError):
+                await client.reader.readexactly(1)
     assert running.of("stopped")[0]["connections_reset"] == 1
 
 
@@ -212,13 +202,12 @@ async def test_a_second_signal_ends_at_once(config: Config) -> None:
     config.write()
     async with instance(config) as running:
         await running.until("started")
-        reader, writer = await connect(config)
-        assert await say(reader, writer, b"stay") == b"stay"
-        running.process.send_signal(signal.SIGTERM)
-        await running.until("stopping")
-        running.process.send_signal(signal.SIGINT)
-        assert await running.ended() == 0
-        writer.close()
+        async with connected(config) as client:
+            assert await client.say(b"stay") == b"stay"
+            running.process.send_signal(signal.SIGTERM)
+            await running.until("stopping")
+            running.process.send_signal(signal.SIGINT)
+            assert await running.ended() == 0
     assert running.of("stopped")[0]["connections_reset"] == 1
 
 
@@ -236,7 +225,7 @@ async def test_a_silent_rule_is_told_and_serves_again(config: Config) -> None:
 
         server = await asyncio.start_server(answer, "127.0.0.1", port)
         await running.until("rule_serving")
-        assert await say(*await connect(config), b"back") == b"back"
+        assert await ask_once(config, b"back") == b"back"
         server.close()
         await running.until("rule_silent", 2)
 
@@ -245,15 +234,15 @@ async def test_hangups_in_a_row_while_clients_talk(config: Config) -> None:
     """Twenty reloads, half of them with changes, while a connection goes on: none is lost."""
     async with instance(config) as running:
         await running.until("started")
-        reader, writer = await connect(config)
-        for number in range(20):
-            config.drain = f"{5 + number // 2}s"
-            config.write()
-            running.process.send_signal(signal.SIGHUP)
-            text = f"message {number}".encode()
-            assert await say(reader, writer, text) == text
-        _, found = await running.post("/api/v1/reload")
-        _, state = await running.get("/api/v1/state")
+        async with connected(config) as client:
+            for number in range(20):
+                config.drain = f"{5 + number // 2}s"
+                config.write()
+                running.process.send_signal(signal.SIGHUP)
+                text = f"message {number}".encode()
+                assert await client.say(text) == text
+            _, found = await running.post("/api/v1/reload")
+            _, state = await running.get("/api/v1/state")
     assert found["result"] in ("applied", "unchanged")
     assert state["reloads"]["refused"] == 0
     assert running.of("task_failed") == []

@@ -87,7 +87,7 @@ def test_nothing_names_the_machine_it_was_written_on() -> None:
     assert {file: match[0] for file, match in found.items() if match} == {}
 
 
-@pytest.mark.parametrize("file", ["requirements.txt", "requirements-run.txt"])
+@pytest.mark.parametrize("file", ["requirements.txt", "requirements-run.txt", "requirements-build.txt"])
 def test_the_lock_names_no_index_and_every_version_has_hashes(file: str) -> None:
     """The lock works with any index, and installs nothing but what was locked."""
     text = (ROOT / ".ci" / file).read_text()

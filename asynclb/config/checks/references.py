@@ -1,35 +1,56 @@
-"""Every name that something refers to exists, and every rule's name is its own."""
+"""Every name that something refers to exists, and every rule's name is its own.
 
-from collections.abc import Collection
+Rules are looked at as they were written, so that one with a wrong value still has its references checked.
+"""
+
+import re
+from collections.abc import Collection, Iterator
 
 from asynclb.config.draft import Draft
 from asynclb.config.report import Report
+from asynclb.config.source import Value
+from asynclb.config.values import NAME_PATTERN
 from asynclb.errors import Path
 
 _MOST_NAMED = 8  # names listed in a remedy
 
+REFERENCES = {
+    "rules": {"frontend": "frontends", "backend_pool": "backend_pools", "probe": "probes"},
+    "inbound_nat_rules": {"frontend": "frontends", "backend_pool": "backend_pools"},
+    "outbound_rules": {"frontends": "frontends", "backend_pool": "backend_pools"},
+}
+"""Section -> key -> the section of what the key names."""
+
+_KINDS = {"frontends": "frontend", "backend_pools": "backend pool", "probes": "probe"}
+
 
 def check_references(draft: Draft, report: Report) -> None:
     """Refuse dangling references and rules of one name."""
-    for index, rule in draft.rules.items():
-        path = ("rules", index)
-        _refer((*path, "frontend"), rule.frontend, draft.names["frontends"], "frontend", report)
-        _refer((*path, "backend_pool"), rule.backend_pool, draft.names["backend_pools"], "backend pool", report)
-        if rule.probe is not None:
-            _refer((*path, "probe"), rule.probe, draft.names["probes"], "probe", report)
+    first: dict[str, Path] = {}
+    for section, keys in REFERENCES.items():
+        for index, rule in draft.written[section].items():
+            if not isinstance(rule, dict):
+                continue
+            _unique((section, index, "name"), rule.get("name"), first, report)
+            for key, target in keys.items():
+                known = draft.names.get(target)
+                for path, name in _names((section, index, key), rule.get(key)) if known is not None else ():
+                    _refer(path, name, known or (), _KINDS[target], report)
     for index, nat in draft.nat_rules.items():
-        path = ("inbound_nat_rules", index)
-        _refer((*path, "frontend"), nat.frontend, draft.names["frontends"], "frontend", report)
-        _refer((*path, "backend_pool"), nat.backend_pool, draft.names["backend_pools"], "backend pool", report)
         pool = draft.pools.get(nat.backend_pool)
         if nat.member is not None and pool is not None and pool.whole:
-            _refer((*path, "member"), nat.member, pool.names, f"member of pool {nat.backend_pool}", report)
-    for index, outbound in draft.outbound_rules.items():
-        path = ("outbound_rules", index)
-        for position, frontend in enumerate(outbound.frontends):
-            _refer((*path, "frontends", position), frontend, draft.names["frontends"], "frontend", report)
-        _refer((*path, "backend_pool"), outbound.backend_pool, draft.names["backend_pools"], "backend pool", report)
-    _unique_names(draft, report)
+            path = ("inbound_nat_rules", index, "member")
+            _refer(path, nat.member, pool.names, f"member of pool {nat.backend_pool}", report)
+
+
+def _names(path: Path, value: Value) -> Iterator[tuple[Path, str]]:
+    """Iterate over the well-formed names under a key: one, or those of a list."""
+    if isinstance(value, str) and re.fullmatch(NAME_PATTERN, value):
+        yield path, value
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            if isinstance(item, str) and re.fullmatch(NAME_PATTERN, item):
+                yield (*path, position), item
 
 
 def _refer(path: Path, name: str, known: Collection[str], kind: str, report: Report) -> None:
@@ -45,18 +66,10 @@ def _refer(path: Path, name: str, known: Collection[str], kind: str, report: Rep
     report.problem(path, name, f"there is no {kind} of this name", remedy)
 
 
-def _unique_names(draft: Draft, report: Report) -> None:
-    first: dict[str, Path] = {}
-    sections = (
-        ("rules", draft.rules),
-        ("inbound_nat_rules", draft.nat_rules),
-        ("outbound_rules", draft.outbound_rules),
-    )
-    for section, parts in sections:
-        for index, part in parts.items():
-            path: Path = (section, index, "name")
-            if part.name in first:
-                line = report.source.place(first[part.name])[0]
-                report.problem(path, part.name, f"another rule has this name, at line {line}", "rename one of the two")
-            else:
-                first[part.name] = path
+def _unique(path: Path, name: Value, first: dict[str, Path], report: Report) -> None:
+    if not isinstance(name, str):
+        return
+    other = first.setdefault(name, path)
+    if other != path and not report.full:
+        line = report.source.place(other)[0]
+        report.problem(path, name, f"another rule has this name, at line {line}", "rename one of the two")

@@ -11,13 +11,13 @@ import contextlib
 import errno
 import resource
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from asynclb.datapath.base import Counters, FlowRecord, Refusal
 from asynclb.datapath.proxy import sockets
 from asynclb.datapath.proxy.frontend import ProxyFrontend, Shared, wanted_program
 from asynclb.datapath.proxy.ledger import Ledger
-from asynclb.datapath.proxy.limits import host_refusal, static_refusal
+from asynclb.datapath.proxy.limits import host_refusal, may_administer_network, static_refusal
 from asynclb.datapath.proxy.plumbing import Plumbing
 from asynclb.datapath.proxy.reactor import Reactor
 from asynclb.datapath.proxy.relay import Ending
@@ -50,13 +50,14 @@ class ProxyDatapath:
         self._draining: set[ProxyFrontend] = set()
         self._generation = 0
         self._shared: Shared | None = None
+        self._privileged = False
         self._plumbing: Plumbing | None = None
         self._poll: asyncio.Task[None] | None = None
 
     @property
     def mode(self) -> str:
         """`transparent` where clients' addresses can be kept, else `sockets`."""
-        return "sockets" if self._plumbing is None else "transparent"
+        return "transparent" if self._privileged else "sockets"
 
     @property
     def generation(self) -> int:
@@ -66,24 +67,23 @@ class ProxyDatapath:
     async def open(self) -> None:
         """Find out what this host allows, and remove what a killed instance left behind.
 
-        Raises: HostError -> another instance runs in this namespace, or transparent mode lacks something but
-        CAP_NET_ADMIN; without that capability the proxy runs, and refuses transparent rules one by one.
+        Raises: HostError -> with CAP_NET_ADMIN, the kernel or a library lacks what that is good for. Without it the
+        proxy runs, and refuses transparent rules one by one.
         """
         soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         reactor = Reactor(asyncio.get_running_loop())
         self._shared = Shared(reactor, self._ledger, self._emit, max_descriptor=soft - _DESCRIPTOR_RESERVE)
-        if not sockets.can_be_transparent():
+        self._privileged = may_administer_network()
+        if not self._privileged:
             return
-        plumbing = Plumbing()
-        leftovers = await asyncio.to_thread(plumbing.open)
+        self._plumbing = Plumbing()
+        leftovers = await asyncio.to_thread(self._plumbing.sweep)
         if leftovers:
             self._emit(Event.LEFTOVERS_REMOVED, what=leftovers)
-        self._plumbing = plumbing
-        self._poll = asyncio.create_task(self._poll_filter(plumbing), name="proxy-filter-counter")
 
     def refusal(self, row: Row) -> Refusal | None:
         """Return why this datapath cannot carry the row, or None."""
-        return static_refusal(row) or host_refusal(row, transparent=self._plumbing is not None)
+        return static_refusal(row) or host_refusal(row, transparent=self._privileged)
 
     async def apply(self, delta: Delta) -> None:
         """Execute the delta's new tables from here on; see the module for the steps.
@@ -92,15 +92,15 @@ class ProxyDatapath:
         """
         shared = self._opened()
         fresh = self._prepare(shared, delta)
-        keys = frozenset(delta.new.entries)
+        rows = [entry.row for entry in delta.new.entries.values()]
         try:
-            await self._deliver(keys | frozenset(self._frontends))
+            await self._deliver([*rows, *(entry.row for entry in delta.removed)])
         except HostError as error:
             for frontend in fresh.values():
                 frontend.stop_listening()
             raise ApplyError([Problem((), "", str(error), "nothing was changed")]) from error
         self._commit(shared, delta, fresh)
-        await self._deliver(keys)
+        await self._deliver(rows)
 
     def counters(self) -> Counters:
         """Return a snapshot of the counters."""
@@ -126,7 +126,8 @@ class ProxyDatapath:
             for frontend in frontends:
                 frontend.stop_listening()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle(frontends), drain_s)
+                async with asyncio.timeout(drain_s):
+                    await self._idle(frontends)
         finally:
             for frontend in frontends:
                 reset += frontend.reset_flows(Ending.STOPPED, lambda _peer: True)
@@ -151,7 +152,7 @@ class ProxyDatapath:
                 _try_filter(entry)
                 if entry.row.key not in self._frontends:
                     kind = _FRONTENDS[entry.row.key.protocol]
-                    fresh[entry.row.key] = kind(shared, entry, transparent=self._plumbing is not None)
+                    fresh[entry.row.key] = kind(shared, entry, transparent=self._privileged)
             except OSError as error:
                 problems.append(_problem(entry, error))
         if problems:
@@ -175,9 +176,17 @@ class ProxyDatapath:
                 )
         self._generation = delta.new.generation
 
-    async def _deliver(self, keys: frozenset[FrontendKey]) -> None:
-        if self._plumbing is not None:
-            await asyncio.to_thread(self._plumbing.update, keys)
+    async def _deliver(self, rows: Collection[Row]) -> None:
+        """Make the host deliver these rows' traffic; nothing is touched while nothing needs it."""
+        plumbing = self._plumbing
+        if plumbing is None:
+            return
+        if not plumbing.is_open:
+            if not any(row.rule.transparent or not sockets.is_own_address(row.key.address) for row in rows):
+                return
+            await asyncio.to_thread(plumbing.open)
+            self._poll = asyncio.create_task(self._poll_filter(plumbing), name="proxy-filter-counter")
+        await asyncio.to_thread(plumbing.update, frozenset(row.key for row in rows))
 
     async def _undo(self) -> None:
         if self._poll is not None:

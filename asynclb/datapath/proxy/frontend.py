@@ -8,6 +8,7 @@ from ipaddress import ip_address
 
 from asynclb.datapath.base import FlowRecord
 from asynclb.datapath.proxy import sockets
+from asynclb.datapath.proxy.gate import open_gate
 from asynclb.datapath.proxy.ledger import Account, Ledger
 from asynclb.datapath.proxy.reactor import Reactor
 from asynclb.datapath.proxy.relay import Ending
@@ -103,9 +104,8 @@ class ProxyFrontend(ABC):
         self.key: FrontendKey = entry.row.key
         self.account: Account = shared.ledger.rule(entry.row.rule.name)
         self.listening = True
-        self.filtered = False  # whether accepted sockets inherit a filter
-        self.sock = sockets.listen(self.key.address, self.key.port, kind, transparent=transparent, program=SILENT)
-        self._program: Program | None = SILENT
+        self.sock, self.gate = open_gate(self.key.address, self.key.port, kind, transparent=transparent)
+        self.program: Program | None = SILENT
         self._drops_seen = 0
         self._departures = Departures(self)
         self._peers: dict[str, Peer] = {}
@@ -115,6 +115,10 @@ class ProxyFrontend(ABC):
     @abstractmethod
     def on_events(self, events: int) -> None:
         """Serve an edge of the socket."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Serve what came while nobody was let in, or while others had their turn."""
 
     @abstractmethod
     def open_flows(self) -> int:
@@ -141,17 +145,19 @@ class ProxyFrontend(ABC):
         """
         program = wanted_program(entry)
         if program == SILENT:
-            self._filter(program)
+            self._set_gate(program)
             self._replace(entry)
         else:
             self._replace(entry)
-            self._filter(program)
+            self._set_gate(program)
+            self.shared.reactor.again(self.resume)
 
     def stop_listening(self) -> None:
         """Take no new flows and give the address and port back; open flows go on."""
         if self.listening:
             self.count_drops()
             self.listening = False
+            self.gate.close()
             self.shared.reactor.retire(self.sock)
 
     def choose(self, entry: Entry, client: Sockname) -> Verdict | Drop:
@@ -189,7 +195,7 @@ class ProxyFrontend(ABC):
     def _drop_reason(self) -> Drop:
         if not self.entry.table.size:
             return Drop.NO_ELIGIBLE_MEMBER
-        return Drop.SOURCE_NOT_ALLOWED if self._program is not None else Drop.LISTEN_OVERFLOW
+        return Drop.SOURCE_NOT_ALLOWED if self.program is not None else Drop.LISTEN_OVERFLOW
 
     def _replace(self, entry: Entry) -> None:
         self.count_drops()
@@ -199,16 +205,12 @@ class ProxyFrontend(ABC):
             self.account = self.shared.ledger.rule(entry.row.rule.name)
         self.entry = entry
 
-    def _filter(self, program: Program | None) -> None:
-        if program == self._program:
+    def _set_gate(self, program: Program | None) -> None:
+        if program == self.program:
             return
         self.count_drops()
-        if program is None:
-            sockets.detach_filter(self.sock)
-        else:
-            sockets.attach_filter(self.sock, program)
-        self._program = program
-        self.filtered = program is not None
+        self.gate.set(program)
+        self.program = program
 
 
 def wanted_program(entry: Entry) -> Program | None:

@@ -55,9 +55,8 @@ _IFA_F_NODAD = 0x02  # linux/if_addr.h
 
 # No packet visits the chain `reassembly`. That it holds a tproxy statement makes the kernel put fragments together
 # before the other chain sees them (net/netfilter/nft_tproxy.c enables nf_defrag); later fragments carry no ports.
-_TABLE = f"""
-add table inet {NFT_TABLE}
-delete table inet {NFT_TABLE}
+_NO_TABLE = f"add table inet {NFT_TABLE}\ndelete table inet {NFT_TABLE}"
+_TABLE = f"""{_NO_TABLE}
 table inet {NFT_TABLE} {{
   counter no_rule {{ }}
   set vips4 {{ type ipv4_addr; }}
@@ -87,24 +86,54 @@ class Plumbing:
     """
 
     def __init__(self) -> None:
-        self._nft = Nftables()
+        self._nft: Nftables | None = None
         self._lock: socket.socket | None = None
         self._foreign: set[Address] = set()
         self._keys: frozenset[FrontendKey] = frozenset()
 
-    def open(self) -> list[str]:
-        """Take the namespace, remove what a killed instance left, and set up what does not depend on rules.
+    @property
+    def is_open(self) -> bool:
+        """Whether anything is set up."""
+        return self._lock is not None
 
-        Returns a description of each thing that was left behind.
-        Raises: HostError -> another instance runs here, or the kernel lacks something.
+    @property
+    def _filter(self) -> Nftables:
+        if self._nft is None:
+            message = "the plumbing is not open"
+            raise RuntimeError(message)
+        return self._nft
+
+    def sweep(self) -> list[str]:
+        """Remove what a killed instance left in this namespace; return a description of each thing.
+
+        A namespace that another instance works in is left alone.
         """
+        try:
+            lock = _take_lock()
+        except HostError:
+            return []
+        with lock, _netlink() as ip:
+            removed = _remove_all(ip)
+            with suppress(HostError):  # no nftables here: then nothing of it was left behind either
+                _run(Nftables(), _NO_TABLE)
+        return removed
+
+    def open(self) -> None:
+        """Take the namespace and set up what does not depend on rules.
+
+        Raises: HostError -> another instance runs here, or the kernel lacks something; nothing is left behind.
+        """
+        self._nft = Nftables()
         self._lock = _take_lock()
-        with _netlink() as ip:
-            leftovers = _remove_all(ip)
-            _run(self._nft, _TABLE)
-            for version in _FAMILIES:
-                _setup_family(ip, version)
-        return leftovers
+        try:
+            with _netlink() as ip:
+                _remove_all(ip)
+                _run(self._nft, _TABLE)
+                for version in _FAMILIES:
+                    _setup_family(ip, version)
+        except BaseException:
+            self.close()
+            raise
 
     def update(self, keys: frozenset[FrontendKey]) -> None:
         """Make exactly these keys deliverable.
@@ -122,7 +151,7 @@ class Plumbing:
                 for address in sorted(added, key=str):
                     _add_vip(ip, address)
                     done.append(address)
-                _run(self._nft, _fill_sets(foreign, keys))
+                _run(self._filter, _fill_sets(foreign, keys))
             except BaseException:
                 for address in done:
                     _remove_vip(ip, address)
@@ -133,19 +162,20 @@ class Plumbing:
 
     def no_rule_drops(self) -> int:
         """Return how many packets to VIPs were dropped because no rule serves their port or protocol."""
-        words = self._nft.run(f"list counter inet {NFT_TABLE} no_rule").split()
+        words = self._filter.run(f"list counter inet {NFT_TABLE} no_rule").split()
         return int(words[words.index("packets") + 1])
 
     def close(self) -> None:
         """Remove everything and give the namespace back."""
+        if self._lock is None:
+            return
         with _netlink() as ip:
             _remove_all(ip)
-        with suppress(OSError):
-            self._nft.run(f"add table inet {NFT_TABLE}; delete table inet {NFT_TABLE}")
+        with suppress(HostError):
+            _run(self._filter, _NO_TABLE)
         self._foreign, self._keys = set(), frozenset()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.close()
+        self._lock = None
 
 
 def _take_lock() -> socket.socket:

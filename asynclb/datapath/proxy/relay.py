@@ -16,7 +16,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from asynclb.datapath.proxy.ledger import Meter
-from asynclb.datapath.proxy.reactor import HUNG_UP, READABLE, WRITABLE, Reactor
+from asynclb.datapath.proxy.reactor import ERROR, HUNG_UP, READABLE, WRITABLE, Reactor
 from asynclb.datapath.proxy.sockets import reset_on_close, vanish_on_close
 
 _READ_BYTES = 256 * 1024
@@ -60,6 +60,9 @@ class End:
         """Serve an edge: write what waits, then read what came."""
         if events & HUNG_UP:
             self.hung_up = True
+            if events & ERROR and (self.at_end or self.peer.backlog is not None):
+                self.relay.reset(Ending.RESET)  # nothing will be read here that could tell
+                return
         if events & WRITABLE and self.backlog is not None:
             self.flush()
         if events & READABLE and not self.relay.over:

@@ -37,27 +37,18 @@ SMALL_FILTER_BYTES = 8 * 64
 """A filter that no setting of net.core.optmem_max (at least 20 KiB) refuses."""
 
 
-def listen(
-    address: Address, port: int, kind: socket.SocketKind, *, transparent: bool, program: Program
-) -> socket.socket:
-    """Open a non-blocking TCP or UDP socket on a frontend that drops what `program` drops from its first moment.
-
-    Raises: OSError -> EADDRINUSE, EADDRNOTAVAIL (not transparent and not this host's), EACCES, EPERM.
-    """
+def create(address: Address, kind: socket.SocketKind, *, transparent: bool) -> socket.socket:
+    """Create a non-blocking socket for a frontend, not yet bound. Raises: OSError -> EAFNOSUPPORT, EPERM, EMFILE."""
     sock = socket.socket(_family(address), kind | socket.SOCK_NONBLOCK)
     try:
         if transparent:
             _set_transparent(sock)
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        attach_filter(sock, program)
         if kind == socket.SOCK_STREAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((str(address), port))
-            sock.listen(LISTEN_BACKLOG)
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_BUFFER_BYTES)
-            sock.bind((str(address), port))
     except BaseException:
         sock.close()
         raise
@@ -152,12 +143,14 @@ def vanish_on_close(sock: socket.socket) -> None:
         return
 
 
-def can_be_transparent() -> bool:
-    """Return whether this process may open transparent sockets."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+def is_own_address(address: Address) -> bool:
+    """Return whether the address is one of this host's, so that anybody may bind to it."""
+    with socket.socket(_family(address), socket.SOCK_DGRAM) as sock:
         try:
-            _set_transparent(sock)
-        except PermissionError:
+            sock.bind((str(address), 0))
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
             return False
     return True
 

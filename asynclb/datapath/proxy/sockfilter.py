@@ -34,7 +34,7 @@ SILENT: Program = struct.pack("=HBBI", _RETURN, 0, 0, 0)
 def allow_program(prefixes: Iterable[Prefix], version: int) -> Program | None:
     """Return a program that keeps packets from the prefixes of one IP version, or None where all are kept.
 
-    Shape: at most 3 instructions for an IPv4 prefix, 12 for an IPv6 prefix, and 2 more.
+    Shape: at most 4 instructions for an IPv4 prefix (3 for an address), 10 for an IPv6 prefix, and 1 more.
     """
     merged = _merge(prefixes, version)
     if any(prefix.prefixlen == 0 for prefix in merged):

@@ -14,6 +14,7 @@ Laws:
 import errno
 import socket
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 
 from asynclb.datapath.base import FlowRecord
 from asynclb.datapath.proxy import sockets
@@ -21,6 +22,7 @@ from asynclb.datapath.proxy.frontend import Peer, ProxyFrontend, Shared
 from asynclb.datapath.proxy.reactor import HUNG_UP, WRITABLE
 from asynclb.datapath.proxy.relay import Ending, Relay
 from asynclb.datapath.proxy.sockets import Sockname
+from asynclb.datapath.proxy.sockfilter import SILENT
 from asynclb.events import Event
 from asynclb.model import Member, ProxyProtocol
 from asynclb.net.address import endpoint
@@ -227,7 +229,9 @@ class TcpFrontend(ProxyFrontend):
         self.dials: set[Dial] = set()
 
     def on_events(self, _events: int) -> None:
-        """Accept whoever waits."""
+        """Accept whoever waits, unless nobody shall be let in."""
+        if self.program == SILENT:
+            return
         for _ in range(_ACCEPTS):
             try:
                 client, address = self.sock.accept()
@@ -238,11 +242,11 @@ class TcpFrontend(ProxyFrontend):
                     continue
                 return
             self._accepted(client, address)
-        self.shared.reactor.again(self._accept_more)
+        self.shared.reactor.again(self.resume)
 
     def on_time(self, _now_s: float) -> float | None:
         """Accept again after a pause."""
-        self._accept_more()
+        self.resume()
         return None
 
     def open_flows(self) -> int:
@@ -266,22 +270,36 @@ class TcpFrontend(ProxyFrontend):
         for dial in tuple(self.dials):
             dial.give_up(None)
 
-    def _accept_more(self) -> None:
+    def resume(self) -> None:
+        """Accept who came while nobody was let in, or while others had their turn."""
         if self.listening:
             self.on_events(0)
 
     def _accepted(self, client: socket.socket, address: Sockname) -> None:
+        if self.gate.made(address):
+            client.close()
+            return
         self.account.syn += 1
         if client.fileno() > self.shared.max_descriptor:
-            self.shared.ledger.drop(Drop.FLOW_TABLE_FULL)
-            sockets.reset_on_close(client)
-            client.close()
+            self._refuse(client, Drop.FLOW_TABLE_FULL)
             return
         client.setblocking(False)
         sockets.no_delay(client)
-        if self.filtered:
-            sockets.detach_filter(client)
+        if self.gate.sees_sources:
+            if self.program is not None:
+                sockets.detach_filter(client)  # accepted sockets inherit it
+        elif not self._allows(address):
+            self._refuse(client, Drop.SOURCE_NOT_ALLOWED)
+            return
         Dial(self, client, address).start()
+
+    def _allows(self, client: Sockname) -> bool:
+        return any(ip_address(client[0]) in prefix for prefix in self.entry.row.frontend.allow)
+
+    def _refuse(self, client: socket.socket, reason: Drop) -> None:
+        self.shared.ledger.drop(reason)
+        sockets.reset_on_close(client)
+        client.close()
 
     def _accept_failed(self, error: OSError) -> bool:
         """Return whether accepting must pause; a client that is gone already is no reason to."""

@@ -185,7 +185,7 @@ class UdpFrontend(ProxyFrontend):
                 session = self._open(client)
             if session is not None:
                 session.to_member(_VIEW[:size])
-        self.shared.reactor.again(self._read_more)
+        self.shared.reactor.again(self.resume)
 
     def open_flows(self) -> int:
         """Return how many sessions are open."""
@@ -275,7 +275,8 @@ class UdpFrontend(ProxyFrontend):
         session.end()
         return False
 
-    def _read_more(self) -> None:
+    def resume(self) -> None:
+        """Read what came while others had their turn."""
         if self.listening:
             self.on_events(READABLE)
 

@@ -45,8 +45,7 @@ class Wheel(Generic[Item]):
         """Take off and yield everything that is due; items may be added and removed while iterating."""
         last = int(now_s / self.tick_s)
         while self._next <= last:
-            slot = self._slots.get(self._next)
-            while slot:
+            while slot := self._slots.get(self._next):  # looked up each time: who is due may have replaced it
                 yield slot.pop()
             self._slots.pop(self._next, None)
             self._next += 1

@@ -394,6 +394,17 @@ def test_broken_part_does_not_make_others_look_wrong() -> None:
     assert [problem.where for problem in found] == ["frontends.web.address", "backend_pools.six", "probes.http.port"]
 
 
+def test_broken_section_does_not_make_others_look_wrong() -> None:
+    """Where the frontends are no mapping at all, only that is reported."""
+    assert [problem.where for problem in problems(changed({"frontends": []}))] == ["frontends"]
+
+
+def test_rule_with_a_wrong_value_still_has_its_references_checked() -> None:
+    """What is wrong with a rule is told at once, not one thing after the other."""
+    found = problems(changed({"rules.0.idle_timeout": 5, "rules.0.frontend": "wbe", "rules.1.name": "a"}))
+    assert [problem.where for problem in found] == ["rules[0].frontend", "rules[0].idle_timeout", "rules[1].name"]
+
+
 def test_unknown_key_does_not_hide_what_else_is_wrong() -> None:
     """A rule with an unknown key is still checked against everything else, nested parts and settings too."""
     changes = {"rules.0.nme": 1, "rules.0.frontend": "x", "admin": {"listen": "0.0.0.0:1", "x": 1}}

@@ -42,10 +42,12 @@ def test_a_rule_overrides_the_models_datapath() -> None:
     assert assigned(model, NO_KERNEL, PROXY) == (["proxy"], [])
 
 
-def test_equal_remedies_are_said_once() -> None:
-    """Two datapaths that refuse for the same reason give both reasons and one remedy."""
-    _, problems = assigned(web_model("a"), NO_KERNEL, NO_PACKET)
-    assert problems[0].count("use `datapath: proxy`") == 1
+def test_every_reason_is_given_and_the_remedy_within_reach() -> None:
+    """Where all refuse, each one's reason is told, and the remedy of the last: the one that most hosts have."""
+    split = Candidate("proxy", lambda _row: Refusal("has sockets only", "use one rule per port"))
+    _, problems = assigned(web_model("a"), NO_KERNEL, NO_PACKET, split)
+    assert problems[0].endswith("use one rule per port")
+    assert "proxy: has sockets only" in problems[0]
     assert "kernel: not part" in problems[0]
     assert "packet: not part" in problems[0]
 

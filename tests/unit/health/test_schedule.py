@@ -12,6 +12,7 @@ from asynclb.health.schedule import (
     first_start,
     following,
     grid_after,
+    place_of,
     spread,
     start_at,
 )
@@ -25,21 +26,21 @@ def test_phases_are_spread_evenly() -> None:
     """1,000 members of one pool start evenly over the interval, each tenth holding about its share."""
     tenths = [0] * 10
     for target in TARGETS:
-        tenths[spread(target, 5 * S) * 10 // (5 * S)] += 1
+        tenths[spread(place_of(target), 5 * S) * 10 // (5 * S)] += 1
     assert min(tenths) > 70
     assert max(tenths) < 130
 
 
 def test_phase_is_the_target_s_own() -> None:
     """The phase depends on the whole name and on nothing else."""
-    assert spread(("a", "b", "c"), S) == spread(("a", "b", "c"), S)
-    assert spread(("a", "bc", ""), S) != spread(("ab", "c", ""), S)
+    assert place_of(("a", "b", "c")) == place_of(("a", "b", "c"))
+    assert place_of(("a", "bc", "")) != place_of(("ab", "c", ""))
 
 
-@given(st.integers(0, 10**18), st.integers(1, 600 * S))
-def test_first_check_comes_soon(now_ns: int, interval_ns: int) -> None:
+@given(st.integers(0, 2**64 - 1), st.integers(0, 10**18), st.integers(1, 600 * S))
+def test_first_check_comes_soon(place: int, now_ns: int, interval_ns: int) -> None:
     """A new target is checked within a second, or within its interval if that is shorter."""
-    first_ns = first_start(("pool", "member", "probe"), now_ns, interval_ns)
+    first_ns = first_start(place, now_ns, interval_ns)
     assert now_ns <= first_ns < now_ns + min(interval_ns, FIRST_WITHIN_NS)
 
 

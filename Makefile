@@ -1,0 +1,66 @@
+# Every target installs what it needs first (.ci/setup): as root also Debian packages, else only .venv.
+#   make test PYTHON=python3.12     another interpreter
+#   make test ARGS="-k reload"      what follows goes to pytest, the demo or the bench
+
+BIN := .venv/bin
+ARGS ?=
+WORKERS ?= 2
+ROOT := $(filter 0,$(shell id -u))
+export PYTHON
+
+# A test that hangs is ended with the stacks of its threads, and counts as failed. The longest takes half a minute.
+NO_HANGS := -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format ruff types imports check bench clean
+
+help: ## show this
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+demo: ## the main job, live: clients, members, a failure, a reload, and a verified summary
+	@.ci/setup demo
+ifdef ROOT
+	@$(BIN)/asynclb demo $(ARGS)
+else
+	@$(BIN)/python examples/unprivileged/run.py
+	@echo
+	@echo "skipped: the demo itself, which makes network namespaces to show clients' own addresses at the members;"
+	@echo "         that takes root: sudo make demo"
+endif
+
+test: ## the whole test suite
+	@.ci/setup test
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(NO_HANGS) $(ARGS)
+ifndef ROOT
+	@echo
+	@echo "skipped: tests that make network namespaces or set up transparent sockets, which takes root: sudo make test"
+endif
+
+lint: format ruff types imports ## formatting, ruff, mypy --strict, import contracts
+
+format:
+	@.ci/setup venv
+	@$(BIN)/ruff format --check .
+
+ruff:
+	@.ci/setup venv
+	@$(BIN)/ruff check .
+
+types:
+	@.ci/setup venv
+	@$(BIN)/mypy
+
+imports:
+	@.ci/setup venv
+	@$(BIN)/lint-imports
+
+check: lint test ## lint and test
+
+bench: ## the benchmark against HAProxy and nginx (root; some minutes on an idle machine)
+	@.ci/setup bench
+	@$(BIN)/python tests/bench/run.py $(ARGS)
+
+clean: ## remove what the other targets made in this checkout
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -f asynclb/native/_native.so
+	find asynclb tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,126 @@
+"""What the rest of asynclb costs: tables, probes, configuration. The loads are those of the benches beside it."""
+
+import asyncio
+import ctypes
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.process import BaseProcess
+
+import config_bench
+import health_bench
+import tables_bench
+import uvloop
+
+from asynclb.config import parse
+from asynclb.control.bulk import in_bulk
+from asynclb.model import Health, ProbeProtocol
+from asynclb.tables.compile import TableCache, compile_tables
+from asynclb.tables.row import Row
+
+_ROUNDS = 3
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the table; `limit` is what it is to stay under, None where nothing is promised."""
+
+    what: str
+    value: float
+    unit: str
+    limit: float | None = None
+
+
+def tables() -> list[Figure]:
+    """Compile 1,500 rules over 5,000 members, and again after one member's change."""
+    figures = []
+    cases = {"one pool of 5,000": tables_bench.one_pool(), "1,500 pools over 5,000": tables_bench.many_pools()}
+    for name, rows in cases.items():
+        full_ms, change_ms, stall_ms = _compile_times(rows)
+        figures += [
+            Figure(f"tables of 1,500 rules, {name} members: compile", full_ms, "ms", 3000),
+            Figure(f"tables of 1,500 rules, {name} members: one member changes", change_ms, "ms", 50),
+            Figure(f"tables of 1,500 rules, {name} members: event loop held", stall_ms, "ms", 20),
+        ]
+    return figures
+
+
+def _compile_times(rows: list[Row]) -> tuple[float, float, float]:
+    """Return the best times of some rounds and the longest stall of all, in ms."""
+    targets = tables_bench.all_up(rows)
+    changed = {**targets, (rows[7].pool.name, "member-7", "probe"): tables_bench.DOWN}
+    healths = (Health(targets), Health(changed))
+    times: tuple[list[float], list[float]] = ([], [])
+    stalls = []
+    for _ in range(_ROUNDS):
+        cache = TableCache()
+        for health, results in zip(healths, times, strict=True):
+            work = partial(compile_tables, rows, health, seed=tables_bench.SEED, generation=1, cache=cache)
+            took_ms, stall_ms = uvloop.run(_beside_the_loop(work))
+            results.append(took_ms)
+            stalls.append(stall_ms)
+    return min(times[0]), min(times[1]), max(stalls)
+
+
+async def _beside_the_loop(work: Callable[[], object]) -> tuple[float, float]:
+    """Run `work` as the controller does; return its time and by how much the loop was late at most, in ms."""
+    late_s = [0.0]
+
+    async def beat() -> None:
+        while True:
+            due_s = time.perf_counter() + 0.001
+            await asyncio.sleep(0.001)
+            late_s.append(time.perf_counter() - due_s)
+
+    beating = asyncio.create_task(beat())
+    await asyncio.sleep(0.05)
+    late_s.clear()
+    start_s = time.perf_counter()
+    await in_bulk(work)
+    took_s = time.perf_counter() - start_s
+    beating.cancel()
+    return 1e3 * took_s, 1e3 * max(late_s, default=0.0)
+
+
+def probes(seconds: float, kinds: tuple[str, ...]) -> list[Figure]:
+    """Probe 5,000 members every 5 s."""
+    context = multiprocessing.get_context("spawn")
+    ports: multiprocessing.Queue[dict[str, int]] = context.Queue()
+    child: BaseProcess = context.Process(target=_members, args=(ports,), daemon=True)
+    child.start()
+    try:
+        port = ports.get(timeout=20)
+        rows = [uvloop.run(health_bench.measure(ProbeProtocol(kind), port[kind], 5000, 5.0, seconds)) for kind in kinds]
+    finally:
+        child.terminate()
+        child.join()
+    return [
+        Figure(f"{row.kind} probes of 5,000 members every 5 s", row.core_percent, "% of a core", 25) for row in rows
+    ]
+
+
+def _members(ports: "multiprocessing.Queue[dict[str, int]]") -> None:
+    """Run the members, and end with the process that wanted them, however it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    health_bench.members(ports)
+
+
+def configuration() -> list[Figure]:
+    """Read and check a large configuration."""
+    cases = {
+        "1,500 rules, one pool of 5,000 members": config_bench.one_pool(),
+        "1,500 rules, 1,500 pools of 3 members": config_bench.many_pools(),
+    }
+    figures = []
+    for name, text in cases.items():
+        times = []
+        for _ in range(_ROUNDS):
+            start = time.perf_counter()
+            parse(text, file="")
+            times.append(time.perf_counter() - start)
+        figures.append(Figure(f"configuration of {name}, {len(text) / 1024:,.0f} KiB", 1e3 * min(times), "ms"))
+    return figures

@@ -1,0 +1,128 @@
+"""Run the benchmarks: `sudo python tests/bench/run.py [--quick] [--only requests,udp] [--out FILE] [--update-readme]`.
+
+Needs root for network namespaces, and wrk, iperf3, HAProxy and nginx with its stream module (Debian: wrk, iperf3,
+haproxy, nginx-light, libnginx-mod-stream) beside asynclb. The tables go to standard output, progress to standard error.
+Takes six minutes or so, with --quick one and a half; every load ends by itself, and what was set up goes, also after a
+kill -9 (then at the next start of any lab).
+"""
+
+import argparse
+import asyncio
+import contextlib
+import resource
+import signal
+import sys
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # this checkout, whatever is installed
+
+import control_bench  # noqa: E402  after the path
+import proxy_bench  # noqa: E402
+import report  # noqa: E402
+
+from asynclb.errors import AsynclbError, HostError  # noqa: E402
+from asynclb.lab import require_root, require_tools  # noqa: E402
+
+README = ROOT / "README.md"
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+_DESCRIPTORS = 32768  # 5,000 connections have two ends in the balancer, one in a client and one in the member
+_CONTROL = ("tables", "probes", "config")
+_KEYS = (*(measure.key for measure in proxy_bench.MEASURES), "memory", *_CONTROL)
+
+
+def main(words: Sequence[str]) -> int:
+    """Carry out the command line and return the exit code."""
+    options = _options(words)
+    keys = options.only.split(",") if options.only else _KEYS
+    if unknown := set(keys) - set(_KEYS):
+        sys.stderr.write(f"--only: no {', '.join(sorted(unknown))}; there are {', '.join(_KEYS)}\n")
+        return 2
+    try:
+        if options.update_readme:
+            _replaced(README.read_text(), "")  # refuse now, not in six minutes
+        text = bench(keys, quick=options.quick)
+    except AsynclbError as error:
+        sys.stderr.write("\n".join([str(error), *getattr(error, "__notes__", ())]) + "\n")
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.stderr.write("stopped; nothing is left behind\n")
+        return 130
+    sys.stdout.write(text)
+    if options.out:
+        Path(options.out).write_text(text)
+    if options.update_readme:
+        README.write_text(_replaced(README.read_text(), text))
+    return 0
+
+
+def bench(keys: Collection[str], *, quick: bool) -> str:
+    """Measure what `keys` name and return the tables.
+
+    Raises: HostError -> not root, or a program is missing; LabError -> something does not work as it should.
+    """
+    plan = proxy_bench.QUICK if quick else proxy_bench.FULL
+    results, figures = proxy_bench.Results(), list[control_bench.Figure]()
+    require_tools("haproxy", "nginx", "wrk", "iperf3", "openssl")
+    if set(keys) - set(_CONTROL):
+        require_root("network namespaces")
+        _raise_descriptor_limit()
+        results = asyncio.run(_stoppable(plan, keys))
+    if "tables" in keys:
+        _say("tables")
+        figures += control_bench.tables()
+    if "probes" in keys:
+        _say("probes")
+        figures += control_bench.probes(5.0, ("tcp",)) if quick else control_bench.probes(15.0, ("tcp", "http", "udp"))
+    if "config" in keys:
+        _say("configuration")
+        figures += control_bench.configuration()
+    return report.render(results, figures, plan, report.describe_machine())
+
+
+async def _stoppable(plan: proxy_bench.Plan, keys: Collection[str]) -> proxy_bench.Results:
+    """Let SIGTERM end the measurements as Ctrl-C does, so that the lab is removed in order."""
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await proxy_bench.run(plan, keys, _say)
+
+
+def _options(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure asynclb beside HAProxy and nginx, and print Markdown tables.")
+    parser.add_argument("--quick", action="store_true", help="two short rounds: does it work, not how fast is it")
+    parser.add_argument("--only", metavar="NAMES", default="", help=f"some of {','.join(_KEYS)}")
+    parser.add_argument("--out", metavar="FILE", help="write the tables to a file as well")
+    parser.add_argument("--update-readme", action="store_true", help="put the tables into README.md, between its marks")
+    return parser.parse_args(words)
+
+
+def _replaced(readme: str, text: str) -> str:
+    """Return the README with the tables between its marks.
+
+    Raises: HostError -> it has no such marks.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise HostError(f"{README}: there is no place for the tables; put {BEGIN} and {END} on lines of their own")
+    return f"{before}{BEGIN}\n{text}{END}{after}"
+
+
+def _raise_descriptor_limit() -> None:
+    """Let this process and all that it starts open enough files; what the host refuses is seen when it matters."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < _DESCRIPTORS:
+        with contextlib.suppress(ValueError, PermissionError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, max(hard, _DESCRIPTORS)))
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
