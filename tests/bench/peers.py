@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import asynclb
-from asynclb.datapath.proxy.nft import Nftables
+from asynclb.datapath.nft import Nftables
 from asynclb.errors import HostError
 from asynclb.lab import Host, Lab, LabError, Process
 

@@ -3,7 +3,7 @@
 relay, wheel, reactor, ledger   moving bytes, time, events, counting: know nothing of rules
 sockets, sockfilter             socket options and filters, each in one file
 frontend, tcp, udp              an entry of the tables on a socket, and its flows
-limits, plumbing, nft           what this host allows, and what is set up in it
+limits, plumbing                what this host allows, and what is set up in it
 datapath                        applies deltas to all of that
 """
 

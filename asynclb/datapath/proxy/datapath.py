@@ -14,10 +14,11 @@ import socket
 from collections.abc import Collection, Iterable, Iterator
 
 from asynclb.datapath.base import Counters, FlowRecord, Refusal
+from asynclb.datapath.host import Capability, missing
 from asynclb.datapath.proxy import sockets
 from asynclb.datapath.proxy.frontend import ProxyFrontend, Shared, wanted_program
 from asynclb.datapath.proxy.ledger import Ledger
-from asynclb.datapath.proxy.limits import host_refusal, may_administer_network, static_refusal
+from asynclb.datapath.proxy.limits import host_refusal, static_refusal
 from asynclb.datapath.proxy.plumbing import Plumbing
 from asynclb.datapath.proxy.reactor import Reactor
 from asynclb.datapath.proxy.relay import Ending
@@ -73,7 +74,7 @@ class ProxyDatapath:
         soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         reactor = Reactor(asyncio.get_running_loop())
         self._shared = Shared(reactor, self._ledger, self._emit, max_descriptor=soft - _DESCRIPTOR_RESERVE)
-        self._privileged = may_administer_network()
+        self._privileged = not missing(Capability.CAP_NET_ADMIN)
         if not self._privileged:
             return
         self._plumbing = Plumbing()

@@ -1,13 +1,9 @@
 """What the proxy can carry, by its nature and on this host."""
 
-from pathlib import Path
-
 from asynclb.datapath.base import Refusal
 from asynclb.datapath.proxy.sockfilter import MAX_INSTRUCTIONS, allow_program, instructions
 from asynclb.net.flow import Protocol
 from asynclb.tables.row import Delivery, Row
-
-_CAP_NET_ADMIN = 12  # linux/capability.h
 
 
 def static_refusal(row: Row) -> Refusal | None:
@@ -42,10 +38,3 @@ def host_refusal(row: Row, *, transparent: bool) -> Refusal | None:
         )
         return Refusal(why, remedy)
     return None
-
-
-def may_administer_network() -> bool:
-    """Return whether this process has CAP_NET_ADMIN in effect: transparent sockets, routes and filters need it."""
-    status = Path("/proc/thread-self/status").read_text(encoding="ascii")
-    effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
-    return bool(int(effective.split()[1], 16) >> _CAP_NET_ADMIN & 1)

@@ -26,7 +26,8 @@ from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
-from asynclb.datapath.proxy.nft import Nftables
+from asynclb.datapath.host import take_namespace
+from asynclb.datapath.nft import Nftables
 from asynclb.errors import HostError
 from asynclb.net.address import Address
 from asynclb.tables.row import FrontendKey
@@ -43,7 +44,6 @@ MARK = 0x2000_0000
 ROUTE_PROTOCOL = 91
 """Marks routes, rules and addresses as ours (`ip route show proto 91`); unassigned in rtnetlink(7)."""
 NFT_TABLE = "asynclb"
-_LOCK_NAME = "\0asynclb/proxy"
 
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _ANYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
@@ -109,7 +109,7 @@ class Plumbing:
         A namespace that another instance works in is left alone.
         """
         try:
-            lock = _take_lock()
+            lock = take_namespace("proxy")
         except HostError:
             return []
         with lock, _netlink() as ip:
@@ -124,7 +124,7 @@ class Plumbing:
         Raises: HostError -> another instance runs here, or the kernel lacks something; nothing is left behind.
         """
         self._nft = Nftables()
-        self._lock = _take_lock()
+        self._lock = take_namespace("proxy")
         try:
             with _netlink() as ip:
                 _remove_all(ip)
@@ -176,22 +176,6 @@ class Plumbing:
         self._foreign, self._keys = set(), frozenset()
         self._lock.close()
         self._lock = None
-
-
-def _take_lock() -> socket.socket:
-    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        lock.bind(_LOCK_NAME)
-    except OSError as error:
-        lock.close()
-        if error.errno != errno.EADDRINUSE:
-            raise
-        message = (
-            "another asynclb with transparent rules runs in this network namespace; "
-            "stop it (`ss -xlp | grep asynclb/proxy` shows the process), or give this one a namespace of its own"
-        )
-        raise HostError(message) from error
-    return lock
 
 
 def _netlink() -> "IPRoute":

@@ -10,7 +10,7 @@ import errno
 from asynclb.errors import HostError
 
 _LIBRARY = "libnftables.so.1"
-_REMEDY = "install it (Debian: apt-get install libnftables1), or set `transparent: false`"
+_REMEDY = "install it (Debian: apt-get install libnftables1), or use `datapath: proxy` with `transparent: false`"
 
 
 class Nftables:
@@ -21,7 +21,7 @@ class Nftables:
         try:
             library = ctypes.CDLL(_LIBRARY)
         except OSError as error:
-            message = f"{_LIBRARY} is missing, which transparent rules need to set up nftables: {_REMEDY}"
+            message = f"{_LIBRARY} is missing, which is needed to set up nftables: {_REMEDY}"
             raise HostError(message) from error
         library.nft_ctx_new.restype = ctypes.c_void_p
         library.nft_ctx_new.argtypes = [ctypes.c_uint32]
