@@ -5,7 +5,7 @@ Laws:
      slower and says so (`available`, `reason`).
   2. A library of another version is not used: the loader compares `ABI_VERSION` with what the library says.
   3. ctypes lets go of the interpreter lock around every call, so a caller in a worker thread does not hold up
-     the event loop; hence no function here may keep or share memory.
+     the event loop; hence no function here may keep or share memory, but for what its caller hands in.
 
 `python -m asynclb.native.build` builds the library in place; wheels carry it.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-ABI_VERSION: Final = 1
+ABI_VERSION: Final = 2
 """What `ASYNCLB_NATIVE_ABI` in native.h must be."""
 
 _LIBRARY: Final = Path(__file__).with_name("_native.so")
@@ -55,6 +55,9 @@ available: Final = _loaded.library is not None
 
 reason: Final = _loaded.reason
 """Which library is in use, or why none is."""
+
+library: Final = _loaded.library
+"""The library itself, for the modules that wrap their own part of it (asynclb.datapath.core.core), or None."""
 
 
 def maglev_fill(

@@ -10,6 +10,7 @@ Source: PEP 600 (manylinux_2_17), PEP 656 (musllinux_1_1).
 
 import os
 import platform
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCES = ("abi.c", "maglev.c")
+SOURCES = ("native/abi.c", "native/maglev.c", "datapath/core/native.c")
+"""The C files, by their paths in the package."""
 LIBRARY = "_native.so"
 ARCHITECTURES = ("x86_64", "aarch64")
 _FLAGS = (
@@ -28,14 +30,23 @@ _FLAGS = (
 )
 
 
-def compile_library(sources: Path, output: Path, architecture: str) -> None:
-    """Compile the C files in `sources` into the shared library `output`.
+def compile_library(package: Path, output: Path, architecture: str) -> None:
+    """Compile the C files of the package into the shared library `output`.
 
     Raises: subprocess.CalledProcessError -> the compiler refused; what it said is on stderr.
     """
     compiler = (sys.executable, "-m", "ziglang", "cc", "-target", f"{architecture}-linux-musl")
-    files = [str(sources / name) for name in SOURCES]
-    subprocess.run([*compiler, *_FLAGS, "-o", str(output), *files], check=True)
+    files = [str(package / name) for name in SOURCES]
+    with tempfile.TemporaryDirectory(prefix="asynclb-layout-") as generated:
+        write_layout(package, Path(generated))
+        subprocess.run([*compiler, *_FLAGS, f"-I{generated}", "-o", str(output), *files], check=True)
+
+
+def write_layout(package: Path, directory: Path) -> None:
+    """Write layout.h into a directory. Both files are read by path: while a wheel is built there is no package."""
+    drops = runpy.run_path(str(package / "net" / "drop.py"))["Drop"]
+    layout = runpy.run_path(str(package / "datapath" / "core" / "layout.py"))
+    (directory / "layout.h").write_text(layout["header"]([drop.name for drop in drops]))
 
 
 def wheel_tag(architecture: str) -> str:
@@ -55,13 +66,13 @@ class CustomBuildHook(BuildHookInterface[Any]):
         if architecture not in ARCHITECTURES:
             self.app.display_warning(f"no native library for {architecture}: asynclb will use its Python twins")
             return
-        sources = Path(self.root, "asynclb", "native")
+        package = Path(self.root, "asynclb")
         if version == "editable":
-            compile_library(sources, sources / LIBRARY, architecture)
+            compile_library(package, package / "native" / LIBRARY, architecture)
         else:
             self._scratch = tempfile.TemporaryDirectory(prefix="asynclb-build-")
             output = Path(self._scratch.name, LIBRARY)
-            compile_library(sources, output, architecture)
+            compile_library(package, output, architecture)
             build_data["force_include"][str(output)] = f"asynclb/native/{LIBRARY}"
         build_data["pure_python"] = False
         build_data["tag"] = wheel_tag(architecture)
@@ -75,4 +86,4 @@ class CustomBuildHook(BuildHookInterface[Any]):
 
 if __name__ == "__main__":
     here = Path(__file__).parent
-    compile_library(here, here / LIBRARY, platform.machine())
+    compile_library(here.parent, here / LIBRARY, platform.machine())

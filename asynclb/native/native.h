@@ -8,7 +8,7 @@
 #ifndef ASYNCLB_NATIVE_H
 #define ASYNCLB_NATIVE_H
 
-#define ASYNCLB_NATIVE_ABI 1
+#define ASYNCLB_NATIVE_ABI 2
 
 typedef __UINT16_TYPE__ u16;
 typedef __UINT32_TYPE__ u32;

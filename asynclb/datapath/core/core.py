@@ -1,9 +1,31 @@
-"""The typed wrapper of the native core. (Skeleton: signatures are stable.)"""
+"""The typed wrapper of the native core: owns the memory, calls C, returns values.
+
+Laws:
+  1. The memory belongs to one `Core` and is used by one thread; C keeps no pointer beyond it but to rings attached.
+  2. Publishing is one assignment: a frame meets the old image or the new one. The image before is kept until the next.
+  3. A library built from another layout.py is not used.
+"""
 
 import mmap
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from ctypes import Array, Structure, addressof, byref, c_char, c_uint8, c_uint32, c_uint64, c_void_p, memmove, sizeof
+from typing import Any, TypeVar
 
-from asynclb.datapath.core.values import Batch, CoreCounters, FlowView, NextHop, Result, Swept
+from asynclb import native
+from asynclb.datapath.base import MemberCounters, RuleCounters
+from asynclb.datapath.core import layout
+from asynclb.datapath.core.image import unmapped
+from asynclb.datapath.core.layout import CONSTANTS, Conn, Verdict
+from asynclb.datapath.core.reset import reset_frames
+from asynclb.datapath.core.values import Batch, CoreCounters, FlowView, NextHop, Punt, Reset, Result, Swept
+from asynclb.net.drop import Drop
+
+DROPS: tuple[Drop, ...] = tuple(Drop)
+"""Drop reasons in the order of C's enumeration, which begins with 1."""
+
+_NONE = CONSTANTS["NONE"]
+_RESETS = 512  # resets that one call of sweep can report; it goes on with the next call
+_S = TypeVar("_S", bound=Structure)
 
 
 class RxRing:
@@ -16,18 +38,25 @@ class RxRing:
 
         `vnet_header`: the socket has PACKET_VNET_HDR, so that 10 bytes of virtio_net_hdr stand before each frame.
         """
-        raise NotImplementedError
+        self._view = _view(ring, 0)
+        vnet_bytes = CONSTANTS["VNET_BYTES"] if vnet_header else 0
+        self.record = layout.Ingress(addressof(self._view), ifindex, frame_size, frame_count, 0, vnet_bytes, 0)
 
     @property
     def ready(self) -> bool:
         """Whether the next frame belongs to user space."""
-        raise NotImplementedError
+        place = self.record.ring + self.record.head * self.record.frame_size
+        return bool(c_uint32.from_address(place).value & 1)
+
+    def close(self) -> None:
+        """Let go of the mapping, so that its owner can close it."""
+        del self._view
 
 
 class Core:
     """The native core with its memory. Owner: one datapath, one thread.
 
-    Raises: RuntimeError -> the native library is not available.
+    Raises: RuntimeError -> the native library is not available, or was built from another layout.
     """
 
     def __init__(
@@ -38,25 +67,80 @@ class Core:
         max_members: int = 65_536,
         max_next_hops: int = 65_536,
     ) -> None:
-        raise NotImplementedError
+        self._library = _library()
+        self.max_rules, self.max_members, self.max_next_hops = max_rules, max_members, max_next_hops
+        buckets = max(2, max_flows // 8)  # 9 flows each, so that 8 of 9 ways are used when the table is full
+        self._memory = layout.CoreMemory()
+        self._maps: list[mmap.mmap] = []
+        self._hops = self._map("hops", layout.Hop, max_next_hops)
+        self._buckets = self._map("buckets", layout.Bucket, buckets)
+        self._rules = self._map("rules", layout.Count, max_rules)
+        self._members = self._map("members", layout.Count, max_members)
+        self._drops = self._map("drops", c_uint64, len(DROPS) + 1)
+        self._fragments = self._map("fragments", layout.Fragment, _product("FRAGMENT_SETS", "FRAGMENT_WAYS"))
+        self._held = self._map("held", layout.Held, CONSTANTS["HELD"])
+        self._appliances = self._map("appliances", c_uint64, CONSTANTS["APPLIANCES"])
+        memory = self._memory
+        memory.hop_limit, memory.bucket_count, memory.rule_limit = max_next_hops, buckets, max_rules
+        memory.member_limit, memory.drop_limit, memory.flow_limit = max_members, len(DROPS) + 1, max_flows
+        self._image: Array[c_uint64] | None = None
+        self._before: Array[c_uint64] | None = None
+        self._egresses: dict[int, tuple[int, Any]] = {}
+        self._batch = layout.BatchRecord()
+        self._resets = (layout.Flow * _RESETS)()
 
     def publish(self, image: bytes) -> None:
         """Let every frame from here on meet this image. Raises: ValueError -> it is damaged; the old one stays."""
-        raise NotImplementedError
+        buffer = (c_uint64 * (len(image) // 8 + 1))()
+        memmove(buffer, image, len(image))
+        if not self._library.asynclb_core_publish(byref(self._memory), byref(buffer), c_uint64(len(image))):
+            raise ValueError("the image of the tables is damaged or does not fit the core's limits")
+        self._before, self._image = self._image, buffer
 
     def set_next_hop(self, index: int, hop: NextHop | None) -> None:
-        """Replace a next hop in place; None is unresolved."""
-        raise NotImplementedError
+        """Replace a next hop in place; None is unresolved. Raises: IndexError -> beyond `max_next_hops`."""
+        if not 0 <= index < self.max_next_hops:
+            raise IndexError(f"next hop {index} is beyond the {self.max_next_hops} that this core has")
+        record = layout.Hop()
+        if hop is not None:
+            record.ifindex, record.mtu, record.resolved = hop.ifindex, hop.mtu, hop.resolved
+            record.destination[:], record.source[:] = hop.destination, hop.source
+        self._library.asynclb_core_set_hop(byref(self._memory), c_uint32(index), byref(record))
+
+    def set_interface(self, ifindex: int, link: bytes) -> None:
+        """Say which link address is ours on an interface; else it is learnt from next hops and from frames."""
+        self._library.asynclb_core_set_interface(byref(self._memory), c_uint32(ifindex), link)
 
     def wanted_next_hops(self) -> tuple[int, ...]:
         """Return the unresolved next hops that frames were dropped for since the last call: resolve them."""
-        raise NotImplementedError
+        indexes = (c_uint32 * 256)()
+        count = self._library.asynclb_core_wanted(byref(self._memory), byref(indexes), c_uint32(len(indexes)))
+        return tuple(indexes[:count])
 
     def process(
         self, frame: bytes, *, ifindex: int, now_ns: int, csum_start: int | None = None, csum_offset: int = 0
     ) -> Result:
         """Decide one frame; `csum_start` (from the frame's start) says that its checksum is partial there."""
-        raise NotImplementedError
+        data = (c_uint8 * len(frame)).from_buffer_copy(frame) if frame else (c_uint8 * 1)()
+        answer = layout.Answer()
+        self._library.asynclb_core_process(
+            *(byref(self._memory), byref(data), c_uint32(len(frame)), c_uint32(ifindex)),
+            *(c_uint32(_NONE if csum_start is None else csum_start), c_uint32(csum_offset)),
+            *(c_uint64(now_ns), byref(answer)),
+        )
+        released = tuple(self._released(answer, now_ns)) if answer.release else ()
+        return _result(answer, bytes(data)[: len(frame)], released)
+
+    def _released(self, first: layout.Answer, now_ns: int) -> Iterator[Result]:
+        answer = layout.Answer()
+        while True:
+            place = self._library.asynclb_core_release(
+                byref(self._memory), byref(first), c_uint64(now_ns), byref(answer)
+            )
+            if not place:
+                return
+            held = layout.Held.from_address(place)
+            yield _result(answer, bytes(held.data[: held.length]), ())
 
     def attach_egress(
         self, ifindex: int, ring: mmap.mmap, frame_size: int, frame_count: int, *, offset: int = 0, vnet: bool = True
@@ -64,33 +148,195 @@ class Core:
         """Send frames for `ifindex` through the TPACKET_V2 transmit ring at `offset` of `ring`; at most 64 of them.
 
         `vnet`: the socket has PACKET_VNET_HDR.
+        Raises: ValueError -> there are 64 already, or one for this interface.
         """
-        raise NotImplementedError
+        free = next((i for i, egress in enumerate(self._memory.egresses) if not egress.used), None)
+        if free is None or ifindex in self._egresses:
+            raise ValueError(f"interface {ifindex} cannot have a transmit ring: {len(self._egresses)} are attached")
+        view = _view(ring, offset)
+        vnet_bytes = CONSTANTS["VNET_BYTES"] if vnet else 0
+        self._egresses[ifindex] = (free, view)
+        self._memory.egresses[free] = layout.Egress(addressof(view), ifindex, frame_size, frame_count, 0, vnet_bytes, 1)
 
     def detach_egress(self, ifindex: int) -> None:
         """Forget a transmit ring; frames for it are dropped with a reason."""
-        raise NotImplementedError
+        index, _ = self._egresses.pop(ifindex)
+        self._memory.egresses[index] = layout.Egress()
 
     def receive(self, rx: RxRing, budget: int, now_ns: int) -> Batch:
         """Take at most `budget` frames off the ring, decide each, give it back, fill the egress rings."""
-        raise NotImplementedError
+        batch = self._batch
+        self._library.asynclb_core_receive(
+            byref(self._memory), byref(rx.record), c_uint32(budget), c_uint64(now_ns), byref(batch)
+        )
+        dirty, egresses = batch.dirty, self._memory.egresses
+        return Batch(
+            frames=batch.frames,
+            passed=batch.passed,
+            dropped=batch.dropped,
+            sent=batch.sent,
+            held=batch.held,
+            dirty=tuple(egresses[i].ifindex for i in range(dirty.bit_length()) if dirty >> i & 1),
+            punted=tuple(_punt(record) for record in batch.punts[: batch.punted]) if batch.punted else (),
+            more=bool(batch.more),
+        )
 
     def sweep(self, now_ns: int, budget: int) -> Swept:
         """Visit at most `budget` buckets (9 flows each) of the flow table, and expire what is past its deadline."""
-        raise NotImplementedError
+        done, before = c_uint32(), self._memory.expired
+        count = self._library.asynclb_core_sweep(
+            *(byref(self._memory), c_uint64(now_ns), c_uint32(budget)),
+            *(byref(self._resets), c_uint32(_RESETS), byref(done)),
+        )
+        resets = tuple(self._reset(self._resets[index]) for index in range(count))
+        return Swept(self._memory.expired - before, resets, bool(done.value))
+
+    def _reset(self, flow: layout.Flow) -> Reset:
+        """Make the frames that tell both ends; none for an end whose link address is not known."""
+        hop, ours = self._member_hop(flow.member), self._interface(flow.ifindex)
+        return Reset(_flow_view(flow, 0), reset_frames(flow, hop, ours, self._member_address(flow.member)))
+
+    def _member_record(self, member: int) -> layout.MemberRecord | None:
+        if self._image is None:
+            return None
+        head = layout.Image.from_buffer(self._image)
+        if member >= head.members.count:
+            return None
+        offset = head.members.offset + member * sizeof(layout.MemberRecord)
+        record = layout.MemberRecord.from_buffer(self._image, offset)
+        return record if record.flags & CONSTANTS["MEMBER_PRESENT"] else None
+
+    def _member_hop(self, member: int) -> layout.Hop | None:
+        record = self._member_record(member)
+        if record is None or record.next_hop >= self.max_next_hops:
+            return None
+        hop: layout.Hop = self._hops[record.next_hop]
+        return hop if hop.resolved else None
+
+    def _member_address(self, member: int) -> tuple[int, int] | None:
+        record = self._member_record(member)
+        return None if record is None else (record.address.high, record.address.low)
+
+    def _interface(self, ifindex: int) -> bytes | None:
+        return next((bytes(i.link) for i in self._memory.interfaces if i.ifindex == ifindex), None)
 
     def forget_members(self, members: Collection[int]) -> int:
         """Remove every flow of these member ids; returns how many there were."""
-        raise NotImplementedError
+        forgotten = (c_uint8 * self.max_members)()
+        for member in members:
+            forgotten[member] = 1
+        return int(self._library.asynclb_core_forget(byref(self._memory), byref(forgotten)))
 
     def counters(self) -> CoreCounters:
         """Return a snapshot of the counters that are not zero."""
-        raise NotImplementedError
+        zero = bytes(sizeof(layout.Count))
+        return CoreCounters(
+            rules={
+                index: RuleCounters(c.bytes_in, c.bytes_out, c.packets_in, c.packets_out, c.syn, c.new_flows, c.flows)
+                for index, c in _counts(self._rules, zero)
+            },
+            members={
+                index: MemberCounters(c.bytes_in, c.bytes_out, c.new_flows, c.flows)
+                for index, c in _counts(self._members, zero)
+            },
+            drops={drop: self._drops[number] for number, drop in enumerate(DROPS, 1) if self._drops[number]},
+            flows=self._memory.flow_count,
+            stateless=self._memory.stateless,
+            expired=self._memory.expired,
+        )
 
     def flows(self, cursor: int = 0, limit: int = 1_000) -> tuple[list[FlowView], int | None]:
-        """Return some flows and the cursor for the next ones, or None at the end."""
-        raise NotImplementedError
+        """Return at most `limit` (9 at least) flows and the cursor for the next ones, or None at the end."""
+        limit = max(limit, CONSTANTS["WAYS"])
+        flows, deadlines, place = (layout.Flow * limit)(), (c_uint32 * limit)(), c_uint32(cursor)
+        count = self._library.asynclb_core_flows(
+            byref(self._memory), byref(place), byref(flows), byref(deadlines), c_uint32(limit)
+        )
+        found = [_flow_view(flows[index], deadlines[index]) for index in range(count)]
+        return found, place.value if place.value < self._memory.bucket_count else None
 
     def close(self) -> None:
-        """Give the memory back."""
-        raise NotImplementedError
+        """Give the memory back. Nothing may be called afterwards."""
+        self._memory = layout.CoreMemory()
+        self._egresses.clear()
+        del self._hops, self._buckets, self._rules, self._members, self._drops, self._fragments, self._held
+        del self._appliances
+        for memory in self._maps:
+            memory.close()
+        self._maps.clear()
+
+    def _map(self, name: str, kind: Any, count: int) -> Any:
+        """Map zeroed memory for `count` items; pages are taken from the system when they are first used."""
+        memory = mmap.mmap(-1, max(count * sizeof(kind), mmap.PAGESIZE))
+        self._maps.append(memory)
+        items = (kind * count).from_buffer(memory)
+        setattr(self._memory, name, addressof(items))
+        return items
+
+
+def _library() -> Any:
+    if native.library is None:
+        raise RuntimeError(f"the packet core needs the native library: {native.reason}")
+    library: Any = native.library
+    try:
+        digest = library.asynclb_core_layout() & 0xFFFF_FFFF
+    except AttributeError:
+        raise RuntimeError("the native library has no packet core; build it again") from None
+    if digest != layout.digest(drop.name for drop in Drop):
+        raise RuntimeError("the native library was built from another layout; build it again")
+    library.asynclb_core_release.restype = c_void_p
+    return library
+
+
+def _view(ring: mmap.mmap, offset: int) -> Any:
+    return (c_char * (len(ring) - offset)).from_buffer(ring, offset)
+
+
+def _product(*names: str) -> int:
+    product = 1
+    for name in names:
+        product *= CONSTANTS[name]
+    return product
+
+
+def _result(answer: layout.Answer, frame: bytes, released: tuple[Result, ...]) -> Result:
+    reason = DROPS[answer.reason - 1] if answer.reason else None
+    return Result(Verdict(answer.verdict), reason, answer.ifindex, frame, released)
+
+
+def _punt(record: layout.PuntRecord) -> Punt:
+    vlan = None if record.vlan == _NONE else record.vlan
+    return Punt(record.ifindex, bytes(record.data[: record.length]), vlan)
+
+
+def _counts(items: Any, zero: bytes) -> Iterator[tuple[int, layout.Count]]:
+    """Yield the counters that are not zero, looking only at those: most ids were never used."""
+    raw, size = memoryview(items).cast("B"), len(zero)
+    for index in range(len(items)):
+        if raw[index * size : index * size + size] != zero:
+            yield index, items[index]
+
+
+def _flow_view(flow: layout.Flow, deadline_ms: int) -> FlowView:
+    """Read a flow as the client sees it, whichever end its key names first."""
+    key = flow.key
+    ends = [(key.source, key.source_port), (key.destination, key.destination_port)]
+    if flow.flags & CONSTANTS["FLOW_SWAPPED"]:
+        ends.reverse()
+    (client, client_port), (frontend, frontend_port) = ends
+    return FlowView(
+        client=unmapped(client.high, client.low),
+        client_port=client_port,
+        frontend=unmapped(frontend.high, frontend.low),
+        frontend_port=frontend_port,
+        protocol=key.protocol,
+        rule=flow.rule,
+        member=flow.member,
+        state=Conn(flow.state).name.lower(),
+        packets_in=flow.packets_in,
+        packets_out=flow.packets_out,
+        bytes_in=flow.bytes_in,
+        bytes_out=flow.bytes_out,
+        created_s=flow.created_s,
+        deadline_ms=deadline_ms,
+    )

@@ -2,26 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 from asynclb.datapath.base import MemberCounters, RuleCounters
+from asynclb.datapath.core.layout import Verdict
 from asynclb.net.address import Address
 from asynclb.net.drop import Drop
 
-
-class Verdict(IntEnum):
-    """What becomes of a frame. The C enumeration is generated from this order (layout.py)."""
-
-    PASS = 0
-    """Not ours: the host's own stack may have it."""
-    DROP = 1
-    """Ours, and goes nowhere; the reason says why."""
-    TX = 2
-    """Leaves by an interface, rewritten."""
-    PUNT = 3
-    """A question about a VIP (ARP, neighbour solicitation) that Python answers."""
-    HOLD = 4
-    """A fragment that came before its first: kept for a second at most, and decided together with it."""
+__all__ = [
+    "Batch",
+    "CoreCounters",
+    "FlowView",
+    "NextHop",
+    "Punt",
+    "Reset",
+    "Result",
+    "Swept",
+    "Verdict",
+]
 
 
 @dataclass(frozen=True, slots=True)

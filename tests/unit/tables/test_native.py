@@ -36,7 +36,7 @@ def test_a_file_that_is_no_library_is_a_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("unsigned asynclb_native_abi(void) { return 999; }", "ABI version 999, this code needs 1; build it again"),
+        ("unsigned asynclb_native_abi(void) { return 999; }", "ABI version 999, this code needs 2; build it again"),
         ("unsigned something_else(void) { return 1; }", "is not asynclb's library"),
     ],
 )

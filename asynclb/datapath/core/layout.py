@@ -1,0 +1,503 @@
+"""The one declaration of everything that C and Python share: structs, enumerations, constants.
+
+ctypes lays a `Structure` out as C does, so the classes here are both the Python views and the source of the C header:
+`header` writes `layout.h`, with an assertion of every size, when the native library is built. The build reads this
+file by its path, before there is a package; hence it imports nothing of asynclb.
+
+Addresses are pairs of 64-bit words in host order, IPv4 as ::ffff:a.b.c.d; ports and protocol numbers are in host order;
+`_be` would say otherwise. Sizes of hash tables are powers of two, and every index is below a count in the same image.
+
+The image is one immutable block (magic, version, sections by offset and count), so that publishing it is one
+assignment of a pointer: a frame meets the old tables or the new ones, never a mixture.
+"""
+
+from collections.abc import Iterable
+from ctypes import Array, Structure, c_uint8, c_uint16, c_uint32, c_uint64, sizeof
+from enum import IntEnum
+from typing import Any, Final
+from zlib import crc32
+
+
+class Verdict(IntEnum):
+    """What becomes of a frame."""
+
+    PASS = 0
+    """Not ours: the host's own stack may have it."""
+    DROP = 1
+    """Ours, and goes nowhere; the reason says why."""
+    TX = 2
+    """Leaves by an interface, rewritten."""
+    PUNT = 3
+    """A question about a VIP (ARP, neighbour solicitation) that Python answers."""
+    HOLD = 4
+    """A fragment that came before its first: kept for a second at most, and decided together with it."""
+
+
+class Kind(IntEnum):
+    """What a `Place` in the image's hash table says about an address."""
+
+    EMPTY = 0
+    ADDRESS = 1
+    """The address alone: its flags, its HA-ports entry, and the HA-ports entry whose member it is."""
+    FRONTEND = 2
+    """(VIP, port, protocol) -> the entry."""
+    REVERSE = 3
+    """(member, backend port, protocol) -> the entry whose replies come from there."""
+    INTERFACE = 4
+    """(IP version, ifindex) -> the routed entry; the version stands in `high`, the ifindex in `low`."""
+
+
+class Delivery(IntEnum):
+    """How a flow reaches its member (asynclb.tables.row.Delivery)."""
+
+    NAT = 0
+    FLOATING = 1
+    ROUTED = 2
+
+
+class Distribution(IntEnum):
+    """Which fields choose the member (asynclb.net.flowhash.Distribution)."""
+
+    FIVE_TUPLE = 0
+    SOURCE_IP = 1
+    SOURCE_IP_PROTOCOL = 2
+
+
+class Conn(IntEnum):
+    """What is known of a TCP connection. `NONE` is that of flows of other protocols."""
+
+    NONE = 0
+    SYN = 1
+    ESTABLISHED = 2
+    FIN_IN = 3
+    FIN_OUT = 4
+    CLOSED = 5
+
+
+class Event(IntEnum):
+    """What a TCP header says; a reset outweighs a SYN, a SYN a FIN."""
+
+    OTHER = 0
+    SYN = 1
+    FIN = 2
+    RST = 3
+
+
+TRANSITIONS: Final[dict[tuple[int, Event], tuple[Conn, ...]]] = {
+    # (direction, event):     NONE             SYN              ESTABLISHED      FIN_IN       FIN_OUT      CLOSED
+    (0, Event.OTHER): (Conn.ESTABLISHED, Conn.ESTABLISHED, Conn.ESTABLISHED, Conn.FIN_IN, Conn.FIN_OUT, Conn.CLOSED),
+    (0, Event.SYN): (Conn.SYN, Conn.SYN, Conn.ESTABLISHED, Conn.FIN_IN, Conn.FIN_OUT, Conn.SYN),
+    (0, Event.FIN): (Conn.FIN_IN, Conn.FIN_IN, Conn.FIN_IN, Conn.FIN_IN, Conn.CLOSED, Conn.CLOSED),
+    (0, Event.RST): (Conn.CLOSED, Conn.CLOSED, Conn.CLOSED, Conn.CLOSED, Conn.CLOSED, Conn.CLOSED),
+    (1, Event.OTHER): (Conn.ESTABLISHED, Conn.SYN, Conn.ESTABLISHED, Conn.FIN_IN, Conn.FIN_OUT, Conn.CLOSED),
+    (1, Event.SYN): (Conn.SYN, Conn.SYN, Conn.ESTABLISHED, Conn.FIN_IN, Conn.FIN_OUT, Conn.CLOSED),
+    (1, Event.FIN): (Conn.FIN_OUT, Conn.FIN_OUT, Conn.FIN_OUT, Conn.CLOSED, Conn.FIN_OUT, Conn.CLOSED),
+    (1, Event.RST): (Conn.CLOSED, Conn.CLOSED, Conn.CLOSED, Conn.CLOSED, Conn.CLOSED, Conn.CLOSED),
+}
+"""The TCP state table: direction 0 is from the client. A SYN on a closed tuple is a new flow (flow.h)."""
+
+CONSTANTS: Final[dict[str, int]] = {
+    "MAGIC": 0x41534C42,  # "ASLB"
+    "LAYOUT_VERSION": 1,
+    "NONE": 0xFFFF_FFFF,  # an index that means: there is none
+    "PROBES": 8,  # places looked at for an address; the builder grows the table until that is enough
+    "SEARCH_STEPS": 20,  # halvings of a sorted list, so at most a million ranges or members
+    "WAYS": 9,  # flows a bucket: 9 x 104 bytes, tags and deadlines make 1,024
+    "ADDRESS_VIP": 1,
+    "ADDRESS_LOCAL": 2,  # the host's own: what no rule takes passes to it
+    "ADDRESS_MEMBER": 4,
+    "MEMBER_PRESENT": 1,
+    "MEMBER_ROUTED": 2,  # frames from its link address have been through it already
+    "POOL_KEEPS": 0x8000_0000,  # in PoolMember.member: flows other than TCP may stay
+    "POOL_MEMBER": 0x7FFF_FFFF,
+    "ENTRY_SYMMETRIC": 1,
+    "ENTRY_RESET": 2,  # tcp_reset
+    "KEY_SYMMETRIC": 1,  # in Key.kind: the ends are in order, lower first
+    "FLOW_SWAPPED": 1,  # the client is the key's destination
+    "FLOW_RESET": 2,
+    "FLOW_HAIRPIN": 4,  # the client is a member of the pool; its source is translated
+    "FLOW_NAT": 16,  # the member does not see the VIP
+    "FLOW_RETURN": 8,  # the other half of a hairpin: its counters hold the client's address
+    "SYN_MS": 30_000,  # how long an unanswered SYN is remembered: the client gives up or asks again by then
+    "CLOSED_MS": 10_000,  # for last acknowledgements and repeats
+    "VLAN_TAGS": 2,
+    "EXTENSION_HEADERS": 8,  # RFC 8200 names six kinds, each once but for one
+    "HAIRPIN_FIRST": 61_000,  # above Linux's own ephemeral ports (32768-60999)
+    "HAIRPIN_PORTS": 4_096,
+    "HAIRPIN_TRIES": 8,
+    "FRAGMENT_SETS": 1_024,
+    "FRAGMENT_WAYS": 8,
+    "FRAGMENT_MS": 10_000,  # how long later fragments can follow their first; RFC 791 suggests 15 s, Linux 30 s
+    "HELD": 64,
+    "HELD_MS": 1_000,
+    "HELD_BYTES": 9_216,  # a jumbo frame; larger ones are dropped
+    "PUNTS": 64,
+    "PUNT_BYTES": 1_520,
+    "EGRESSES": 64,
+    "INTERFACES": 64,
+    "APPLIANCES": 16_384,  # link addresses, hashed; more than three for each of 5,000 members
+    "VNET_BYTES": 10,  # struct virtio_net_hdr without mergeable buffers
+}
+
+_U8, _U16, _U32, _U64 = c_uint8, c_uint16, c_uint32, c_uint64
+
+
+class Address(Structure):
+    """An IPv6 or mapped IPv4 address as an integer."""
+
+    _fields_ = (("high", _U64), ("low", _U64))
+
+
+class Section(Structure):
+    """A part of the image: bytes from its start, and how many items."""
+
+    _fields_ = (("offset", _U32), ("count", _U32))
+
+
+class Image(Structure):
+    """The head of the image."""
+
+    _fields_ = (
+        ("magic", _U32),
+        ("version", _U32),
+        ("size", _U32),
+        ("generation", _U32),
+        ("key0", _U64),
+        ("key1", _U64),
+        ("places", Section),
+        ("entries", Section),
+        ("choices", Section),
+        ("slots", Section),
+        ("pools", Section),
+        ("members", Section),
+        ("allows", Section),
+    )
+
+
+class Place(Structure):
+    """One item of the hash table over addresses."""
+
+    _fields_ = (
+        ("address", Address),
+        ("port", _U16),
+        ("protocol", _U8),
+        ("kind", _U8),
+        ("entry", _U32),
+        ("reverse", _U32),
+        ("flags", _U32),
+    )
+
+
+class Entry(Structure):
+    """One rule on one frontend. `slots` of the Maglev table are indexes into its part of `choices` (member ids)."""
+
+    _fields_ = (
+        ("vip", Address),
+        ("rule", _U32),
+        ("idle_ms", _U32),
+        ("slots", Section),
+        ("choices", Section),
+        ("pool", Section),
+        ("allow", Section),
+        ("return_hop", _U32),
+        ("port", _U16),
+        ("backend_port", _U16),
+        ("delivery", _U8),
+        ("distribution", _U8),
+        ("flags", _U8),
+        ("reserved", _U8 * 5),
+    )
+
+
+class PoolMember(Structure):
+    """A member of a pool by its name's number in this image; each pool's are sorted by it."""
+
+    _fields_ = (("identity", _U32), ("member", _U32))
+
+
+class MemberRecord(Structure):
+    """A member by its id."""
+
+    _fields_ = (("address", Address), ("next_hop", _U32), ("identity", _U32), ("flags", _U32), ("reserved", _U32))
+
+
+class Allow(Structure):
+    """A range of sources, both ends included; an entry's are sorted and disjoint."""
+
+    _fields_ = (("first", Address), ("last", Address))
+
+
+class Hop(Structure):
+    """A next hop: the only part of the tables that changes in place."""
+
+    _fields_ = (
+        ("ifindex", _U32),
+        ("mtu", _U32),
+        ("destination", _U8 * 6),
+        ("source", _U8 * 6),
+        ("resolved", _U8),
+        ("wanted", _U8),
+        ("reserved", _U8 * 2),
+    )
+
+
+class Key(Structure):
+    """What names a flow: the client's side of it, or the two ends in order (KEY_SYMMETRIC)."""
+
+    _fields_ = (
+        ("source", Address),
+        ("destination", Address),
+        ("source_port", _U16),
+        ("destination_port", _U16),
+        ("protocol", _U16),
+        ("kind", _U16),
+    )
+
+
+class Flow(Structure):
+    """A flow's state. Bytes are of frames; packets and seconds are counted modulo 2^32."""
+
+    _fields_ = (
+        ("key", Key),
+        ("bytes_in", _U64),
+        ("bytes_out", _U64),
+        ("packets_in", _U32),
+        ("packets_out", _U32),
+        ("member", _U32),
+        ("rule", _U32),
+        ("ack_in", _U32),
+        ("ack_out", _U32),
+        ("generation", _U32),
+        ("created_s", _U32),
+        ("ifindex", _U32),
+        ("client_link", _U8 * 6),
+        ("target_port", _U16),
+        ("state", _U8),
+        ("flags", _U8),
+        ("hairpin_port", _U16),
+    )
+
+
+class Bucket(Structure):
+    """Nine flows. The tags (0: free) and deadlines fill the first lines, so a miss and a sweep touch little else."""
+
+    _fields_ = (
+        ("tag", _U32 * 9),
+        ("deadline_ms", _U32 * 9),
+        ("flow", Flow * 9),
+        ("reserved", _U64 * 2),
+    )
+
+
+class Fragment(Structure):
+    """The ports that the first fragment of a datagram had."""
+
+    _fields_ = (
+        ("source", Address),
+        ("destination", Address),
+        ("id", _U32),
+        ("deadline_ms", _U32),
+        ("source_port", _U16),
+        ("destination_port", _U16),
+        ("protocol", _U16),
+        ("used", _U16),
+    )
+
+
+class Held(Structure):
+    """A fragment that waits for its first."""
+
+    _fields_ = (
+        ("source", Address),
+        ("destination", Address),
+        ("id", _U32),
+        ("deadline_ms", _U32),
+        ("protocol", _U32),
+        ("length", _U32),
+        ("ifindex", _U32),
+        ("vlan", _U32),
+        ("used", _U32),
+        ("reserved", _U32),
+        ("data", _U8 * 9_216),
+    )
+
+
+class Count(Structure):
+    """Counters of a rule or of a member."""
+
+    _fields_ = (
+        ("packets_in", _U64),
+        ("bytes_in", _U64),
+        ("packets_out", _U64),
+        ("bytes_out", _U64),
+        ("syn", _U64),
+        ("new_flows", _U64),
+        ("flows", _U64),
+        ("reserved", _U64),
+    )
+
+
+class Interface(Structure):
+    """Our own link address on an interface: told (`fixed`), or learnt from the frames that were sent to it."""
+
+    _fields_ = (("ifindex", _U32), ("fixed", _U16), ("link", _U8 * 6))
+
+
+class Egress(Structure):
+    """A mapped TPACKET_V2 transmit ring."""
+
+    _fields_ = (
+        ("ring", _U64),
+        ("ifindex", _U32),
+        ("frame_size", _U32),
+        ("frame_count", _U32),
+        ("head", _U32),
+        ("vnet_bytes", _U32),
+        ("used", _U32),
+    )
+
+
+class Ingress(Structure):
+    """A mapped TPACKET_V2 receive ring."""
+
+    _fields_ = (
+        ("ring", _U64),
+        ("ifindex", _U32),
+        ("frame_size", _U32),
+        ("frame_count", _U32),
+        ("head", _U32),
+        ("vnet_bytes", _U32),
+        ("reserved", _U32),
+    )
+
+
+class Answer(Structure):
+    """What became of one frame. `release`: a first fragment was recorded, so held ones may go."""
+
+    _fields_ = (
+        ("verdict", _U32),
+        ("reason", _U32),
+        ("ifindex", _U32),
+        ("release", _U32),
+        ("source", Address),
+        ("destination", Address),
+        ("id", _U32),
+        ("protocol", _U32),
+    )
+
+
+class PuntRecord(Structure):
+    """A frame for Python. `vlan` is NONE or the tag."""
+
+    _fields_ = (("ifindex", _U32), ("length", _U32), ("vlan", _U32), ("reserved", _U32), ("data", _U8 * 1_520))
+
+
+class BatchRecord(Structure):
+    """What one batch did; `dirty` is a bit for each egress."""
+
+    _fields_ = (
+        ("dirty", _U64),
+        ("frames", _U32),
+        ("passed", _U32),
+        ("dropped", _U32),
+        ("sent", _U32),
+        ("held", _U32),
+        ("punted", _U32),
+        ("more", _U32),
+        ("reserved", _U32),
+        ("punts", PuntRecord * 64),
+    )
+
+
+class CoreMemory(Structure):
+    """The core: pointers to memory that Python owns, their limits, and the few words that change."""
+
+    _fields_ = (
+        ("image", _U64),
+        ("hops", _U64),
+        ("buckets", _U64),
+        ("rules", _U64),
+        ("members", _U64),
+        ("drops", _U64),
+        ("fragments", _U64),
+        ("held", _U64),
+        ("appliances", _U64),
+        ("hop_limit", _U32),
+        ("bucket_count", _U32),
+        ("rule_limit", _U32),
+        ("member_limit", _U32),
+        ("drop_limit", _U32),
+        ("flow_limit", _U32),
+        ("cursor", _U32),
+        ("held_count", _U32),
+        ("flow_count", _U64),
+        ("stateless", _U64),
+        ("expired", _U64),
+        ("interfaces", Interface * 64),
+        ("egresses", Egress * 64),
+    )
+
+
+STRUCTURES: Final[tuple[type[Structure], ...]] = (
+    *(Address, Section, Image, Place, Entry, PoolMember, MemberRecord, Allow, Hop, Key, Flow, Bucket, Fragment),
+    *(Held, Count, Interface, Egress, Ingress, Answer, PuntRecord, BatchRecord, CoreMemory),
+)
+ENUMERATIONS: Final[tuple[type[IntEnum], ...]] = (Verdict, Kind, Delivery, Distribution, Conn, Event)
+
+_C_NAMES: Final[dict[Any, str]] = {_U8: "u8", _U16: "u16", _U32: "u32", _U64: "u64"}
+
+
+def snake(name: str) -> str:
+    """Return a class's name as C writes it: `MemberRecord` is `member_record`."""
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
+
+
+def transition_word(direction: int, event: Event) -> int:
+    """Pack a row of `TRANSITIONS` into one word, four bits a state: C needs no table in memory."""
+    return sum(state << (4 * index) for index, state in enumerate(TRANSITIONS[direction, event]))
+
+
+def digest(drops: Iterable[str]) -> int:
+    """Return a number that changes with the layout: the library says which one it was built from."""
+    return crc32("\n".join(_declarations(drops)).encode())
+
+
+def header(drops: Iterable[str]) -> str:
+    """Return layout.h. `drops` are the names of the drop reasons, in their order; 0 is none."""
+    names = tuple(drops)
+    opening = ["/* Written by layout.py when the library is built. Change that file. */", "#ifndef ASYNCLB_LAYOUT_H"]
+    opening += ["#define ASYNCLB_LAYOUT_H", "", f"#define LAYOUT_DIGEST {digest(names):#x}u"]
+    return "\n".join([*opening, *_declarations(names), "", "#endif", ""])
+
+
+def _declarations(drops: Iterable[str]) -> list[str]:
+    lines = [f"#define {name} {value:#x}u" for name, value in CONSTANTS.items()]
+    for direction, event in TRANSITIONS:
+        way = ("IN", "OUT")[direction]
+        lines.append(f"#define TRANSITION_{way}_{event.name} {transition_word(direction, event):#x}u")
+    for enumeration in ENUMERATIONS:
+        items = ", ".join(f"{snake(enumeration.__name__).upper()}_{m.name} = {int(m)}" for m in enumeration)
+        lines += ["", f"enum {snake(enumeration.__name__)} {{ {items} }};"]
+    reasons = ", ".join(f"DROP_{name} = {number}" for number, name in enumerate(["NONE", *drops]))
+    lines += ["", f"enum drop {{ {reasons} }};"]
+    for structure in STRUCTURES:
+        lines += ["", *_declaration(structure)]
+    return lines
+
+
+def _declaration(structure: type[Structure]) -> list[str]:
+    name = f"struct {snake(structure.__name__)}"
+    lines = [f"/* {(structure.__doc__ or '').strip()} */", f"{name} {{"]
+    for field, kind in structure._fields_:  # type: ignore[misc] # no bit fields here, so pairs
+        lines.append(f"\t{_member(field, kind)};")
+    lines += ["};", f'_Static_assert(sizeof({name}) == {sizeof(structure)}, "size of {name}");']
+    for field, _ in structure._fields_:  # type: ignore[misc] # as above
+        place = f"__builtin_offsetof({name}, {field}) == {getattr(structure, field).offset}"
+        lines.append(f'_Static_assert({place}, "{name}.{field}");')
+    return lines
+
+
+def _member(field: str, kind: Any) -> str:
+    if issubclass(kind, Array):
+        return _member(f"{field}[{kind._length_}]", kind._type_)
+    return f"{_C_NAMES.get(kind) or 'struct ' + snake(kind.__name__)} {field}"

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Where the core's memory is: the plain form, for the native library. BPF gives the same names to its maps.
+ *
+ * The image was checked when it was published (native.c), so its own indexes are believed here.
+ */
+#ifndef ASYNCLB_MAPS_H
+#define ASYNCLB_MAPS_H
+
+#include "packet.h"
+
+#define POINTER(type, word) ((type *)(__UINTPTR_TYPE__)(word))
+
+INLINE const struct image *core_image(const struct core_memory *core)
+{
+	return POINTER(const struct image, core->image);
+}
+
+INLINE const void *image_item(const struct image *image, struct section section, u32 index, u32 size)
+{
+	return (const u8 *)image + section.offset + (u64)index * size;
+}
+
+#define ITEM(image, section, type, index) ((const struct type *)image_item(image, section, index, sizeof(struct type)))
+
+/* Returns a member by its id, or 0 when these tables do not have it. */
+INLINE const struct member_record *image_member(const struct image *image, u32 id)
+{
+	const struct member_record *member;
+
+	if (id >= image->members.count)
+		return 0;
+	member = ITEM(image, image->members, member_record, id);
+	return member->flags & MEMBER_PRESENT ? member : 0;
+}
+
+INLINE struct hop *core_hop(const struct core_memory *core, u32 index)
+{
+	return index < core->hop_limit ? POINTER(struct hop, core->hops) + index : 0;
+}
+
+INLINE struct count *rule_count(const struct core_memory *core, u32 rule)
+{
+	return POINTER(struct count, core->rules) + (rule < core->rule_limit ? rule : 0);
+}
+
+INLINE struct count *member_count(const struct core_memory *core, u32 member)
+{
+	return POINTER(struct count, core->members) + (member < core->member_limit ? member : 0);
+}
+
+INLINE void count_drop(const struct core_memory *core, u32 reason)
+{
+	if (reason < core->drop_limit)
+		POINTER(u64, core->drops)[reason]++;
+}
+
+INLINE void count_packet(struct count *count, u32 bytes, int outward)
+{
+	if (outward) {
+		count->packets_out++;
+		count->bytes_out += bytes;
+	} else {
+		count->packets_in++;
+		count->bytes_in += bytes;
+	}
+}
+
+/* Our link address on an interface, or 0. */
+INLINE struct interface *core_interface(struct core_memory *core, u32 ifindex)
+{
+	for (u32 i = 0; i < INTERFACES; i++) {
+		if (core->interfaces[i].ifindex == ifindex)
+			return &core->interfaces[i];
+		if (!core->interfaces[i].ifindex)
+			break;
+	}
+	return 0;
+}
+
+/* Remembers our link address on an interface; what was told outweighs what was learnt. */
+INLINE void learn_interface(struct core_memory *core, u32 ifindex, const u8 *link, int fixed)
+{
+	for (u32 i = 0; i < INTERFACES; i++) {
+		struct interface *known = &core->interfaces[i];
+
+		if (known->ifindex && known->ifindex != ifindex)
+			continue;
+		if (!known->ifindex || fixed) {
+			known->ifindex = ifindex;
+			known->fixed = (u16)fixed;
+			copy_link(known->link, link);
+		}
+		return;
+	}
+}
+
+INLINE u32 link_slot(u64 link)
+{
+	return (u32)(link * 0x9e3779b97f4a7c15ull >> 50) & (APPLIANCES - 1);
+}
+
+INLINE u64 link_word(const u8 *link)
+{
+	return 1ull << 48 | (u64)load_be16(link) << 32 | load_be32(link + 2);
+}
+
+/* Whether a link address belongs to a member that frames are routed through. */
+INLINE int is_appliance(const struct core_memory *core, const u8 *link)
+{
+	const u64 *table = POINTER(const u64, core->appliances);
+	u64 word = link_word(link);
+	u32 slot = link_slot(word);
+
+	for (u32 i = 0; i < 64; i++) {
+		u64 found = table[(slot + i) & (APPLIANCES - 1)];
+
+		if (found == word)
+			return 1;
+		if (!found)
+			return 0;
+	}
+	return 0;
+}
+
+#endif

@@ -1,0 +1,413 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* The core as a library: what Python calls. Python twin and owner of all memory: core.py.
+ *
+ * One thread at a time may use a core. Nothing here allocates, blocks or keeps a pointer that the caller did not hand
+ * over with struct core_memory.
+ */
+#include "image.h"
+#include "ring.h"
+
+#define EXPORT __attribute__((visibility("default")))
+
+/* A freestanding compiler may still ask for these two. The pragma keeps it from turning the loops into calls. */
+void *memcpy(void *to, const void *from, __SIZE_TYPE__ size);
+void *memset(void *to, int value, __SIZE_TYPE__ size);
+
+#ifndef ASYNCLB_HOSTED
+__attribute__((visibility("hidden"), no_builtin("memcpy"))) void *memcpy(void *to, const void *from, __SIZE_TYPE__ size)
+{
+	for (__SIZE_TYPE__ i = 0; i < size; i++)
+		((volatile u8 *)to)[i] = ((const u8 *)from)[i];
+	return to;
+}
+
+__attribute__((visibility("hidden"), no_builtin("memset"))) void *memset(void *to, int value, __SIZE_TYPE__ size)
+{
+	for (__SIZE_TYPE__ i = 0; i < size; i++)
+		((volatile u8 *)to)[i] = (u8)value;
+	return to;
+}
+#endif
+
+/* Tells which layout.py this library was built from. */
+EXPORT u32 asynclb_core_layout(void)
+{
+	return LAYOUT_DIGEST;
+}
+
+/* Hashes a key. Python twin: flow_hash. */
+EXPORT u64 asynclb_core_hash(u64 key0, u64 key1, const struct key *key, u32 distribution, u32 symmetric)
+{
+	return key_hash(key0, key1, *key, distribution, (int)symmetric);
+}
+
+/* Parses a frame and does nothing else: what a benchmark compares with, and tests look at. */
+EXPORT u32 asynclb_core_parse(u8 *data, u32 length, struct key *key)
+{
+	struct packet p = {.data = data, .length = length, .csum_start = NONE};
+	struct parsed in = {0};
+	u32 reason = parse_link(&p, &in);
+
+	if (!reason && (in.type == TYPE_IPV4 || in.type == TYPE_IPV6))
+		reason = parse_packet(&p, &in);
+	*key = in.key;
+	return reason;
+}
+
+static void add_appliance(const struct core_memory *core, const u8 *link)
+{
+	u64 *table = POINTER(u64, core->appliances), word = link_word(link);
+
+	for (u32 i = 0; i < 64; i++) {
+		u64 *found = &table[(link_slot(word) + i) & (APPLIANCES - 1)];
+
+		if (*found && *found != word)
+			continue;
+		*found = word;
+		return;
+	}
+}
+
+/* Collects the link addresses of the members that frames are routed through. */
+static void renew_appliances(struct core_memory *core)
+{
+	const struct image *image = core_image(core);
+	u64 *table = POINTER(u64, core->appliances);
+
+	for (u32 i = 0; i < APPLIANCES; i++)
+		table[i] = 0;
+	for (u32 i = 0; image && i < image->members.count; i++) {
+		const struct member_record *member = image_member(image, i);
+		const struct hop *hop = member && member->flags & MEMBER_ROUTED ? core_hop(core, member->next_hop) : 0;
+
+		if (hop && hop->resolved)
+			add_appliance(core, hop->destination);
+	}
+}
+
+/* Publishes an image; 0 when it is damaged, and then the old one stays. */
+EXPORT u32 asynclb_core_publish(struct core_memory *core, const struct image *image, u64 size)
+{
+	if (!image_fits(core, image, size))
+		return 0;
+	__atomic_store_n(&core->image, (u64)(__UINTPTR_TYPE__)image, __ATOMIC_RELEASE);
+	renew_appliances(core);
+	return 1;
+}
+
+/* Replaces a next hop. */
+EXPORT void asynclb_core_set_hop(struct core_memory *core, u32 index, const struct hop *to)
+{
+	struct hop *hop = core_hop(core, index);
+
+	if (!hop)
+		return;
+	*hop = *to;
+	if (to->resolved)
+		learn_interface(core, to->ifindex, to->source, 1);
+	renew_appliances(core);
+}
+
+EXPORT void asynclb_core_set_interface(struct core_memory *core, u32 ifindex, const u8 *link)
+{
+	learn_interface(core, ifindex, link, 1);
+}
+
+/* Collects the unresolved next hops that were wanted; returns how many. */
+EXPORT u32 asynclb_core_wanted(struct core_memory *core, u32 *indexes, u32 limit)
+{
+	u32 count = 0;
+
+	for (u32 i = 0; i < core->hop_limit && count < limit; i++) {
+		struct hop *hop = core_hop(core, i);
+
+		if (!hop->wanted)
+			continue;
+		hop->wanted = 0;
+		indexes[count++] = i;
+	}
+	return count;
+}
+
+static void held_lost(struct core_memory *core, struct held *held)
+{
+	held->used = 0;
+	core->held_count--;
+	count_drop(core, DROP_FRAGMENT_LOST);
+}
+
+/* Keeps a fragment until its first comes; DROP when there is no room. */
+static u32 hold(struct core_memory *core, const struct packet *p, u32 vlan, u64 now_ns, struct answer *answer)
+{
+	u32 now_ms = (u32)(now_ns / 1000000);
+
+	for (u32 i = 0; i < HELD && p->length <= HELD_BYTES; i++) {
+		struct held *held = POINTER(struct held, core->held) + i;
+
+		if (held->used && is_late(held->deadline_ms, now_ms))
+			held_lost(core, held);
+		if (held->used)
+			continue;
+		held->source = answer->source;
+		held->destination = answer->destination;
+		held->id = answer->id;
+		held->protocol = answer->protocol;
+		held->deadline_ms = now_ms + HELD_MS;
+		held->length = p->length;
+		held->ifindex = p->ifindex;
+		held->vlan = vlan;
+		held->used = 1;
+		copy_bytes(held->data, p->data, p->length);
+		core->held_count++;
+		return VERDICT_HOLD;
+	}
+	count_drop(core, DROP_FRAGMENT_LOST);
+	answer->reason = DROP_FRAGMENT_LOST;
+	return answer->verdict = VERDICT_DROP;
+}
+
+/* Takes the next fragment that `first` sets free; 0 when there is none. */
+static struct held *next_released(struct core_memory *core, const struct answer *first, u32 now_ms)
+{
+	for (u32 i = 0; i < HELD && core->held_count; i++) {
+		struct held *held = POINTER(struct held, core->held) + i;
+
+		if (!held->used)
+			continue;
+		if (is_late(held->deadline_ms, now_ms)) {
+			held_lost(core, held);
+			continue;
+		}
+		if (held->id != first->id || held->protocol != first->protocol ||
+		    !same_address(&held->source, &first->source) ||
+		    !same_address(&held->destination, &first->destination))
+			continue;
+		held->used = 0;
+		core->held_count--;
+		return held;
+	}
+	return 0;
+}
+
+/* Decides one frame in place. `now_ns` is a monotonic clock's. */
+EXPORT u32 asynclb_core_process(struct core_memory *core, u8 *data, u32 length, u32 ifindex, u32 csum_start,
+				u32 csum_offset, u64 now_ns, struct answer *answer)
+{
+	struct packet p = {.data = data,
+			   .length = length,
+			   .ifindex = ifindex,
+			   .csum_start = csum_start,
+			   .csum_offset = csum_offset};
+
+	if (process(core, &p, now_ns, answer) == VERDICT_HOLD)
+		return hold(core, &p, NONE, now_ns, answer);
+	return answer->verdict;
+}
+
+/* Decides the next fragment that `first` set free, in `held`'s own memory; returns where that is, or 0. */
+EXPORT struct held *asynclb_core_release(struct core_memory *core, const struct answer *first, u64 now_ns,
+					 struct answer *answer)
+{
+	struct held *held = next_released(core, first, (u32)(now_ns / 1000000));
+	struct packet p = {.csum_start = NONE};
+
+	if (!held)
+		return 0;
+	p.data = held->data;
+	p.length = held->length;
+	p.ifindex = held->ifindex;
+	process(core, &p, now_ns, answer);
+	return held;
+}
+
+static void punt(struct batch_record *batch, const struct packet *p, u32 vlan)
+{
+	struct punt_record *record = &batch->punts[batch->punted];
+
+	if (batch->punted == PUNTS || p->length > PUNT_BYTES) {
+		batch->passed++;
+		return;
+	}
+	record->ifindex = p->ifindex;
+	record->length = p->length;
+	record->vlan = vlan;
+	copy_bytes(record->data, p->data, p->length);
+	batch->punted++;
+}
+
+/* Counts a verdict and does what it asks for. */
+static void settle(struct core_memory *core, const struct packet *p, const struct virtio_header *virtio, u32 vlan,
+		   const struct answer *answer, struct batch_record *batch)
+{
+	u32 reason;
+
+	switch (answer->verdict) {
+	case VERDICT_TX:
+		reason = ring_send(core, p, virtio, vlan, answer->ifindex, &batch->dirty);
+		batch->sent += !reason;
+		batch->dropped += !!reason;
+		if (reason)
+			count_drop(core, reason);
+		break;
+	case VERDICT_DROP:
+		batch->dropped++;
+		break;
+	case VERDICT_PUNT:
+		punt(batch, p, vlan == NONE ? NONE : vlan & 0xffff);
+		break;
+	case VERDICT_HOLD:
+		batch->held++;
+		break;
+	default:
+		batch->passed++;
+	}
+}
+
+/* Decides one received frame and the fragments that it sets free. */
+static void receive_one(struct core_memory *core, struct packet *p, const struct virtio_header *virtio, u32 vlan,
+			u64 now_ns, struct batch_record *batch)
+{
+	static const struct virtio_header none = {0};
+	struct answer answer, released;
+
+	if (process(core, p, now_ns, &answer) == VERDICT_HOLD)
+		hold(core, p, vlan, now_ns, &answer);
+	settle(core, p, virtio, vlan, &answer, batch);
+	for (u32 i = 0; answer.release && i < HELD; i++) {
+		struct held *held = asynclb_core_release(core, &answer, now_ns, &released);
+		struct packet later = {.csum_start = NONE};
+
+		if (!held)
+			break;
+		later.data = held->data;
+		later.length = held->length;
+		later.ifindex = held->ifindex;
+		settle(core, &later, &none, held->vlan, &released, batch);
+	}
+}
+
+/* Reads the frame in a slot of the receive ring. */
+static void receive_frame(struct core_memory *core, const struct ingress *rx, struct ring_frame *frame, u32 status,
+			  u64 now_ns, struct batch_record *batch)
+{
+	struct packet p = {.length = frame->snapped, .ifindex = rx->ifindex, .csum_start = NONE};
+	struct virtio_header virtio = {0};
+	u32 vlan = NONE;
+
+	if (((u8 *)frame)[FRAME_PKTTYPE] >= PKT_OTHERHOST || frame->mac + frame->snapped > rx->frame_size ||
+	    frame->mac < FRAME_DATA + rx->vnet_bytes) {
+		batch->passed++;
+		return;
+	}
+	p.data = (u8 *)frame + frame->mac;
+	if (rx->vnet_bytes)
+		copy_bytes((u8 *)&virtio, p.data - VNET_BYTES, VNET_BYTES);
+	if (virtio.flags & VIRTIO_NEEDS_CSUM) {
+		p.csum_start = virtio.csum_start;
+		p.csum_offset = virtio.csum_offset;
+	}
+	virtio.flags &= VIRTIO_NEEDS_CSUM;
+	p.segmented = virtio.gso_type;
+	if (status & FRAME_VLAN)
+		vlan = (status & FRAME_TPID ? (u32)frame->tpid : TYPE_VLAN) << 16 | frame->tci;
+	receive_one(core, &p, &virtio, vlan, now_ns, batch);
+}
+
+/* Takes at most `budget` frames off a receive ring, decides each, and gives its slot back. */
+EXPORT void asynclb_core_receive(struct core_memory *core, struct ingress *rx, u32 budget, u64 now_ns,
+				 struct batch_record *batch)
+{
+	batch->dirty = 0;
+	batch->frames = batch->passed = batch->dropped = batch->sent = batch->held = batch->punted = batch->more = 0;
+	for (; batch->frames < budget; batch->frames++) {
+		struct ring_frame *frame = ring_at(rx->ring, rx->head, rx->frame_size);
+		u32 status = __atomic_load_n(&frame->status, __ATOMIC_ACQUIRE);
+
+		if (!(status & FRAME_USER))
+			return;
+		receive_frame(core, rx, frame, status, now_ns, batch);
+		__atomic_store_n(&frame->status, FRAME_KERNEL, __ATOMIC_RELEASE);
+		rx->head = rx->head + 1 == rx->frame_count ? 0 : rx->head + 1;
+	}
+	batch->more = ring_at(rx->ring, rx->head, rx->frame_size)->status & FRAME_USER;
+}
+
+static void sweep_held(struct core_memory *core, u32 now_ms)
+{
+	for (u32 i = 0; i < HELD && core->held_count; i++) {
+		struct held *held = POINTER(struct held, core->held) + i;
+
+		if (held->used && is_late(held->deadline_ms, now_ms))
+			held_lost(core, held);
+	}
+}
+
+/* Visits `budget` buckets from where the last call stopped; flows that want a reset are copied out, and when there is
+ * no room for more, the call stops. Returns how many resets there are; `done` tells that the table's end was reached.
+ */
+EXPORT u32 asynclb_core_sweep(struct core_memory *core, u64 now_ns, u32 budget, struct flow *resets, u32 limit, u32 *done)
+{
+	u32 now_ms = (u32)(now_ns / 1000000), count = 0;
+
+	sweep_held(core, now_ms);
+	*done = 0;
+	for (; budget && !*done; budget--) {
+		struct bucket *bucket = core_bucket(core, core->cursor);
+
+		if (limit - count < WAYS)
+			break;
+		for (u32 i = 0; i < WAYS; i++) {
+			struct flow *flow = &bucket->flow[i];
+
+			if (!bucket->tag[i] || !is_late(bucket->deadline_ms[i], now_ms))
+				continue;
+			if (flow->flags & FLOW_RESET && flow->key.protocol == IP_TCP && flow->state != CONN_CLOSED)
+				resets[count++] = *flow;
+			flow_end(core, bucket, i);
+			core->expired++;
+		}
+		core->cursor++;
+		if (core->cursor == core->bucket_count) {
+			core->cursor = 0;
+			*done = 1;
+		}
+	}
+	return count;
+}
+
+/* Removes the flows of members whose byte in `forgotten` is set; `forgotten` has member_limit bytes. */
+EXPORT u32 asynclb_core_forget(struct core_memory *core, const u8 *forgotten)
+{
+	u32 count = 0;
+
+	for (u32 b = 0; b < core->bucket_count; b++) {
+		struct bucket *bucket = core_bucket(core, b);
+
+		for (u32 i = 0; i < WAYS; i++) {
+			if (!bucket->tag[i] || bucket->flow[i].member >= core->member_limit ||
+			    !forgotten[bucket->flow[i].member])
+				continue;
+			flow_end(core, bucket, i);
+			count++;
+		}
+	}
+	return count;
+}
+
+/* Copies whole buckets of flows, from bucket `*cursor`, for as long as there is room; returns how many flows. */
+EXPORT u32 asynclb_core_flows(const struct core_memory *core, u32 *cursor, struct flow *flows, u32 *deadlines, u32 limit)
+{
+	u32 count = 0;
+
+	for (; *cursor < core->bucket_count && limit - count >= WAYS; ++*cursor) {
+		const struct bucket *bucket = core_bucket(core, *cursor);
+
+		for (u32 i = 0; i < WAYS; i++) {
+			if (!bucket->tag[i] || bucket->flow[i].flags & FLOW_RETURN)
+				continue;
+			deadlines[count] = bucket->deadline_ms[i];
+			flows[count++] = bucket->flow[i];
+		}
+	}
+	return count;
+}
