@@ -130,6 +130,15 @@ def drops(sock: socket.socket) -> int:
     return int(struct.unpack_from("=I", info, 4 * _MEMINFO_DROPS)[0])
 
 
+def is_connected(sock: socket.socket) -> bool:
+    """Return whether the connection is made, as it is at once between two sockets of one host."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
 def reset_on_close(sock: socket.socket) -> None:
     """Make close(2) send a reset instead of a FIN. A peer that is gone already makes no difference."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
