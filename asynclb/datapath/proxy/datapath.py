@@ -143,6 +143,7 @@ class ProxyDatapath:
             self._frontends.clear()
             self._draining.clear()
             self._shared.reactor.close()
+            self._shared.pipes.close()
             self._shared = None
             await self._undo()
         return reset

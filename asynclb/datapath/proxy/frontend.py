@@ -10,6 +10,7 @@ from asynclb.datapath.base import FlowRecord
 from asynclb.datapath.proxy import sockets
 from asynclb.datapath.proxy.gate import Gate, open_gate
 from asynclb.datapath.proxy.ledger import Account, Ledger
+from asynclb.datapath.proxy.pipes import Pipes
 from asynclb.datapath.proxy.reactor import Reactor
 from asynclb.datapath.proxy.relay import Ending
 from asynclb.datapath.proxy.sockets import Sockname
@@ -35,6 +36,7 @@ class Shared:
     emit: Emit
     seed: int = 0
     max_descriptor: int = 1 << 20
+    pipes: Pipes = field(default_factory=Pipes)
     udp_pairs: set[tuple[Sockname, Sockname]] = field(default_factory=set)
     """(client, member) pairs whose ports a UDP session keeps."""
 

@@ -47,6 +47,7 @@ def create(address: Address, kind: socket.SocketKind, *, transparent: bool) -> s
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if kind == socket.SOCK_STREAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_BUFFER_BYTES)
     except BaseException:
@@ -101,11 +102,6 @@ def dial_as(kind: socket.SocketKind, member: Sockname, source: Sockname | None) 
 def sockname(address: Address, port: int) -> Sockname:
     """Return an address as the socket module wants it: 2 items for IPv4, 4 for IPv6."""
     return (str(address), port) if address.version == 4 else (str(address), port, 0, 0)
-
-
-def no_delay(sock: socket.socket) -> None:
-    """Send small segments at once: the two ends of a relay must not wait for each other's acknowledgements."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def attach_filter(sock: socket.socket, program: Program) -> None:

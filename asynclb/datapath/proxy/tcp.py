@@ -51,14 +51,14 @@ class TcpFlow:
 
     def join(self, client: socket.socket, member: socket.socket) -> None:
         """Make a relay of the two sockets and count the flow in."""
-        rule, member_account = self.account, self.peer.account
+        shared, rule, member_account = self.frontend.shared, self.account, self.peer.account
         meters = (rule.inbound, member_account.inbound, rule.outbound, member_account.outbound)
-        self.relay = Relay(self.frontend.shared.reactor, client, member, meters, self.on_over)
+        self.relay = Relay(shared.reactor, client, member, meters, self.on_over, shared.pipes)
         for counted in (rule, member_account):
             counted.new_flows += 1
             counted.flows += 1
         self.frontend.flows.add(self)
-        self.frontend.shared.reactor.schedule(self, self.opened_s + self.frontend.idle_timeout_s)
+        shared.reactor.schedule(self, self.opened_s + self.frontend.idle_timeout_s)
 
     def on_time(self, now_s: float) -> float | None:
         """End the flow if it was idle for too long, else say when to look again."""
@@ -254,7 +254,7 @@ class TcpFrontend(ProxyFrontend):
         return (flow.record(now_s) for flow in tuple(self.flows))
 
     def reset_flows(self, ending: Ending, gone: Callable[[Peer], bool]) -> int:
-        """Reset the connections of the members that `gone` names, and the clients that wait for one; return how many."""
+        """Reset the connections of the members that `gone` names and who waits for one of them; return how many."""
         victims = [flow for flow in self.flows if gone(flow.peer)]
         waiting = [dial for dial in self.dials if gone(dial.peer)]
         for flow in victims:
@@ -291,7 +291,6 @@ class TcpFrontend(ProxyFrontend):
             self._refuse(client, Drop.FLOW_TABLE_FULL)
             return
         client.setblocking(False)
-        sockets.no_delay(client)
         if self.gate.sees_sources:
             if self.program is not None:
                 sockets.detach_filter(client)  # accepted sockets inherit it
