@@ -1,4 +1,4 @@
-"""Deltas: what a reload changes for new flows, what it leaves to the open ones, and that a refused one changes nothing."""
+"""Deltas: what a reload changes for new flows and leaves to the open ones; a refused one changes nothing."""
 
 import asyncio
 import contextlib
@@ -174,7 +174,7 @@ async def test_an_open_flow_survives_another_seed(joined: Joined) -> None:
 
 async def test_a_removed_rule_stops_listening_and_drains(joined: Joined) -> None:
     """A removed rule's port is closed at once; its flow goes on for the pool's drain period and is then reset."""
-    await joined.driver.apply(rule_of(joined, drain_s=1.5))
+    await joined.driver.apply(rule_of(joined, drain_s=0.8))
     await joined.driver.apply()
     assert await nobody_listens(joined.client.peer[1])
     assert await is_open(joined)
@@ -197,7 +197,7 @@ async def test_a_removed_rule_that_comes_back_keeps_its_flows(joined: Joined) ->
 async def test_a_removed_member_drains(joined: Joined) -> None:
     """A member that leaves the pool keeps its flow for the drain period; then both ends are reset."""
     rule = rule_of(joined)
-    await joined.driver.apply(replace(rule, pool=pool([member("be2", local(3))], drain_s=1.5)))
+    await joined.driver.apply(replace(rule, pool=pool([member("be2", local(3))], drain_s=0.8)))
     assert await is_open(joined)
     await asyncio.gather(joined.client.expect_reset(), joined.member.expect_reset())
     assert joined.counters().members["pool", "be1"].flows == 0
@@ -215,7 +215,7 @@ async def test_a_removed_member_that_comes_back_keeps_its_flows(joined: Joined) 
 async def test_a_draining_member_is_given_its_period(joined: Joined) -> None:
     """Admin state drain takes no new flow, and resets what is open only when the period is over."""
     rule = rule_of(joined)
-    draining = pool([member("be1", local(2), admin_state=AdminState.DRAIN)], drain_s=1.5)
+    draining = pool([member("be1", local(2), admin_state=AdminState.DRAIN)], drain_s=0.8)
     await joined.driver.apply(replace(rule, pool=draining))
     assert await is_open(joined)
     await asyncio.gather(joined.client.expect_reset(), joined.member.expect_reset())
@@ -226,7 +226,7 @@ async def test_a_member_at_a_new_address_is_another_member(joined: Joined) -> No
     port = joined.member.name[1]
     with Listener(local(3), port) as new:
         rule = rule_of(joined)
-        await joined.driver.apply(replace(rule, pool=pool([member("be1", local(3))], drain_s=1.5)))
+        await joined.driver.apply(replace(rule, pool=pool([member("be1", local(3))], drain_s=0.8)))
         for _ in range(5):
             with await connect(VIP, joined.client.peer[1]), await new.accept():
                 pass
