@@ -26,10 +26,11 @@ FROM python:${PYTHON}-slim-bookworm
 LABEL org.opencontainers.image.title="asynclb" \
       org.opencontainers.image.description="Transparent layer-4 load balancer for plain Linux" \
       org.opencontainers.image.licenses="Apache-2.0"
-# Security updates of the distribution are wanted, so versions are not pinned.
+# libnftables finds the names of protocols in netbase's /etc/protocols. Security updates of the distribution are wanted,
+# so versions are not pinned.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends libcap2-bin libnftables1 \
+    && apt-get install -y --no-install-recommends libcap2-bin libnftables1 netbase \
     && rm -rf /var/lib/apt/lists/* \
     && install -d -o 65532 -g 65532 -m 700 /var/lib/asynclb
 COPY --from=build /opt/asynclb /opt/asynclb

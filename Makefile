@@ -8,6 +8,9 @@ WORKERS ?= 2
 ROOT := $(filter 0,$(shell id -u))
 export PYTHON
 
+# After sudo, caches are given back to the owner of the checkout; the exit status is that of what ran before.
+OWN := status=$$?; .ci/setup own; exit $$status
+
 # A test that hangs is ended with the stacks of its threads, and counts as failed. The longest takes half a minute.
 NO_HANGS := -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
 
@@ -20,7 +23,7 @@ help: ## show this
 demo: ## the main job, live: clients, members, a failure, a reload, and a verified summary
 	@.ci/setup demo
 ifdef ROOT
-	@$(BIN)/asynclb demo $(ARGS)
+	@$(BIN)/asynclb demo $(ARGS); $(OWN)
 else
 	@$(BIN)/python examples/unprivileged/run.py
 	@echo
@@ -30,7 +33,7 @@ endif
 
 test: ## the whole test suite
 	@.ci/setup test
-	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(NO_HANGS) $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(NO_HANGS) $(ARGS); $(OWN)
 ifndef ROOT
 	@echo
 	@echo "skipped: tests that make network namespaces or set up transparent sockets, which takes root: sudo make test"
@@ -40,25 +43,25 @@ lint: format ruff types imports ## formatting, ruff, mypy --strict, import contr
 
 format:
 	@.ci/setup venv
-	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff format --check .; $(OWN)
 
 ruff:
 	@.ci/setup venv
-	@$(BIN)/ruff check .
+	@$(BIN)/ruff check .; $(OWN)
 
 types:
 	@.ci/setup venv
-	@$(BIN)/mypy
+	@$(BIN)/mypy; $(OWN)
 
 imports:
 	@.ci/setup venv
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports; $(OWN)
 
 check: lint test ## lint and test
 
 bench: ## the benchmark against HAProxy and nginx (root; some minutes on an idle machine)
 	@.ci/setup bench
-	@$(BIN)/python tests/bench/run.py $(ARGS)
+	@$(BIN)/python tests/bench/run.py $(ARGS); $(OWN)
 
 clean: ## remove what the other targets made in this checkout
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -91,7 +91,7 @@ async def datagrams(arena: Arena, subject: Subject, seconds: float) -> Sample:
 
 async def _wrk(arena: Arena, subject: Subject, seconds: float, clients: int, *more: str) -> tuple[Sample, float]:
     before = cpu_s(subject)
-    words = ("--threads", "1", "--connections", str(clients), "--duration", f"{max(round(seconds), 1)}s", "--latency")
+    words = ("--threads", "1", "--connections", str(clients), "--duration", f"{_whole(seconds)}s", "--latency")
     text = await _run(arena.client, seconds, "wrk", *words, *more, f"http://{subject.target}:{WEB}/")
     spent_s = cpu_s(subject) - before
     result = parse_wrk(text)
@@ -104,10 +104,15 @@ async def _wrk(arena: Arena, subject: Subject, seconds: float, clients: int, *mo
 
 async def _iperf3(arena: Arena, subject: Subject, seconds: float, port: int, *more: str) -> Sample:
     before = cpu_s(subject)
-    words = ("--client", subject.target, "--port", str(port), "--time", f"{seconds:g}", "--json")
+    words = ("--client", subject.target, "--port", str(port), "--time", _whole(seconds), "--json")
     report = json.loads(await _run(arena.client, seconds, "iperf3", *words, *more))
     received = report["end"]["sum_received"]
     return Sample(received["bits_per_second"] / 1e9, received["bytes"] / 1e9, cpu_s(subject) - before)
+
+
+def _whole(seconds: float) -> str:
+    """Return a whole number of seconds, at least one: wrk takes no other, and iperf3 takes 0.8 for 0, without end."""
+    return str(max(round(seconds), 1))
 
 
 async def _run(host: Host, seconds: float, *words: str | Path) -> str:

@@ -90,11 +90,13 @@ MEASURES = (
     ),
     Measure(
         "upload", "bulk TCP, one stream, client to member", "Gbit/s",
-        _every(loads.upload) | {SPLICED: loads.upload_spliced}, Goal(HAPROXY, 1.2, at_least=True), _GIGABYTE,
+        _every(loads.upload) | {SPLICED: loads.upload_spliced}, Goal(HAPROXY, 1.2, at_least=True),
+        _GIGABYTE, seconds=2.0,
     ),
     Measure(
         "download", "bulk TCP, one stream, member to client", "Gbit/s",
-        _every(loads.download) | {SPLICED: loads.download_spliced}, Goal(HAPROXY, 1.2, at_least=True), _GIGABYTE,
+        _every(loads.download) | {SPLICED: loads.download_spliced}, Goal(HAPROXY, 1.2, at_least=True),
+        _GIGABYTE, seconds=2.0,
     ),
     Measure(
         "udp", "UDP questions and answers, 64 sessions", "1/s",

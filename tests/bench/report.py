@@ -40,10 +40,12 @@ def describe_machine() -> str:
     kernel = re.match(r"[\d.]*\d", platform.release())
     haproxy = _said("haproxy", "-v").split()[2].partition("-")[0]
     nginx = _said("nginx", "-v").strip().rpartition("/")[2]
+    congestion_control = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()  # the lab inherits it
     return (
         f"Measured on {os.cpu_count()} cores ({processor[1] if processor else platform.machine()}), "
-        f"Linux {kernel[0] if kernel else platform.release()}; asynclb {asynclb.__version__} on Python "
-        f"{platform.python_version()} with uvloop {version('uvloop')}, HAProxy {haproxy}, nginx {nginx}."
+        f"Linux {kernel[0] if kernel else platform.release()} with {congestion_control}; "
+        f"asynclb {asynclb.__version__} on Python {platform.python_version()} with uvloop {version('uvloop')}, "
+        f"HAProxy {haproxy}, nginx {nginx}."
     )
 
 

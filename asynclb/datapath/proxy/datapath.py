@@ -48,7 +48,8 @@ class ProxyDatapath:
         self._emit = emit
         self._ledger = Ledger()
         self._frontends: dict[FrontendKey, ProxyFrontend] = {}
-        self._draining: set[ProxyFrontend] = set()
+        self._draining: dict[ProxyFrontend, Farewell] = {}
+        self._changing = asyncio.Lock()  # `apply` and the watch over the host's rules change them one at a time
         self._generation = 0
         self._shared: Shared | None = None
         self._privileged = False
@@ -92,16 +93,23 @@ class ProxyDatapath:
         Raises: ApplyError -> a port is taken, an address is not here, a filter is too large; nothing has changed.
         """
         shared = self._opened()
-        fresh = self._prepare(shared, delta)
-        rows = [entry.row for entry in delta.new.entries.values()]
-        try:
-            await self._deliver([*rows, *(entry.row for entry in delta.removed)])
-        except HostError as error:
-            for frontend in fresh.values():
-                frontend.stop_listening()
-            raise ApplyError([Problem((), "", str(error), "nothing was changed")]) from error
-        self._commit(shared, delta, fresh)
-        await self._deliver(rows)
+        async with self._changing:
+            fresh = self._prepare(shared, delta)
+            rows = [entry.row for entry in delta.new.entries.values()]
+            try:
+                await self._deliver([*rows, *(entry.row for entry in delta.removed)])
+            except BaseException as error:
+                for frontend in fresh.values():
+                    frontend.stop_listening()
+                if isinstance(error, HostError):
+                    raise ApplyError([Problem((), "", str(error), "nothing was changed")]) from error
+                raise
+            removed = self._commit(shared, delta, fresh)
+            try:
+                await self._deliver(rows)
+            finally:
+                for frontend in removed:
+                    frontend.stop_listening()
 
     def counters(self) -> Counters:
         """Return a snapshot of the counters."""
@@ -125,6 +133,7 @@ class ProxyDatapath:
         reset = 0
         try:
             for frontend in frontends:
+                frontend.hush()
                 frontend.stop_listening()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(drain_s):
@@ -135,6 +144,7 @@ class ProxyDatapath:
             self._frontends.clear()
             self._draining.clear()
             self._shared.reactor.close()
+            self._shared.pipes.close()
             self._shared = None
             await self._undo()
         return reset
@@ -152,8 +162,7 @@ class ProxyDatapath:
             try:
                 _try_filter(entry)
                 if entry.row.key not in self._frontends:
-                    kind = _FRONTENDS[entry.row.key.protocol]
-                    fresh[entry.row.key] = kind(shared, entry, transparent=self._privileged)
+                    fresh[entry.row.key] = self._listen(shared, entry)
             except OSError as error:
                 problems.append(_problem(entry, error))
         if problems:
@@ -162,20 +171,34 @@ class ProxyDatapath:
             raise ApplyError(problems)
         return fresh
 
-    def _commit(self, shared: Shared, delta: Delta, fresh: dict[FrontendKey, ProxyFrontend]) -> None:
+    def _listen(self, shared: Shared, entry: Entry) -> ProxyFrontend:
+        """Bind what a rule needs; a rule that comes back while it drains goes on with the flows that it has."""
+        for frontend in self._draining:
+            if frontend.key == entry.row.key:
+                frontend.listen()
+                return frontend
+        kind = _FRONTENDS[entry.row.key.protocol]
+        return kind(shared, entry, transparent=self._privileged)
+
+    def _commit(self, shared: Shared, delta: Delta, fresh: dict[FrontendKey, ProxyFrontend]) -> list[ProxyFrontend]:
+        """Make the delta the law for new flows; return the frontends that have to stop listening."""
         shared.seed = delta.new.seed
         self._frontends.update(fresh)
+        for frontend in fresh.values():
+            farewell = self._draining.pop(frontend, None)
+            if farewell is not None:
+                shared.reactor.unschedule(farewell)
         for entry in (*delta.added, *(new for _old, new in delta.changed)):
             self._frontends[entry.row.key].commit(entry)
-        for entry in delta.removed:
-            frontend = self._frontends.pop(entry.row.key)
-            frontend.stop_listening()
+        removed = [self._frontends.pop(entry.row.key) for entry in delta.removed]
+        for frontend in removed:
+            frontend.hush()
             if frontend.open_flows():
-                self._draining.add(frontend)
-                shared.reactor.schedule(
-                    Farewell(frontend, self._draining), shared.reactor.now_s + entry.row.pool.drain_period_s
-                )
+                farewell = self._draining[frontend] = Farewell(frontend, self._draining)
+                until_s = shared.reactor.now_s + frontend.entry.row.pool.drain_period_s
+                shared.reactor.schedule(farewell, until_s)
         self._generation = delta.new.generation
+        return removed
 
     async def _deliver(self, rows: Collection[Row]) -> None:
         """Make the host deliver these rows' traffic; nothing is touched while nothing needs it."""
@@ -218,14 +241,14 @@ class ProxyDatapath:
 class Farewell:
     """Resets what is left of a removed rule when its drain period is over. Owner: the reactor's wheel."""
 
-    def __init__(self, frontend: ProxyFrontend, draining: set[ProxyFrontend]) -> None:
+    def __init__(self, frontend: ProxyFrontend, draining: "dict[ProxyFrontend, Farewell]") -> None:
         self._frontend = frontend
         self._draining = draining
 
     def on_time(self, _now_s: float) -> None:
         """Reset every flow of the rule that is still open."""
         reset = self._frontend.reset_flows(Ending.DRAINED, lambda _peer: True)
-        self._draining.discard(self._frontend)
+        self._draining.pop(self._frontend, None)
         if reset:
             self._frontend.report_reset(reset, "the drain period of the removed rule is over")
 

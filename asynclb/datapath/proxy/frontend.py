@@ -8,8 +8,9 @@ from ipaddress import ip_address
 
 from asynclb.datapath.base import FlowRecord
 from asynclb.datapath.proxy import sockets
-from asynclb.datapath.proxy.gate import open_gate
+from asynclb.datapath.proxy.gate import Gate, open_gate
 from asynclb.datapath.proxy.ledger import Account, Ledger
+from asynclb.datapath.proxy.pipes import Pipes
 from asynclb.datapath.proxy.reactor import Reactor
 from asynclb.datapath.proxy.relay import Ending
 from asynclb.datapath.proxy.sockets import Sockname
@@ -35,6 +36,7 @@ class Shared:
     emit: Emit
     seed: int = 0
     max_descriptor: int = 1 << 20
+    pipes: Pipes = field(default_factory=Pipes)
     udp_pairs: set[tuple[Sockname, Sockname]] = field(default_factory=set)
     """(client, member) pairs whose ports a UDP session keeps."""
 
@@ -97,20 +99,24 @@ class ProxyFrontend(ABC):
     Owner: the datapath. `entry` is what new flows meet; replacing it is one assignment.
     """
 
+    sock: socket.socket
+    gate: Gate
+
     def __init__(self, shared: Shared, entry: Entry, kind: socket.SocketKind, *, transparent: bool) -> None:
         """Bind, but let nothing in. Raises: OSError -> the address or port cannot be had."""
         self.shared = shared
         self.entry = entry
         self.key: FrontendKey = entry.row.key
         self.account: Account = shared.ledger.rule(entry.row.rule.name)
-        self.listening = True
-        self.sock, self.gate = open_gate(self.key.address, self.key.port, kind, transparent=transparent)
+        self.listening = False
         self.program: Program | None = SILENT
+        self._kind = kind
+        self._transparent = transparent
         self._drops_seen = 0
         self._departures = Departures(self)
         self._peers: dict[str, Peer] = {}
         self._protocol = PROTOCOL_NUMBERS[self.key.protocol]
-        shared.reactor.watch(self.sock, self.on_events)
+        self.listen()
 
     @abstractmethod
     def on_events(self, events: int) -> None:
@@ -137,6 +143,14 @@ class ProxyFrontend(ABC):
         """How long a flow may be silent."""
         return self.entry.row.rule.idle_timeout_s
 
+    def listen(self) -> None:
+        """Bind, but let nothing in. Raises: OSError -> the address or port cannot be had."""
+        self.sock, self.gate = open_gate(self.key.address, self.key.port, self._kind, transparent=self._transparent)
+        self.program = SILENT
+        self.listening = True
+        self._drops_seen = 0
+        self.shared.reactor.watch(self.sock, self.on_events)
+
     def commit(self, entry: Entry) -> None:
         """Let new flows meet `entry` from here on.
 
@@ -152,13 +166,18 @@ class ProxyFrontend(ABC):
             self._set_gate(program)
             self.shared.reactor.again(self.resume)
 
+    def hush(self) -> None:
+        """Take no new flows, without a word to who asks for one."""
+        if self.listening:
+            self._set_gate(SILENT)
+
     def stop_listening(self) -> None:
-        """Take no new flows and give the address and port back; open flows go on."""
+        """Take no new flows and give the address and port back at once; open flows go on."""
         if self.listening:
             self.count_drops()
             self.listening = False
             self.gate.close()
-            self.shared.reactor.retire(self.sock)
+            self.shared.reactor.discard(self.sock)
 
     def choose(self, entry: Entry, client: Sockname) -> Verdict | Drop:
         """Return the member that the tables give a new flow of this client."""
@@ -169,13 +188,14 @@ class ProxyFrontend(ABC):
         return Flow(ip_address(client[0]), client[1], self.key.address, self.key.port, self._protocol)
 
     def peer(self, entry: Entry, member: Member) -> Peer:
-        """Return a member as this frontend reaches it."""
-        peer = self._peers.get(member.name)
+        """Return a member as this frontend reaches it under `entry`, which may be older than the current one."""
+        peer = self._peers.get(member.name) if entry is self.entry else None
         if peer is None:
             port = entry.row.rule.backend_port or self.key.port
             account = self.shared.ledger.member(entry.row.pool.name, member.name)
             peer = Peer(entry.row.pool.name, member.name, sockets.sockname(member.address, port), account)
-            self._peers[member.name] = peer
+            if entry is self.entry:
+                self._peers[member.name] = peer
         return peer
 
     def report_reset(self, connections: int, why: str) -> None:

@@ -10,6 +10,7 @@ is accepted by the kernel and reset as soon as the proxy sees it.
 Source: tcp_conn_request() in net/ipv4/tcp_input.c (sk_acceptq_is_full); sk_attach_filter() in net/core/filter.c.
 """
 
+import errno
 import socket
 from typing import Protocol
 
@@ -54,10 +55,16 @@ class FilterGate:
             self._sock.listen(sockets.LISTEN_BACKLOG)
 
     def set(self, program: Program | None) -> None:
-        """Replace the filter in one step."""
+        """Replace the filter in one step; where there is no room for two large ones, by way of a moment's silence."""
         if program is None:
             sockets.detach_filter(self._sock)
-        else:
+            return
+        try:
+            sockets.attach_filter(self._sock, program)
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            sockets.attach_filter(self._sock, SILENT)
             sockets.attach_filter(self._sock, program)
 
     def made(self, client: Sockname) -> bool:  # noqa: ARG002  a filter makes no connections
@@ -76,25 +83,35 @@ class PlugGate:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._plug: socket.socket | None = None
-        self._own: Sockname | None = None
+        self._own: set[Sockname] = set()
 
     def start(self) -> None:
         """Listen with a queue that is full at once."""
         self.set(SILENT)
 
     def set(self, program: Program | None) -> None:
-        """Fill the queue for silence, else make room; clients that were in it by then are accepted as usual."""
+        """Fill the queue for silence, else make room; clients that were in it by then are accepted as usual.
+
+        Without a descriptor left for the plug, one client finds room in the queue, and then it is full.
+        """
         if program != SILENT:
             self.close()
             self._sock.listen(sockets.LISTEN_BACKLOG)
         elif self._plug is None:
             self._sock.listen(0)
-            self._plug = sockets.dial(socket.SOCK_STREAM, self._sock.getsockname(), None)
-            self._own = self._plug.getsockname()
+            try:
+                self._plug = sockets.dial(socket.SOCK_STREAM, self._sock.getsockname(), None)
+            except OSError:
+                return
+            if sockets.is_connected(self._plug):  # else the queue was full of clients, which is as good
+                self._own.add(self._plug.getsockname())
 
     def made(self, client: Sockname) -> bool:
-        """The plug's is."""
-        return client == self._own
+        """The plugs' are, each once."""
+        if client not in self._own:
+            return False
+        self._own.discard(client)
+        return True
 
     def close(self) -> None:
         """Drop the plug: its connection in the queue turns out to be closed."""

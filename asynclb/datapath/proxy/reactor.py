@@ -75,6 +75,11 @@ class Reactor:
             self._loop.call_soon(self._close_retired)
         self._retired.append(sock)
 
+    def discard(self, sock: socket.socket) -> None:
+        """Stop watching a socket and close it at once; only between batches, when no event names its descriptor."""
+        self._handlers.pop(sock.fileno(), None)
+        sock.close()
+
     def again(self, call: Callable[[], None]) -> None:
         """Call back after the other flows had their turn: a handler that has more to do than its share."""
         if not self._again:

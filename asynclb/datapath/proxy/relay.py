@@ -16,6 +16,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from asynclb.datapath.proxy.ledger import Meter
+from asynclb.datapath.proxy.pipes import Pipe, Pipes
 from asynclb.datapath.proxy.reactor import ERROR, HUNG_UP, READABLE, WRITABLE, Reactor
 from asynclb.datapath.proxy.sockets import reset_on_close, vanish_on_close
 
@@ -24,6 +25,9 @@ _READ_BYTES = 256 * 1024
 
 _ROUNDS = 4
 """Full reads in a row before another flow has its turn: 1 MiB, well under 1 ms."""
+
+_BULK_BYTES = 64 * 1024
+"""Less than this between two waits is no bulk: a pipe costs two system calls more than copying."""
 
 _BUFFER = bytearray(_READ_BYTES)  # one for all: it holds nothing between two calls of a handler
 _VIEW = memoryview(_BUFFER)
@@ -42,7 +46,7 @@ class Ending(StrEnum):
 class End:
     """One socket of a relay and what waits to be written to it. Owner: its relay."""
 
-    __slots__ = ("at_end", "backlog", "bytes", "hung_up", "member_meter", "peer", "relay", "rule_meter", "sock")
+    __slots__ = ("at_end", "backlog", "bytes", "hung_up", "member_meter", "peer", "pipe", "relay", "rule_meter", "sock")
 
     peer: "End"
 
@@ -52,7 +56,8 @@ class End:
         self.rule_meter = rule_meter
         self.member_meter = member_meter
         self.bytes = 0
-        self.backlog: bytes | memoryview | None = None
+        self.backlog: bytes | memoryview | Pipe | None = None
+        self.pipe: Pipe | None = None  # while a lot comes from this end at a time
         self.at_end = False  # its FIN has been read
         self.hung_up = False  # a FIN or an error waits behind the bytes, so a short read proves nothing
 
@@ -70,32 +75,67 @@ class End:
 
     def pump(self) -> None:
         """Move bytes from this end to its peer until there are none, the peer is full, or the turn is over."""
-        relay, peer = self.relay, self.peer
-        if peer.backlog is not None or self.at_end or relay.over:
+        relay = self.relay
+        if self.peer.backlog is not None or self.at_end or relay.over:
             return
         relay.active_s = relay.reactor.now_s
-        receive, send = self.sock.recv_into, peer.sock.send
+        try:
+            unfinished = self._copy() if self.pipe is None else self._splice(self.pipe)
+        except OSError:
+            relay.reset(Ending.RESET)
+            return
+        if unfinished:
+            relay.reactor.again(self.pump)
+
+    def _copy(self) -> bool:
+        """Move bytes by way of the buffer; return whether there may be more. Raises: OSError -> an end is broken."""
+        peer, receive, send = self.peer, self.sock.recv_into, self.peer.sock.send
         for _ in range(_ROUNDS):
             try:
                 count = receive(_BUFFER)
-                if not count:
-                    self._finish_reading()
-                    return
-                self.bytes += count
-                self.rule_meter.bytes += count
-                self.member_meter.bytes += count
-                sent = _send_some(send, _VIEW[:count])
             except BlockingIOError:
-                return
-            except OSError:
-                relay.reset(Ending.RESET)
-                return
+                return False
+            if not count:
+                self._finish_reading()
+                return False
+            self._count(count)
+            sent = _send_some(send, _VIEW[:count])
             if sent < count:
                 peer.backlog = bytes(_VIEW[sent:count])
-                return
-            if count < _READ_BYTES and not self.hung_up:
-                return
-        relay.reactor.again(self.pump)
+                return False
+            if count == _READ_BYTES:
+                return self._begin_bulk()
+            if not self.hung_up:
+                return False
+        return True
+
+    def _begin_bulk(self) -> bool:
+        """Use a pipe from here on, if there is one to be had; there is more to move either way."""
+        if self.relay.pipes is not None:
+            self.pipe = self.relay.pipes.borrow()
+        return True
+
+    def _splice(self, pipe: Pipe) -> bool:
+        """Move bytes by way of the pipe, and give it back when little comes at a time; return and raise as `_copy`."""
+        moved = 0
+        for _ in range(_ROUNDS):
+            try:
+                count = pipe.fill(self.sock)
+            except BlockingIOError:
+                if moved < _BULK_BYTES:
+                    self.give_back_pipe()
+                return False
+            if not count:
+                self.give_back_pipe()
+                self._finish_reading()
+                return False
+            moved += count
+            self._count(count)
+            pipe.drain(self.peer.sock)
+            if pipe.waiting:
+                self.peer.backlog = pipe
+                return False
+        return True
 
     def flush(self) -> None:
         """Write the backlog; when it is gone, relay the FIN that waited behind it or read on."""
@@ -103,19 +143,34 @@ class End:
         if backlog is None or self.relay.over:
             return
         try:
-            sent = _send_some(self.sock.send, backlog)
+            self.backlog = self._written(backlog)
         except OSError:
             self.relay.reset(Ending.RESET)
             return
         self.relay.active_s = self.relay.reactor.now_s
-        if sent < len(backlog):
-            self.backlog = memoryview(backlog)[sent:]
-            return
-        self.backlog = None
-        if self.peer.at_end:
+        if self.backlog is None and self.peer.at_end:
             self.send_fin()
-        else:
+        elif self.backlog is None:
             self.peer.pump()
+
+    def give_back_pipe(self) -> None:
+        """Return to copying."""
+        if self.pipe is not None and self.relay.pipes is not None:
+            self.relay.pipes.give_back(self.pipe)
+        self.pipe = None
+
+    def _written(self, backlog: bytes | memoryview | Pipe) -> memoryview | Pipe | None:
+        """Write a backlog and return what is left of it. Raises: OSError -> this end is broken."""
+        if isinstance(backlog, Pipe):
+            backlog.drain(self.sock)
+            return backlog if backlog.waiting else None
+        sent = _send_some(self.sock.send, backlog)
+        return memoryview(backlog)[sent:] if sent < len(backlog) else None
+
+    def _count(self, count: int) -> None:
+        self.bytes += count
+        self.rule_meter.bytes += count
+        self.member_meter.bytes += count
 
     def _finish_reading(self) -> None:
         self.at_end = True
@@ -144,7 +199,7 @@ def _send_some(send: Callable[[bytes | memoryview], int], data: bytes | memoryvi
 class Relay:
     """Two ends that are connected to each other. Owner: the TCP frontend that accepted it."""
 
-    __slots__ = ("active_s", "client", "member", "on_over", "over", "reactor")
+    __slots__ = ("active_s", "client", "member", "on_over", "over", "pipes", "reactor")
 
     def __init__(
         self,
@@ -153,11 +208,13 @@ class Relay:
         member: socket.socket,
         meters: tuple[Meter, Meter, Meter, Meter],
         on_over: Callable[[Ending], None],
+        pipes: Pipes | None = None,
     ) -> None:
         """Join two connected sockets that the reactor watches already.
 
-        `meters`: rule in, member in, rule out, member out.
+        `meters`: rule in, member in, rule out, member out. Without `pipes` everything is copied.
         """
+        self.pipes = pipes
         self.reactor = reactor
         self.on_over = on_over
         self.over = False
@@ -204,5 +261,7 @@ class Relay:
         self.over = True
         self.reactor.retire(self.client.sock)
         self.reactor.retire(self.member.sock)
-        self.client.backlog = self.member.backlog = None
+        for end in (self.client, self.member):
+            end.backlog = None
+            end.give_back_pipe()
         self.on_over(ending)

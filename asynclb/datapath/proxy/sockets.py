@@ -47,6 +47,7 @@ def create(address: Address, kind: socket.SocketKind, *, transparent: bool) -> s
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if kind == socket.SOCK_STREAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_BUFFER_BYTES)
     except BaseException:
@@ -103,11 +104,6 @@ def sockname(address: Address, port: int) -> Sockname:
     return (str(address), port) if address.version == 4 else (str(address), port, 0, 0)
 
 
-def no_delay(sock: socket.socket) -> None:
-    """Send small segments at once: the two ends of a relay must not wait for each other's acknowledgements."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
 def attach_filter(sock: socket.socket, program: Program) -> None:
     """Replace the socket's filter in one step. Raises: OSError(ENOMEM) -> larger than net.core.optmem_max allows."""
     buffer = ctypes.create_string_buffer(program, len(program))
@@ -128,6 +124,15 @@ def drops(sock: socket.socket) -> int:
     """Return how many packets the socket has dropped: by its filter, by a full queue, by a full buffer."""
     info = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * _MEMINFO_WORDS)
     return int(struct.unpack_from("=I", info, 4 * _MEMINFO_DROPS)[0])
+
+
+def is_connected(sock: socket.socket) -> bool:
+    """Return whether the connection is made, as it is at once between two sockets of one host."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def reset_on_close(sock: socket.socket) -> None:

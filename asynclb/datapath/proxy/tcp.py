@@ -51,14 +51,14 @@ class TcpFlow:
 
     def join(self, client: socket.socket, member: socket.socket) -> None:
         """Make a relay of the two sockets and count the flow in."""
-        rule, member_account = self.account, self.peer.account
+        shared, rule, member_account = self.frontend.shared, self.account, self.peer.account
         meters = (rule.inbound, member_account.inbound, rule.outbound, member_account.outbound)
-        self.relay = Relay(self.frontend.shared.reactor, client, member, meters, self.on_over)
+        self.relay = Relay(shared.reactor, client, member, meters, self.on_over, shared.pipes)
         for counted in (rule, member_account):
             counted.new_flows += 1
             counted.flows += 1
         self.frontend.flows.add(self)
-        self.frontend.shared.reactor.schedule(self, self.opened_s + self.frontend.idle_timeout_s)
+        shared.reactor.schedule(self, self.opened_s + self.frontend.idle_timeout_s)
 
     def on_time(self, now_s: float) -> float | None:
         """End the flow if it was idle for too long, else say when to look again."""
@@ -107,10 +107,10 @@ class Dial:
         "_client_hung_up",
         "_entry",
         "_frontend",
-        "_member",
         "_member_sock",
         "_slot",
         "_tried",
+        "peer",
     )
 
     def __init__(self, frontend: "TcpFrontend", client: socket.socket, address: Sockname) -> None:
@@ -119,7 +119,7 @@ class Dial:
         self._client = client
         self._client_hung_up = False
         self._address = address
-        self._member: Member
+        self.peer: Peer
         self._member_sock: socket.socket | None = None
         self._slot = 0
         self._tried: list[str] = []
@@ -152,7 +152,7 @@ class Dial:
             self._next()
         elif events & WRITABLE:
             self._end()
-            flow = TcpFlow(self._frontend, self._frontend.peer(self._entry, self._member), self._address)
+            flow = TcpFlow(self._frontend, self.peer, self._address)
             flow.join(self._client, member_sock)
             flow.relay.start(self._header(), (self._client_hung_up, bool(events & HUNG_UP)))
 
@@ -186,12 +186,12 @@ class Dial:
         """Start connecting; return 0 or the error number of what failed at once."""
         frontend, rule = self._frontend, self._entry.row.rule
         source = self._address if rule.transparent else None
-        target = frontend.peer(self._entry, member).sockname
+        self.peer = frontend.peer(self._entry, member)
         try:
-            sock = sockets.dial_as(socket.SOCK_STREAM, target, source)
+            sock = sockets.dial_as(socket.SOCK_STREAM, self.peer.sockname, source)
         except OSError as error:
             return error.errno or errno.EIO
-        self._member, self._member_sock = member, sock
+        self._member_sock = sock
         frontend.shared.reactor.watch(sock, self.on_member)
         frontend.shared.reactor.schedule(self, frontend.shared.reactor.now_s + rule.connect_timeout_s)
         return 0
@@ -230,19 +230,14 @@ class TcpFrontend(ProxyFrontend):
 
     def on_events(self, _events: int) -> None:
         """Accept whoever waits, unless nobody shall be let in."""
-        if self.program == SILENT:
-            return
-        for _ in range(_ACCEPTS):
-            try:
-                client, address = self.sock.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if not self._accept_failed(error):
-                    continue
-                return
-            self._accepted(client, address)
-        self.shared.reactor.again(self.resume)
+        if self.program != SILENT and self._accept(_ACCEPTS):
+            self.shared.reactor.again(self.resume)
+
+    def hush(self) -> None:
+        """Take no new flows, but serve those whose handshake is complete: closing the queue would reset them."""
+        super().hush()
+        if self.listening:
+            self._accept(sockets.LISTEN_BACKLOG)
 
     def on_time(self, _now_s: float) -> float | None:
         """Accept again after a pause."""
@@ -259,21 +254,33 @@ class TcpFrontend(ProxyFrontend):
         return (flow.record(now_s) for flow in tuple(self.flows))
 
     def reset_flows(self, ending: Ending, gone: Callable[[Peer], bool]) -> int:
-        """Reset the connections of the members that `gone` names; return how many."""
+        """Reset the connections of the members that `gone` names and who waits for one of them; return how many."""
         victims = [flow for flow in self.flows if gone(flow.peer)]
+        waiting = [dial for dial in self.dials if gone(dial.peer)]
         for flow in victims:
             flow.relay.reset(ending)
-        return len(victims)
-
-    def abandon_dials(self) -> None:
-        """Reset the clients that still wait for a member."""
-        for dial in tuple(self.dials):
+        for dial in waiting:
             dial.give_up(None)
+        return len(victims) + len(waiting)
 
     def resume(self) -> None:
         """Accept who came while nobody was let in, or while others had their turn."""
         if self.listening:
             self.on_events(0)
+
+    def _accept(self, most: int) -> bool:
+        """Accept up to `most` clients; return whether more may wait."""
+        for _ in range(most):
+            try:
+                client, address = self.sock.accept()
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                if self._accept_failed(error):
+                    return False
+                continue
+            self._accepted(client, address)
+        return True
 
     def _accepted(self, client: socket.socket, address: Sockname) -> None:
         if self.gate.made(address):
@@ -284,7 +291,6 @@ class TcpFrontend(ProxyFrontend):
             self._refuse(client, Drop.FLOW_TABLE_FULL)
             return
         client.setblocking(False)
-        sockets.no_delay(client)
         if self.gate.sees_sources:
             if self.program is not None:
                 sockets.detach_filter(client)  # accepted sockets inherit it

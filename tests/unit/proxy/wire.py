@@ -186,6 +186,16 @@ async def connect(address: str, port: int, *, source: tuple[str, int] | None = N
     return Wire(sock)
 
 
+async def expect_refusal(address: str, port: int) -> None:
+    """Check that a connection is reset, while it is made or as soon as it is."""
+    try:
+        wire = await connect(address, port)
+    except ConnectionResetError:
+        return
+    with wire:
+        await wire.expect_reset()
+
+
 class Listener:
     """A member that accepts when the test says so. Owner: a test."""
 
@@ -194,6 +204,7 @@ class Listener:
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.sock.bind((address, port))
         self.sock.listen(backlog)
+        self._turn = asyncio.Lock()  # uvloop lets one task at a time wait for a socket
 
     @property
     def port(self) -> int:
@@ -202,7 +213,7 @@ class Listener:
 
     async def accept(self) -> Wire:
         """Return the next connection."""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(WAIT_S), self._turn:
             sock, _ = await asyncio.get_running_loop().sock_accept(self.sock)
         return Wire(sock)
 
@@ -226,6 +237,24 @@ class Listener:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Deaf:
+    """A member that answers nobody: its queue is full, so the kernel drops every SYN. Owner: a test."""
+
+    def __init__(self, address: str, port: int = 0) -> None:
+        self._listener = Listener(address, port, backlog=0)
+        self.port = self._listener.port
+        self._plug = socket.create_connection((address, self.port), timeout=WAIT_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.close()
+        self._plug.close()
 
 
 def resident_kib() -> int:
