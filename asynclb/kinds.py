@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from asynclb.control.assign import Candidate
+from asynclb.datapath import packet, proxy
 from asynclb.datapath.base import Datapath, Refusal
-from asynclb.datapath.proxy import ProxyDatapath, static_refusal
+from asynclb.datapath.packet import PacketDatapath
+from asynclb.datapath.proxy import ProxyDatapath
 from asynclb.events import Emit
 from asynclb.health import HttpProbe, ProbeKind, TcpProbe, UdpProbe
 from asynclb.model import ProbeProtocol
@@ -34,13 +36,13 @@ class DatapathKind:
 
 
 def _absent(_row: Row) -> Refusal:
-    return Refusal("not part of this version", "use `datapath: proxy` or `auto`")
+    return Refusal("not part of this version", "use `datapath: proxy`, `packet` or `auto`")
 
 
 DATAPATHS = (
     DatapathKind("kernel", None, _absent),
-    DatapathKind("packet", None, _absent),
-    DatapathKind("proxy", lambda emit: ProxyDatapath(emit=emit), static_refusal),
+    DatapathKind("proxy", lambda emit: ProxyDatapath(emit=emit), proxy.static_refusal),
+    DatapathKind("packet", lambda emit: PacketDatapath(emit=emit), packet.static_refusal),
 )
 """Every datapath that a configuration can name, from the most to the least preferred."""
 

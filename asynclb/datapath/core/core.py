@@ -181,6 +181,19 @@ class Core:
             more=bool(batch.more),
         )
 
+    def collect(self, ifindex: int, tail: int, vectors: "Array[c_char]") -> int:
+        """Take the frames that wait for an interface from `tail` on, and return how many.
+
+        Shape: `vectors` gets a `struct iovec` for each: 16 bytes, as many as fit.
+        """
+        egress = self._memory.egresses[self._egresses[ifindex][0]]
+        return int(
+            self._library.asynclb_core_collect(
+                *(c_uint64(egress.ring), c_uint32(egress.frame_size), c_uint32(egress.frame_count)),
+                *(c_uint32(tail), vectors, c_uint32(len(vectors) // 16)),
+            )
+        )
+
     def sweep(self, now_ns: int, budget: int) -> Swept:
         """Visit at most `budget` buckets (9 flows each) of the flow table, and expire what is past its deadline."""
         done, before = c_uint32(), self._memory.expired

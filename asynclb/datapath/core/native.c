@@ -342,6 +342,26 @@ static void sweep_held(struct core_memory *core, u32 now_ms)
 	}
 }
 
+/* Describes the frames that wait in an egress buffer from `tail` on, for one sendmmsg(2), and takes them off: the caller
+ * sends before it receives again. Python twin and user: packet/ring.py, Egress.
+ */
+EXPORT u32 asynclb_core_collect(u64 ring, u32 frame_size, u32 frame_count, u32 tail, struct io_vector *vectors, u32 limit)
+{
+	u32 count = 0;
+
+	for (; count < limit; count++) {
+		struct ring_frame *frame = ring_at(ring, tail, frame_size);
+
+		if (frame->status != FRAME_REQUEST)
+			break;
+		frame->status = FRAME_KERNEL;
+		vectors[count].base = (u64)(__UINTPTR_TYPE__)frame + FRAME_DATA;
+		vectors[count].length = frame->length;
+		tail = tail + 1 == frame_count ? 0 : tail + 1;
+	}
+	return count;
+}
+
 /* Visits `budget` buckets from where the last call stopped; flows that want a reset are copied out, and when there is
  * no room for more, the call stops. Returns how many resets there are; `done` tells that the table's end was reached.
  */

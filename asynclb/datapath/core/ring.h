@@ -38,6 +38,11 @@ struct virtio_header {
 
 _Static_assert(sizeof(struct virtio_header) == VNET_BYTES, "struct virtio_net_hdr");
 
+/* struct iovec */
+struct io_vector {
+	u64 base, length;
+};
+
 #define VIRTIO_NEEDS_CSUM 1
 
 typedef u64 word16 __attribute__((vector_size(16), aligned(1), may_alias));

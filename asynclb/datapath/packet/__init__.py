@@ -1,0 +1,13 @@
+"""The packet datapath: frames of every protocol through AF_PACKET rings and the native core.
+
+ring, ports            sockets, mapped rings, batched sends; one port per interface
+neighbours, announce   where members are on the wire; answering for VIPs that nobody owns
+guard                  keeps the host's own stack from what the core takes
+limits, ids, report    what can be carried; numbers for names; the core's numbers under operators' names
+datapath               applies deltas to all of that
+"""
+
+from asynclb.datapath.packet.datapath import PacketDatapath
+from asynclb.datapath.packet.limits import static_refusal
+
+__all__ = ["PacketDatapath", "static_refusal"]

@@ -1,0 +1,37 @@
+"""Small numbers for names: the core counts by number, and a number stays with its name while the process lives."""
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Generic, TypeVar
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+class Ids(Generic[Name]):
+    """Numbers given out in order, and again once they were given back. Owner: the datapath.
+
+    Raises: LookupError -> more names than numbers, from `of`; nothing was given out then.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._ids: dict[Name, int] = {}
+        self._free: list[int] = []
+
+    def of(self, names: Iterable[Name]) -> Mapping[Name, int]:
+        """Return every name's number, giving one to each that has none."""
+        wanted = tuple(dict.fromkeys(names))
+        fresh = [name for name in wanted if name not in self._ids]
+        if len(self._ids) + len(fresh) > self._limit:
+            message = f"{len(self._ids) + len(fresh)} are wanted and there is room for {self._limit}"
+            raise LookupError(message)
+        for name in fresh:
+            self._ids[name] = self._free.pop() if self._free else len(self._ids)
+        return {name: self._ids[name] for name in wanted}
+
+    def give_back(self, name: Name) -> None:
+        """Let a name's number be used again."""
+        self._free.append(self._ids.pop(name))
+
+    def names(self) -> Mapping[int, Name]:
+        """Return the names by their numbers."""
+        return {number: name for name, number in self._ids.items()}

@@ -1,0 +1,51 @@
+"""What the packet datapath can carry, by its nature."""
+
+from collections.abc import Iterable
+
+from asynclb.datapath.base import Refusal
+from asynclb.errors import Problem
+from asynclb.model import ProxyProtocol
+from asynclb.net.address import Address
+from asynclb.tables.row import Delivery, Row
+
+CLASH_CODE = "RulesOfSameLoadBalancerTypeUseSameBackendPortProtocolAndIPConfig"
+"""Azure's name for it. Source: the common deployment errors of Azure Load Balancer."""
+
+
+def static_refusal(row: Row) -> Refusal | None:
+    """Return why no packet datapath on any host can carry the row, or None."""
+    if row.rule.proxy_protocol is not ProxyProtocol.NONE:
+        why = "`proxy_protocol` puts bytes into the stream, and packets are passed on as they are"
+        return Refusal(why, "set `proxy_protocol: none`: members see the client's address; or use `datapath: proxy`")
+    if not row.rule.transparent:
+        why = "`transparent: false` speaks with this host's address, and packets keep the client's"
+        return Refusal(why, "set `transparent: true`, or `datapath: proxy`")
+    return None
+
+
+def clashes(rows: Iterable[Row]) -> tuple[Problem, ...]:
+    """Return a problem for every rule that translates to a member's port where another rule does so already.
+
+    A reply says only which member and port it comes from; with two rules behind them nobody could tell which frontend
+    it belongs to. Frontends that lead to one member need floating IP, or ports of their own.
+    """
+    taken: dict[tuple[Address, str, int], Row] = {}
+    problems: dict[str, Problem] = {}
+    for row in rows:
+        if row.delivery is not Delivery.NAT:
+            continue
+        port = row.rule.backend_port or row.key.port
+        for member in row.pool.members:
+            first = taken.setdefault((member.address, str(row.key.protocol), port), row)
+            if first is not row and row.rule.name not in problems:
+                problems[row.rule.name] = _clash(row, first, member.name, port)
+    return tuple(problems.values())
+
+
+def _clash(row: Row, first: Row, member: str, port: int) -> Problem:
+    rule = (
+        f"delivers to member {member!r} on port {port or 'any'}, as rule {first.rule.name!r} does, "
+        "and replies could not be told apart"
+    )
+    remedy = "give one of them another `backend_port`, set `floating_ip: true`, or use `datapath: proxy`"
+    return Problem(("rules", row.rule.name), row.rule.name, rule, remedy, code=CLASH_CODE)

@@ -1,0 +1,60 @@
+"""The core's numbers under the operator's names. Pure."""
+
+from collections.abc import Mapping
+
+from asynclb.datapath.base import Counters, FlowRecord, MemberCounters
+from asynclb.datapath.core.values import CoreCounters, FlowView
+from asynclb.net.address import Address, endpoint
+from asynclb.tables.row import Row
+
+_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 47: "gre", 50: "esp", 51: "ah", 58: "icmpv6", 132: "sctp"}
+
+MemberName = tuple[str, str, Address]
+
+
+def counters_of(core: CoreCounters, rules: Mapping[int, str], members: Mapping[int, MemberName]) -> Counters:
+    """Return the counters by name; members that differ in their address only are added up."""
+    by_member: dict[tuple[str, str], MemberCounters] = {}
+    for number, counted in core.members.items():
+        if number in members:
+            pool, name, _address = members[number]
+            by_member[pool, name] = _sum(by_member.get((pool, name), MemberCounters()), counted)
+    return Counters(
+        rules={rules[number]: counted for number, counted in core.rules.items() if number in rules},
+        members=by_member,
+        drops=core.drops,
+        flows=core.flows,
+    )
+
+
+def record_of(
+    flow: FlowView, rules: Mapping[int, str], members: Mapping[int, MemberName], rows: Mapping[str, Row], now_s: float
+) -> FlowRecord:
+    """Describe one flow."""
+    rule = rules.get(flow.rule, "")
+    pool, member, address = members.get(flow.member, ("", "", flow.frontend))
+    row = rows.get(rule)
+    port = (row.rule.backend_port or flow.frontend_port) if row is not None else flow.frontend_port
+    return FlowRecord(
+        rule=rule,
+        protocol=_PROTOCOLS.get(flow.protocol, str(flow.protocol)),
+        client=endpoint(flow.client, flow.client_port),
+        frontend=row.frontend.name if row is not None else str(flow.frontend),
+        pool=pool,
+        member=member,
+        target=endpoint(address, port),
+        state=flow.state,
+        bytes_in=flow.bytes_in,
+        bytes_out=flow.bytes_out,
+        age_s=max(0.0, now_s - flow.created_s),
+        idle_s=0.0,
+    )
+
+
+def _sum(one: MemberCounters, other: MemberCounters) -> MemberCounters:
+    return MemberCounters(
+        bytes_in=one.bytes_in + other.bytes_in,
+        bytes_out=one.bytes_out + other.bytes_out,
+        new_flows=one.new_flows + other.new_flows,
+        flows=one.flows + other.flows,
+    )
