@@ -8,8 +8,9 @@ Laws:
 
 import mmap
 from collections.abc import Collection, Iterator
-from ctypes import Array, Structure, addressof, byref, c_char, c_uint8, c_uint32, c_uint64, c_void_p, memmove, sizeof
-from typing import Any, TypeVar
+from contextlib import suppress
+from ctypes import Array, addressof, byref, c_char, c_uint8, c_uint32, c_uint64, c_void_p, memmove, sizeof
+from typing import Any
 
 from asynclb import native
 from asynclb.datapath.base import MemberCounters, RuleCounters
@@ -25,7 +26,7 @@ DROPS: tuple[Drop, ...] = tuple(Drop)
 
 _NONE = CONSTANTS["NONE"]
 _RESETS = 512  # resets that one call of sweep can report; it goes on with the next call
-_S = TypeVar("_S", bound=Structure)
+_HUGE = 2 << 20  # from here on memory is asked for in huge pages: a flow then costs no miss of the address cache
 
 
 class RxRing:
@@ -281,6 +282,9 @@ class Core:
     def _map(self, name: str, kind: Any, count: int) -> Any:
         """Map zeroed memory for `count` items; pages are taken from the system when they are first used."""
         memory = mmap.mmap(-1, max(count * sizeof(kind), mmap.PAGESIZE))
+        if len(memory) >= _HUGE:
+            with suppress(OSError):  # a kernel without huge pages: slower, not wrong
+                memory.madvise(mmap.MADV_HUGEPAGE)
         self._maps.append(memory)
         items = (kind * count).from_buffer(memory)
         setattr(self._memory, name, addressof(items))

@@ -4,8 +4,8 @@
  * One thread at a time may use a core. Nothing here allocates, blocks or keeps a pointer that the caller did not hand
  * over with struct core_memory.
  */
+#include "ahead.h"
 #include "image.h"
-#include "ring.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -41,16 +41,21 @@ EXPORT u64 asynclb_core_hash(u64 key0, u64 key1, const struct key *key, u32 dist
 	return key_hash(key0, key1, *key, distribution, (int)symmetric);
 }
 
-/* Parses a frame and does nothing else: what a benchmark compares with, and tests look at. */
-EXPORT u32 asynclb_core_parse(u8 *data, u32 length, struct key *key)
+/* Parses a frame `times` times and does nothing else: what a benchmark compares with. */
+EXPORT u32 asynclb_core_parse_many(u8 *data, u32 length, struct key *key, u32 times)
 {
 	struct packet p = {.data = data, .length = length, .csum_start = NONE};
-	struct parsed in = {0};
-	u32 reason = parse_link(&p, &in);
+	u32 reason = DROP_NONE;
 
-	if (!reason && (in.type == TYPE_IPV4 || in.type == TYPE_IPV6))
-		reason = parse_packet(&p, &in);
-	*key = in.key;
+	for (u32 i = 0; i < times; i++) {
+		struct parsed in = {0};
+
+		reason = parse_link(&p, &in);
+		if (!reason && (in.type == TYPE_IPV4 || in.type == TYPE_IPV6))
+			reason = parse_packet(&p, &in);
+		*key = in.key;
+		__asm__ volatile("" ::: "memory"); /* each time anew */
+	}
 	return reason;
 }
 
@@ -317,6 +322,8 @@ static void receive_frame(struct core_memory *core, const struct ingress *rx, st
 EXPORT void asynclb_core_receive(struct core_memory *core, struct ingress *rx, u32 budget, u64 now_ns,
 				 struct batch_record *batch)
 {
+	struct ahead ahead = {0};
+
 	batch->dirty = 0;
 	batch->frames = batch->passed = batch->dropped = batch->sent = batch->held = batch->punted = batch->more = 0;
 	for (; batch->frames < budget; batch->frames++) {
@@ -325,6 +332,7 @@ EXPORT void asynclb_core_receive(struct core_memory *core, struct ingress *rx, u
 
 		if (!(status & FRAME_USER))
 			return;
+		look_ahead(core, rx, &ahead, batch->frames);
 		receive_frame(core, rx, frame, status, now_ns, batch);
 		__atomic_store_n(&frame->status, FRAME_KERNEL, __ATOMIC_RELEASE);
 		rx->head = rx->head + 1 == rx->frame_count ? 0 : rx->head + 1;
