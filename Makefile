@@ -15,10 +15,10 @@ OWN := status=$$?; .ci/setup own; exit $$status
 NO_HANGS := -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format ruff types imports check bench clean
+.PHONY: help demo demo-nva test lint format ruff types imports check bench clean
 
 help: ## show this
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
 demo: ## the main job, live: clients, members, a failure, a reload, and a verified summary
 	@.ci/setup demo
@@ -30,6 +30,10 @@ else
 	@echo "skipped: the demo itself, which makes network namespaces to show clients' own addresses at the members;"
 	@echo "         that takes root: sudo make demo"
 endif
+
+demo-nva: ## two spokes, three stateful firewalls between them, every protocol; one firewall dies (root)
+	@.ci/setup demo
+	@$(BIN)/python examples/nva/run.py $(ARGS); $(OWN)
 
 test: ## the whole test suite
 	@.ci/setup test

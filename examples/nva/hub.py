@@ -103,6 +103,17 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class State:
+    """What the balancer says of the firewalls: `up` if both address families are, else the worse.
+
+    `applied`: new flows meet just that.
+    """
+
+    health: Mapping[str, str]
+    applied: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Hub:
     """The hosts of the example."""
 
@@ -123,7 +134,7 @@ class Hub:
         await lab.up()
         for appliance in appliances:
             await appliance.check_output("nft", "-f", appliance.write("firewall.nft", FIREWALL))
-            await appliance.tcp_server(PROBE_PORT, "silent")
+            await appliance.tcp_server(PROBE_PORT)
         return hub
 
     def _declare(self) -> None:
@@ -157,18 +168,19 @@ class Hub:
         code = os.environ | {"PYTHONPATH": str(ROOT)}
         return await self.lb.run(sys.executable, "-m", "asynclb", "run", config, env=code)
 
-    async def health(self) -> dict[str, str]:
-        """Ask the balancer for the appliances' state: `up` if both address families are, else the worse."""
+    async def state(self) -> "State":
+        """Ask the balancer. Raises: OSError -> it does not listen yet."""
         async with self.lb.connection("127.0.0.1", 9180) as (reader, writer):
             writer.write(b"GET /api/v1/state HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
             document = json.loads((await reader.read(-1)).partition(b"\r\n\r\n")[2])
-        states: dict[str, str] = {}
+        health: dict[str, str] = {}
         for pool in document["pools"]:
             for member in pool["members"]:
                 state = member["health"][0]["state"]
-                if states.get(member["name"], "up") == "up":
-                    states[member["name"]] = state
-        return states
+                if health.get(member["name"], "up") == "up":
+                    health[member["name"]] = state
+        paths = [path for path in document["datapaths"] if path["rules"]]
+        return State(health, all(path["generation"] == document["generation"] for path in paths))
 
     async def power(self, appliance: str, state: str) -> None:
         """Unplug an appliance from the hub (`down`), or plug it in again (`up`)."""

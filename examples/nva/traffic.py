@@ -23,7 +23,7 @@ from asynclb.lab import Host
 GRE, ESP = 47, 50
 ANSWER_S = 1.0  # what comes back later was lost, or waited for a busy machine
 TRIES = 3
-PATIENCE_S = 0.4  # for a new flow's first answer: less than a repeated SYN takes
+PATIENCE_S = 0.9  # for a new flow's first answer: less than a repeated SYN takes
 PERIOD_S = 1.0  # between two questions of a flow
 SMALL, FRAGMENTED = 64, 4000  # bytes of a question; the second takes three fragments on a wire of 1,500
 

@@ -57,8 +57,8 @@ def test_the_smallest_configuration_is_fine() -> None:
 
 def test_commands_in_the_readme_exist() -> None:
     """Every `make` target and every `asynclb` command that the README names is there."""
-    targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
-    named = set(re.findall(r"\bmake ([a-z]+)\b(?=`|  )", README))
+    targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z-]+)\b(?=`|  )", README))
     assert {"demo", "test", "bench"} <= named <= targets
     listed = run(sys.executable, "-m", "asynclb", "--help")
     commands = set(re.findall(r"^  ([a-z]+) ", listed.stdout, re.MULTILINE))
@@ -88,8 +88,8 @@ def test_documents_name_metrics_that_exist() -> None:
 def test_help_lists_every_target_that_is_explained() -> None:
     """`make` alone says what there is, and installs nothing."""
     shown = run("make", "--no-print-directory")
-    explained = re.findall(r"^([a-z]+):.*## ", MAKEFILE, re.MULTILINE)
-    assert re.findall(r"^  make ([a-z]+) ", shown.stdout, re.MULTILINE) == explained
+    explained = re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE)
+    assert re.findall(r"^  make ([a-z-]+) ", shown.stdout, re.MULTILINE) == explained
 
 
 def test_setup_refuses_what_it_does_not_know() -> None:
