@@ -23,7 +23,9 @@ def difference(old: bytes, new: bytes) -> int:
     """Return what replacing `old` by `new` adds to a sum of 16-bit words."""
     words = f"!{len(old) // 2}H"
     total: int = sum(struct.unpack(words, new))
-    return total + sum(word ^ 0xFFFF for word in struct.unpack(words, old))
+    for word in struct.unpack(words, old):
+        total += word ^ 0xFFFF
+    return total
 
 
 @dataclass(slots=True)

@@ -1,0 +1,68 @@
+"""What the oracle keeps, and what one packet finds of it."""
+
+from dataclasses import dataclass
+
+from asynclb.datapath.core.layout import CONSTANTS, Conn, Event
+from asynclb.model import Member
+from asynclb.net.flow import Flow, Protocol
+from asynclb.tables.row import Row
+from asynclb.tables.tables import Entry
+
+Key = tuple[Flow, bool]
+"""A flow and whether its ends are in order (symmetric)."""
+Target = tuple[str, Member]
+"""A member and the pool that it is in."""
+
+
+@dataclass(slots=True)
+class State:
+    """An entry of the flow table."""
+
+    target: Target
+    rule: str
+    generation: int
+    target_port: int
+    swapped: bool
+    state: Conn = Conn.NONE
+    deadline_ms: int = 0
+    ifindex: int = 0
+    link: bytes = b""
+    hairpin_port: int = 0
+    client: Flow | None = None
+    """For the way back of a hairpin: the flow that it belongs to."""
+
+
+@dataclass(slots=True)
+class Passage:
+    """A flow as one packet meets it."""
+
+    entry: Entry
+    key: Key
+    swapped: bool = False
+    outward: bool = False
+    state: State | None = None
+    target: Target | None = None
+    target_port: int = 0
+    fresh: bool = False
+    event: Event = Event.OTHER
+
+
+def turned(flow: Flow) -> Flow:
+    """Return the other direction of a flow."""
+    return Flow(flow.destination, flow.destination_port, flow.source, flow.source_port, flow.protocol)
+
+
+def backend_port(row: Row) -> int:
+    """Return the port that a rule translates to; 0 keeps the client's."""
+    return 0 if row.key.protocol is Protocol.ALL else row.rule.backend_port
+
+
+def idle_ms(row: Row) -> int:
+    """Return a rule's idle timeout."""
+    return min(round(row.rule.idle_timeout_s * 1000), 0x7FFF_FFFF)
+
+
+def timeout_ms(state: Conn, idle: int) -> int:
+    """Return how long a flow may be silent."""
+    most = {Conn.CLOSED: CONSTANTS["CLOSED_MS"], Conn.SYN: CONSTANTS["SYN_MS"]}.get(state, idle)
+    return min(most, idle)
