@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from asynclb.datapath.proxy.nft import Nftables
 from asynclb.errors import HostError
 from asynclb.net.address import Address
+from asynclb.net.flow import PROTOCOL_NUMBERS
 from asynclb.tables.row import FrontendKey
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ _RT_SCOPE_HOST = 254
 _FR_ACT_TO_TBL = 1  # linux/fib_rules.h
 _IFA_F_NODAD = 0x02  # linux/if_addr.h
 
+# Protocols are numbers (1 ICMP, 6 TCP, 17 UDP, 58 ICMPv6), because slim images have no /etc/protocols to name them.
 # No packet visits the chain `reassembly`. That it holds a tproxy statement makes the kernel put fragments together
 # before the other chain sees them (net/netfilter/nft_tproxy.c enables nf_defrag); later fragments carry no ports.
 _NO_TABLE = f"add table inet {NFT_TABLE}\ndelete table inet {NFT_TABLE}"
@@ -67,16 +69,16 @@ table inet {NFT_TABLE} {{
   set served4 {{ type ipv4_addr . inet_proto . inet_service; }}
   set served6 {{ type ipv6_addr . inet_proto . inet_service; }}
   chain reassembly {{
-    meta l4proto udp meta nfproto ipv4 tproxy ip to :1
-    meta l4proto udp meta nfproto ipv6 tproxy ip6 to :1
+    meta l4proto 17 meta nfproto ipv4 tproxy ip to :1
+    meta l4proto 17 meta nfproto ipv6 tproxy ip6 to :1
   }}
   chain prerouting {{
     type filter hook prerouting priority mangle; policy accept;
-    meta l4proto {{ tcp, udp }} socket transparent 1 meta mark set meta mark or {MARK:#x} accept
-    ip daddr @vips4 meta l4proto {{ tcp, udp }} ip daddr . meta l4proto . th dport @served4 accept
-    ip6 daddr @vips6 meta l4proto {{ tcp, udp }} ip6 daddr . meta l4proto . th dport @served6 accept
-    ip daddr @vips4 meta l4proto != icmp counter name no_rule drop
-    ip6 daddr @vips6 meta l4proto != ipv6-icmp counter name no_rule drop
+    meta l4proto {{ 6, 17 }} socket transparent 1 meta mark set meta mark or {MARK:#x} accept
+    ip daddr @vips4 meta l4proto {{ 6, 17 }} ip daddr . meta l4proto . th dport @served4 accept
+    ip6 daddr @vips6 meta l4proto {{ 6, 17 }} ip6 daddr . meta l4proto . th dport @served6 accept
+    ip daddr @vips4 meta l4proto != 1 counter name no_rule drop
+    ip6 daddr @vips6 meta l4proto != 58 counter name no_rule drop
   }}
 }}
 """
@@ -384,7 +386,7 @@ def _fill_sets(foreign: Iterable[Address], keys: Iterable[FrontendKey]) -> str:
     for version in _FAMILIES:
         here = [str(address) for address in vips if address.version == version]
         served = sorted(
-            f"{key.address} . {key.protocol} . {key.port}"
+            f"{key.address} . {PROTOCOL_NUMBERS[key.protocol]} . {key.port}"
             for key in keys
             if key.address.version == version and key.address in vips
         )
