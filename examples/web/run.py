@@ -1,4 +1,7 @@
-"""Run the web example in a lab: `sudo .venv/bin/python examples/web/run.py`. Exit code 0 if everything is as the README says."""
+"""Run the web example in a lab: `sudo .venv/bin/python examples/web/run.py`.
+
+The exit code is 0 if everything is as the README says.
+"""
 
 import asyncio
 import os

@@ -25,7 +25,7 @@ class WheelAgainstList(RuleBasedStateMachine):
         """Mark an item, for the past too."""
         self.remove(item)
         due_s = self.now_s + delay_s
-        self.marks[item] = (due_s, self.wheel.add(item, due_s))
+        self.marks[item] = (max(due_s, self.now_s), self.wheel.add(item, due_s))  # the past is over: it means now
 
     @rule(item=ITEMS)
     def remove(self, item: int) -> None:

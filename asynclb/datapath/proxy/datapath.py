@@ -34,7 +34,11 @@ from asynclb.tables.tables import Entry
 
 _DESCRIPTOR_RESERVE = 64  # for the configuration, the API, probes and netlink while flows fill the rest
 _DRAIN_POLL_S = 0.05
-_FILTER_POLL_S = 5.0  # how often the packet filter's drop counter is read
+_FILTER_POLL_S = 2.0  # how often the packet filter is looked at
+_FLUSHED = (
+    "somebody removed the proxy's rules from this host (`nft flush ruleset`, or a network manager that keeps routing "
+    "rules to itself); they are set up again"
+)
 
 _FRONTENDS = {Protocol.TCP: TcpFrontend, Protocol.UDP: UdpFrontend}
 
@@ -209,8 +213,9 @@ class ProxyDatapath:
             if not any(row.rule.transparent or not sockets.is_own_address(row.key.address) for row in rows):
                 return
             await asyncio.to_thread(plumbing.open)
-            self._poll = asyncio.create_task(self._poll_filter(plumbing), name="proxy-filter-counter")
-        await asyncio.to_thread(plumbing.update, frozenset(row.key for row in rows))
+            self._poll = asyncio.create_task(self._watch_host(plumbing), name="proxy-host-watch")
+        held = frozenset(frontend.key.address for frontend in self._draining)
+        await asyncio.to_thread(plumbing.update, frozenset(row.key for row in rows), held)
 
     async def _undo(self) -> None:
         if self._poll is not None:
@@ -224,18 +229,30 @@ class ProxyDatapath:
         while any(frontend.open_flows() for frontend in frontends):  # noqa: ASYNC110  nothing hot shall signal it
             await asyncio.sleep(_DRAIN_POLL_S)
 
-    async def _poll_filter(self, plumbing: Plumbing) -> None:
-        """Bring the packet filter's counter into the ledger; a filter that somebody flushed is not our end."""
+    async def _watch_host(self, plumbing: Plumbing) -> None:
+        """Every few seconds: bring the filter's counter into the ledger, mend what somebody flushed, let VIPs go."""
         seen = 0
         while True:
             await asyncio.sleep(_FILTER_POLL_S)
             try:
+                async with self._changing:
+                    if await asyncio.to_thread(plumbing.repair):
+                        self._emit(Event.DATAPATH_FAILED, datapath=self.name, error=_FLUSHED)
+                    await self._release()
                 now = await asyncio.to_thread(plumbing.no_rule_drops)
-            except OSError as error:
+            except (HostError, OSError) as error:
                 self._emit(Event.DATAPATH_FAILED, datapath=self.name, error=str(error))
                 continue
-            self._ledger.drop(Drop.NO_RULE, max(0, now - seen))
+            self._ledger.drop(Drop.NO_RULE, now - seen if now >= seen else now)
             seen = now
+
+    async def _release(self) -> None:
+        """Let the VIPs of removed rules go whose flows are over."""
+        for frontend, farewell in tuple(self._draining.items()):
+            if not frontend.open_flows():
+                del self._draining[frontend]
+                frontend.shared.reactor.unschedule(farewell)
+        await self._deliver([frontend.entry.row for frontend in self._frontends.values()])
 
 
 class Farewell:

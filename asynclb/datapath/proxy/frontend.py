@@ -56,6 +56,8 @@ class Peer:
         return self.pool, self.name, self.sockname[0]
 
 
+_NOT_ROUTED = ("127.", "fe80:")  # RFC 1122 section 3.2.1.3, RFC 4291 section 2.5.6
+
 Identity = tuple[str, str, str]
 """(pool, member, address): a member that keeps its name and changes its address is another one to its flows."""
 
@@ -115,6 +117,7 @@ class ProxyFrontend(ABC):
         self._drops_seen = 0
         self._departures = Departures(self)
         self._peers: dict[str, Peer] = {}
+        self._members: frozenset[str] | None = None  # their addresses, collected when first asked for
         self._protocol = PROTOCOL_NUMBERS[self.key.protocol]
         self.listen()
 
@@ -187,6 +190,19 @@ class ProxyFrontend(ABC):
         """Return the flow key of a client's flow to this frontend."""
         return Flow(ip_address(client[0]), client[1], self.key.address, self.key.port, self._protocol)
 
+    def source(self, entry: Entry, client: Sockname) -> Sockname | None:
+        """Return the address and port to speak with towards members, or None for this host's own.
+
+        The client's are used unless a member's replies to them would not come back here: members themselves and this
+        host's programs are spoken for with the host's own address, and so are clients with an address of their link.
+        """
+        if not entry.row.rule.transparent:
+            return None
+        if self._members is None:
+            self._members = frozenset(str(member.address) for member in self.entry.row.pool.members)
+        here = client[0].startswith(_NOT_ROUTED) or client[0] == "::1"
+        return None if here or client[0] in self._members else client
+
     def peer(self, entry: Entry, member: Member) -> Peer:
         """Return a member as this frontend reaches it under `entry`, which may be older than the current one."""
         peer = self._peers.get(member.name) if entry is self.entry else None
@@ -222,6 +238,7 @@ class ProxyFrontend(ABC):
         if entry.row != self.entry.row:
             self._departures.update(self.entry.row, entry.row)
             self._peers = {}
+            self._members = None
             self.account = self.shared.ledger.rule(entry.row.rule.name)
         self.entry = entry
 

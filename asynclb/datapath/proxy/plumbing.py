@@ -15,14 +15,16 @@ Laws:
      left behind is found and removed at the next start, and nothing else is.
   2. One instance per network namespace: an abstract UNIX socket is held for as long as the process lives.
   3. An address that the host owns gets no route and no drop rule: its other services are none of our business.
+  4. What somebody else has removed (`nft flush ruleset`, a network manager that keeps rules its own) is set up again.
 
 Source: Documentation/networking/tproxy.rst; ip-rule(8); nft(8), section SOCKET EXPRESSION.
 """
 
 import errno
 import socket
-from collections.abc import Iterable
-from contextlib import suppress
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,7 @@ from asynclb.datapath.host import take_namespace
 from asynclb.datapath.nft import Nftables
 from asynclb.errors import HostError
 from asynclb.net.address import Address
+from asynclb.net.flow import PROTOCOL_NUMBERS
 from asynclb.tables.row import FrontendKey
 
 if TYPE_CHECKING:
@@ -47,12 +50,14 @@ NFT_TABLE = "asynclb"
 
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _ANYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
+_LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 _UNSPECIFIED = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104  a prefix, not a listener
 _RTN_LOCAL = 2  # linux/rtnetlink.h
 _RT_SCOPE_HOST = 254
 _FR_ACT_TO_TBL = 1  # linux/fib_rules.h
 _IFA_F_NODAD = 0x02  # linux/if_addr.h
 
+# Protocols are numbers (1 ICMP, 6 TCP, 17 UDP, 58 ICMPv6), because slim images have no /etc/protocols to name them.
 # No packet visits the chain `reassembly`. That it holds a tproxy statement makes the kernel put fragments together
 # before the other chain sees them (net/netfilter/nft_tproxy.c enables nf_defrag); later fragments carry no ports.
 _NO_TABLE = f"add table inet {NFT_TABLE}\ndelete table inet {NFT_TABLE}"
@@ -64,16 +69,16 @@ table inet {NFT_TABLE} {{
   set served4 {{ type ipv4_addr . inet_proto . inet_service; }}
   set served6 {{ type ipv6_addr . inet_proto . inet_service; }}
   chain reassembly {{
-    meta l4proto udp meta nfproto ipv4 tproxy ip to :1
-    meta l4proto udp meta nfproto ipv6 tproxy ip6 to :1
+    meta l4proto 17 meta nfproto ipv4 tproxy ip to :1
+    meta l4proto 17 meta nfproto ipv6 tproxy ip6 to :1
   }}
   chain prerouting {{
     type filter hook prerouting priority mangle; policy accept;
-    meta l4proto {{ tcp, udp }} socket transparent 1 meta mark set meta mark or {MARK:#x} accept
-    ip daddr @vips4 meta l4proto {{ tcp, udp }} ip daddr . meta l4proto . th dport @served4 accept
-    ip6 daddr @vips6 meta l4proto {{ tcp, udp }} ip6 daddr . meta l4proto . th dport @served6 accept
-    ip daddr @vips4 meta l4proto != icmp counter name no_rule drop
-    ip6 daddr @vips6 meta l4proto != ipv6-icmp counter name no_rule drop
+    meta l4proto {{ 6, 17 }} socket transparent 1 meta mark set meta mark or {MARK:#x} accept
+    ip daddr @vips4 meta l4proto {{ 6, 17 }} ip daddr . meta l4proto . th dport @served4 accept
+    ip6 daddr @vips6 meta l4proto {{ 6, 17 }} ip6 daddr . meta l4proto . th dport @served6 accept
+    ip daddr @vips4 meta l4proto != 1 counter name no_rule drop
+    ip6 daddr @vips6 meta l4proto != 58 counter name no_rule drop
   }}
 }}
 """
@@ -82,14 +87,17 @@ table inet {NFT_TABLE} {{
 class Plumbing:
     """Routes, rules, addresses and packet filter of the proxy in this network namespace.
 
-    Owner: the datapath; every method blocks for some milliseconds and belongs into a thread.
+    Owner: the datapath; every method blocks for some milliseconds and belongs into a thread, one at a time.
     """
 
     def __init__(self) -> None:
         self._nft: Nftables | None = None
         self._lock: socket.socket | None = None
+        self._mutex = threading.Lock()  # a cancelled caller leaves its call running
         self._foreign: set[Address] = set()
         self._keys: frozenset[FrontendKey] = frozenset()
+        self._held: frozenset[Address] = frozenset()
+        self._rules = 0
 
     @property
     def is_open(self) -> bool:
@@ -126,39 +134,73 @@ class Plumbing:
         self._nft = Nftables()
         self._lock = take_namespace("proxy")
         try:
-            with _netlink() as ip:
-                _remove_all(ip)
-                _run(self._nft, _TABLE)
-                for version in _FAMILIES:
-                    _setup_family(ip, version)
+            with self._mutex, _netlink() as ip:
+                self._set_up(ip)
         except BaseException:
             self.close()
             raise
 
-    def update(self, keys: frozenset[FrontendKey]) -> None:
-        """Make exactly these keys deliverable.
+    def update(self, keys: frozenset[FrontendKey], held: frozenset[Address] = frozenset()) -> None:
+        """Make exactly these keys deliverable, and `held` addresses too: flows that are open on them need answers.
 
         Raises: HostError -> the kernel refused; what was there before still is.
         """
-        if keys == self._keys:
-            return
-        with _netlink() as ip:
-            owned = _owned_addresses(ip) - self._foreign
-            foreign = {key.address for key in keys} - owned
-            added, removed = foreign - self._foreign, self._foreign - foreign
-            done: list[Address] = []
-            try:
-                for address in sorted(added, key=str):
-                    _add_vip(ip, address)
-                    done.append(address)
-                _run(self._filter, _fill_sets(foreign, keys))
-            except BaseException:
-                for address in done:
-                    _remove_vip(ip, address)
-                raise
-            for address in removed:
+        with self._mutex:
+            if self._lock is None or (keys, held) == (self._keys, self._held):
+                return
+            with _netlink() as ip, _explained():
+                self._repair(ip)
+                addresses = {key.address for key in keys} | held
+                owned = _owned_addresses(ip) - self._foreign
+                foreign = {address for address in addresses - owned if not address.is_loopback}
+                self._exchange(ip, foreign, keys)
+            self._foreign, self._keys, self._held = foreign, keys, held
+
+    def repair(self) -> bool:
+        """Set up again what somebody else has removed; return whether anything was.
+
+        Raises: HostError -> the kernel refused.
+        """
+        with self._mutex:
+            if self._lock is None:
+                return False
+            with _netlink() as ip, _explained():
+                return self._repair(ip)
+
+    def _set_up(self, ip: "IPRoute") -> None:
+        _remove_all(ip)
+        _run(self._filter, f"{_TABLE}\n{_fill_sets(self._foreign, self._keys)}")
+        for version in _FAMILIES:
+            _setup_family(ip, version)
+        for address in self._foreign:
+            _add_vip(ip, address)
+        self._rules = len(_own_rules(ip))
+
+    def _repair(self, ip: "IPRoute") -> bool:
+        try:
+            self.no_rule_drops()
+        except OSError:
+            intact = False
+        else:
+            intact = len(_own_rules(ip)) == self._rules
+        if not intact:
+            self._set_up(ip)
+        return not intact
+
+    def _exchange(self, ip: "IPRoute", foreign: set[Address], keys: frozenset[FrontendKey]) -> None:
+        """Let new addresses in, then change the filter in one step, then let old addresses go."""
+        done: list[Address] = []
+        try:
+            for address in sorted(foreign - self._foreign, key=str):
+                done.append(address)
+                _add_vip(ip, address)
+            _run(self._filter, _fill_sets(foreign, keys))
+        except BaseException:
+            for address in done:
                 _remove_vip(ip, address)
-        self._foreign, self._keys = foreign, keys
+            raise
+        for address in self._foreign - foreign:
+            _remove_vip(ip, address)
 
     def no_rule_drops(self) -> int:
         """Return how many packets to VIPs were dropped because no rule serves their port or protocol."""
@@ -167,21 +209,37 @@ class Plumbing:
 
     def close(self) -> None:
         """Remove everything and give the namespace back."""
-        if self._lock is None:
-            return
-        with _netlink() as ip:
-            _remove_all(ip)
-        with suppress(HostError):
-            _run(self._filter, _NO_TABLE)
-        self._foreign, self._keys = set(), frozenset()
-        self._lock.close()
-        self._lock = None
+        with self._mutex:
+            if self._lock is None:
+                return
+            with _netlink() as ip:
+                _remove_all(ip)
+            with suppress(HostError):
+                _run(self._filter, _NO_TABLE)
+            self._foreign, self._keys, self._held = set(), frozenset(), frozenset()
+            self._lock.close()
+            self._lock = None
 
 
 def _netlink() -> "IPRoute":
     from pyroute2 import IPRoute
 
     return IPRoute()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Make a refusal of the kernel one that an operator understands."""
+    from pyroute2 import NetlinkError
+
+    try:
+        yield
+    except NetlinkError as error:
+        message = (
+            f"the kernel refused a route or an address of a VIP ({error}); see that CAP_NET_ADMIN is there, and that "
+            "IPv6 is enabled (net.ipv6.conf.all.disable_ipv6) where a frontend has an IPv6 address"
+        )
+        raise HostError(message) from error
 
 
 def _run(nft: Nftables, commands: str) -> None:
@@ -214,7 +272,9 @@ def _setup_family(ip: "IPRoute", version: int) -> None:
 def _add_local_route(ip: "IPRoute", table: int, prefix: str, version: int) -> None:
     scope = {"scope": _RT_SCOPE_HOST} if version == 4 else {}
     loopback = ip.link_lookup(ifname="lo")[0]
-    where = {"oif": loopback, "table": table, "family": _FAMILIES[version], **scope}
+    # What this host's own programs speak with towards a VIP: an address that is not the host's would be refused.
+    source = {"prefsrc": _LOOPBACK[version]} if table == VIP_TABLE else {}
+    where = {"oif": loopback, "table": table, "family": _FAMILIES[version], **scope, **source}
     ip.route("replace", dst=prefix, type=_RTN_LOCAL, proto=ROUTE_PROTOCOL, **where)
 
 
@@ -253,6 +313,16 @@ def _owned_addresses(ip: "IPRoute") -> set[Address]:
     return {ip_address(found.get_attr("IFA_LOCAL") or found.get_attr("IFA_ADDRESS")) for found in ip.get_addr()}
 
 
+def _own_rules(ip: "IPRoute") -> list[Any]:
+    rules = [rule for family in _FAMILIES.values() for rule in ip.get_rules(family=family)]
+    tables = (VIP_TABLE, RETURN_TABLE)
+    return [
+        rule
+        for rule in rules
+        if rule.get_attr("FRA_PROTOCOL") == ROUTE_PROTOCOL and rule.get_attr("FRA_TABLE") in tables
+    ]
+
+
 def _own_routes(ip: "IPRoute", table: int, version: int) -> list[Any]:
     routes = ip.get_routes(family=_FAMILIES[version], table=table)
     return [route for route in routes if route["proto"] == ROUTE_PROTOCOL]
@@ -276,15 +346,11 @@ def _as_request(route: Any) -> dict[str, Any]:
 def _remove_all(ip: "IPRoute") -> list[str]:
     """Remove everything that carries our marks; return what it was."""
     removed = []
-    for version, family in _FAMILIES.items():
-        for rule in ip.get_rules(family=family):
-            if rule.get_attr("FRA_PROTOCOL") == ROUTE_PROTOCOL and rule.get_attr("FRA_TABLE") in (
-                VIP_TABLE,
-                RETURN_TABLE,
-            ):
-                table, priority = rule.get_attr("FRA_TABLE"), rule.get_attr("FRA_PRIORITY")
-                ip.rule("del", family=family, table=table, priority=priority, protocol=ROUTE_PROTOCOL)
-                removed.append(f"rule {priority} (IPv{version})")
+    for rule in _own_rules(ip):
+        table, priority = rule.get_attr("FRA_TABLE"), rule.get_attr("FRA_PRIORITY")
+        ip.rule("del", family=rule["family"], table=table, priority=priority, protocol=ROUTE_PROTOCOL)
+        removed.append(f"rule {priority} (IPv{4 if rule['family'] == socket.AF_INET else 6})")
+    for version in _FAMILIES:
         for table in (VIP_TABLE, RETURN_TABLE):
             for route in _own_routes(ip, table, version):
                 request = _as_request(route)
@@ -304,7 +370,7 @@ def _fill_sets(foreign: Iterable[Address], keys: Iterable[FrontendKey]) -> str:
     for version in _FAMILIES:
         here = [str(address) for address in vips if address.version == version]
         served = sorted(
-            f"{key.address} . {key.protocol} . {key.port}"
+            f"{key.address} . {PROTOCOL_NUMBERS[key.protocol]} . {key.port}"
             for key in keys
             if key.address.version == version and key.address in vips
         )

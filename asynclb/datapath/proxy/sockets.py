@@ -27,6 +27,8 @@ _MEMINFO_WORDS = 9
 _TCP_REPAIR = 19  # linux/tcp.h
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
 
+_PORT_NOT_TO_BE_HAD = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
+
 LISTEN_BACKLOG = 4096
 """Connections that wait to be accepted; the kernel caps it at net.core.somaxconn (4096 since Linux 5.4)."""
 
@@ -89,12 +91,12 @@ def dial_as(kind: socket.SocketKind, member: Sockname, source: Sockname | None) 
     """Dial with the source's own port if that is free towards this member, else with its address only.
 
     A port is taken when the client uses it towards two frontends that lead to one member, or while an earlier
-    connection of the same four addresses and ports is still closing.
+    connection of the same four addresses and ports is still closing. A port below 1024 needs CAP_NET_BIND_SERVICE.
     """
     try:
         return dial(kind, member, source)
     except OSError as error:
-        if source is None or error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
+        if source is None or error.errno not in _PORT_NOT_TO_BE_HAD:
             raise
     return dial(kind, member, source, keep_port=False)
 

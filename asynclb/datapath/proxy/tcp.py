@@ -185,7 +185,7 @@ class Dial:
     def _connect(self, member: Member) -> int:
         """Start connecting; return 0 or the error number of what failed at once."""
         frontend, rule = self._frontend, self._entry.row.rule
-        source = self._address if rule.transparent else None
+        source = frontend.source(self._entry, self._address)
         self.peer = frontend.peer(self._entry, member)
         try:
             sock = sockets.dial_as(socket.SOCK_STREAM, self.peer.sockname, source)

@@ -243,7 +243,7 @@ class UdpFrontend(ProxyFrontend):
 
         UDP lets two sockets share all four addresses and ports and gives replies to one of them, so the pairs are kept.
         """
-        source = client if self.entry.row.rule.transparent else None
+        source = self.source(self.entry, client)
         try:
             if source is not None and (client, peer.sockname) in self.shared.udp_pairs:
                 sock = sockets.dial(socket.SOCK_DGRAM, peer.sockname, source, keep_port=False)

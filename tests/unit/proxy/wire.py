@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from asynclb.lab import Host
+
 WAIT_S = 20.0
 """Only reached where something is wrong: the machines that run tests may be busy."""
 
@@ -48,6 +50,13 @@ def free_port(*addresses: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> 
             except OSError:
                 continue
         return port
+
+
+def open_socket(host: Host | None, address: str, kind: socket.SocketKind) -> socket.socket:
+    """Return a new non-blocking socket for an address, in a host of a lab if one is given."""
+    sock = (host.open_socket if host is not None else socket.socket)(family_of(address), kind)
+    sock.setblocking(False)
+    return sock
 
 
 class Wire:
@@ -168,12 +177,19 @@ class Wire:
         return await self.exactly(len(text)) == text
 
 
-async def connect(address: str, port: int, *, source: tuple[str, int] | None = None, wait_s: float = WAIT_S) -> Wire:
-    """Open a connection.
+async def connect(
+    address: str,
+    port: int,
+    *,
+    host: Host | None = None,
+    source: tuple[str, int] | None = None,
+    wait_s: float = WAIT_S,
+) -> Wire:
+    """Open a connection, from a host of a lab if one is given.
 
     Raises: OSError -> refused; TimeoutError -> no answer within `wait_s`.
     """
-    sock = socket.socket(family_of(address), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    sock = open_socket(host, address, socket.SOCK_STREAM)
     try:
         if source is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -186,10 +202,10 @@ async def connect(address: str, port: int, *, source: tuple[str, int] | None = N
     return Wire(sock)
 
 
-async def expect_refusal(address: str, port: int) -> None:
+async def expect_refusal(address: str, port: int, *, host: Host | None = None) -> None:
     """Check that a connection is reset, while it is made or as soon as it is."""
     try:
-        wire = await connect(address, port)
+        wire = await connect(address, port, host=host)
     except ConnectionResetError:
         return
     with wire:
@@ -199,8 +215,8 @@ async def expect_refusal(address: str, port: int) -> None:
 class Listener:
     """A member that accepts when the test says so. Owner: a test."""
 
-    def __init__(self, address: str, port: int = 0, *, backlog: int = 1024) -> None:
-        self.sock = socket.socket(family_of(address), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    def __init__(self, address: str, port: int = 0, *, host: Host | None = None, backlog: int = 1024) -> None:
+        self.sock = open_socket(host, address, socket.SOCK_STREAM)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.sock.bind((address, port))
         self.sock.listen(backlog)
