@@ -13,9 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from asynclb.datapath.core import build_image
 from asynclb.native.build import write_layout
@@ -23,6 +21,8 @@ from asynclb.net.flowhash import Distribution
 from tests.property.test_core_oracle import make_world
 from tests.unit.core.world import Packet, icmp_error, tcp, udp
 
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 CORPUS = HERE / "corpus"
 VIP, ALICE = "203.0.113.10", "198.51.100.7"
 FLAGS = ("-std=gnu11", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wall", "-Wextra")
@@ -40,6 +40,9 @@ def seeds() -> dict[str, bytes]:
     parts = [Packet(ALICE, VIP, 17, p, fragment=f, raw=True) for p, f in ((whole[24:], 3), (whole[:24], 0x2000))]
     six = tcp("2001:db8:9::7", 4000, "2001:db8::10", 80)
     request = bytes(tcp(ALICE, 4000, VIP, 80))
+    inward = bytes(tcp("10.1.0.11", 9, VIP, 80)), bytes(tcp("10.1.0.11", 8080, VIP, 61500))
+    spokes = bytes(tcp("10.8.0.1", 1, "10.9.0.1", 80)), bytes(tcp("10.9.0.1", 80, "10.8.0.1", 1))
+    others = (bytes(Packet(ALICE, "203.0.113.20", number, bytes(12))) for number in (1, 47, 50, 51, 132))
     return {
         "tcp": conversation((0, request), *((1, answer) for answer in answers), (4, request)),
         "partial": conversation((2, request)),
@@ -48,12 +51,12 @@ def seeds() -> dict[str, bytes]:
         "fragments6": conversation((0, bytes(Packet("2001:db8::1", "2001:db8::20", 17, whole, fragment=0x2000)))),
         "error": conversation((0, request), (0, bytes(icmp_error("192.0.2.1", VIP, answers[0][14:])))),
         "error6": conversation((0, bytes(icmp_error("2001:db8::1", "2001:db8:9::7", bytes(six)[14:])))),
-        "hairpin": conversation((1, bytes(tcp("10.1.0.11", 9, VIP, 80))), (1, bytes(tcp("10.1.0.11", 8080, VIP, 61500)))),
-        "routed": conversation((0, bytes(tcp("10.8.0.1", 1, "10.9.0.1", 80))), (1, bytes(tcp("10.9.0.1", 80, "10.8.0.1", 1)))),
+        "hairpin": conversation((1, inward[0]), (1, inward[1])),
+        "routed": conversation((0, spokes[0]), (1, spokes[1])),
         "chain": conversation((0, bytes(Packet("2001:db8::7", "2001:db8::10", 60, (b"\x3c\0" + bytes(6)) * 9)))),
         "options": conversation((0, bytes(tcp(ALICE, 4000, VIP, 80, options=b"\1" * 40)))),
         "vlan": conversation((0, bytes(tcp(ALICE, 4000, VIP, 80, vlan=b"\x88\xa8\0\5\x81\0\0\6")))),
-        "others": conversation(*((0, bytes(Packet(ALICE, "203.0.113.20", n, bytes(12)))) for n in (1, 47, 50, 51, 132))),
+        "others": conversation(*((0, frame) for frame in others)),
         "arp": conversation((0, b"\xff" * 12 + b"\x08\6\0\1\x08\0\6\4\0\1" + bytes(16) + bytes((203, 0, 113, 10)))),
         "image": conversation((8, image()[:2000])),
     }  # fmt: skip

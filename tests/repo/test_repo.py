@@ -23,7 +23,9 @@ TEXTS = sorted(
 )
 
 FILE_LINES, FUNCTION_LINES = 400, 50
-LONGER: dict[str, int] = {}
+LONGER: dict[str, int] = {
+    "asynclb/datapath/core/layout.py": 520,  # one declaration of all that C and Python share, read by path: a list
+}
 """Files (path) and functions (path::name) that may be longer, each with its limit and, beside it, why."""
 
 FORBIDDEN = re.compile(r"[/]work/(main|shared)|[/]tmp/venv\b|[/]opt/(wheels|pypi)|\bissue #?\d+ of \d+\b")

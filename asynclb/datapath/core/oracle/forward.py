@@ -7,8 +7,7 @@ from asynclb.datapath.core.layout import CONSTANTS, Conn, Event
 from asynclb.datapath.core.oracle.state import Passage, State, Target, backend_port, idle_ms, turned
 from asynclb.datapath.core.oracle.step import Step
 from asynclb.datapath.core.oracle.wire import TCP, UDP, Form
-from asynclb.datapath.core.values import Result
-from asynclb.datapath.core.values import NextHop
+from asynclb.datapath.core.values import NextHop, Result
 from asynclb.model import Member
 from asynclb.net.drop import Drop
 from asynclb.net.flow import Flow
