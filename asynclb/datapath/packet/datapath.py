@@ -148,23 +148,28 @@ class _Running:
         image = await asyncio.to_thread(build_image, tables, plan)
         fresh = self._open_ports(around.links)
         wanted = guarded(rows, tuple(link.name for link in around.links.values()), plan.local)
+        both = wanted if self._guarded is None else self._guarded | wanted
         try:
-            both = wanted if self._guarded is None else self._guarded | wanted
-            await asyncio.to_thread(self._nft.run, ruleset(both))
+            await self._guard(both)
         except BaseException:
             for port in fresh:
                 port.close()
             raise
         self._core.publish(image)
         self._set_hops(around)
-        self._tables, self._guarded = tables, wanted
+        self._tables = tables
         for port in fresh:
             self._attach(port)
         for index in self._ports.keys() - around.links.keys():
             self._detach(index)
-        if both != wanted:
-            await asyncio.to_thread(self._nft.run, ruleset(wanted))
+        await self._guard(wanted)
         self._announce(rows, around)
+
+    async def _guard(self, wanted: Guarded) -> None:
+        """Put the guard up in one transaction, if it is another one. Raises: OSError -> the old one stays."""
+        if wanted != self._guarded:
+            await asyncio.to_thread(self._nft.run, ruleset(wanted))
+            self._guarded = wanted
 
     def counters(self) -> Counters:
         """Return the core's counters by name."""

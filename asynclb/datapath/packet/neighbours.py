@@ -67,8 +67,14 @@ class Neighbours:
         self._loop.add_reader(self._events.fileno(), self._changed)
 
     async def want(self, addresses: Collection[Address]) -> Surroundings:
-        """Follow these addresses from here on, and return the surroundings as they are now."""
-        self._wanted = frozenset(addresses)
+        """Follow these addresses from here on, and return the surroundings as they are now.
+
+        Addresses that are followed already are not asked for again: events keep what is known of them fresh.
+        """
+        wanted = frozenset(addresses)
+        if self._last is not None and wanted == self._wanted:
+            return self._last
+        self._wanted = wanted
         self._last = await asyncio.to_thread(look_around, self._wanted)
         if len(self._last.hops) < len(self._wanted):
             self._look_in(_SETTLE_S)
