@@ -36,7 +36,7 @@ class DatapathKind:
 
 
 def _absent(_row: Row) -> Refusal:
-    return Refusal("not part of this version", "use `datapath: proxy`, `packet` or `auto`")
+    return Refusal("not part of this version", "use `datapath: proxy`, `packet` or `auto`", absent=True)
 
 
 DATAPATHS = (

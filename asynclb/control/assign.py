@@ -79,8 +79,8 @@ def _problem(row: Row, position: int | None, refusals: Sequence[tuple[str, Refus
     if row.rule.datapath is not None:
         path = (*path, "datapath")
     reasons = "; ".join(f"{name}: {refusal.why}" for name, refusal in refusals)
-    # The last one asked is the one that most hosts have: its remedy is within reach.
-    remedy = refusals[-1][1].remedy if refusals else "use `datapath: auto`"
+    within_reach = [refusal for _, refusal in refusals if not refusal.absent] or [refusal for _, refusal in refusals]
+    remedy = "; or ".join(dict.fromkeys(refusal.remedy for refusal in within_reach)) or "use `datapath: auto`"
     return Problem(
         path=path,
         value=row.rule.name,

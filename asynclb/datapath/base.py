@@ -22,6 +22,8 @@ class Refusal:
 
     why: str
     remedy: str
+    absent: bool = False
+    """Whether this version has only the datapath's name."""
 
 
 @dataclass(frozen=True, slots=True)
