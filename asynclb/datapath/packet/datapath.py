@@ -126,6 +126,7 @@ class _Running:
         self._members: Ids[MemberName] = Ids(MAX_MEMBERS)
         self._hops: Ids[Address] = Ids(MAX_NEXT_HOPS)
         self._tables: Tables = EMPTY_TABLES
+        self._lost = 0  # frames that came while a ring was full
         self._guarded: Guarded | None = None
         self._announced: set[tuple[Address, int]] = set()
         self._turn = asyncio.Lock()  # tables and surroundings change one after the other
@@ -173,7 +174,8 @@ class _Running:
 
     def counters(self) -> Counters:
         """Return the core's counters by name."""
-        return counters_of(self._core.counters(), self._rules.names(), self._members.names())
+        self._lost += sum(port.lost() for port in self._ports.values())
+        return counters_of(self._core.counters(), self._rules.names(), self._members.names(), self._lost)
 
     def flows(self) -> Iterator[FlowRecord]:
         """Walk through the flow table."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from asynclb.datapath.base import Counters, FlowRecord, MemberCounters
 from asynclb.datapath.core.values import CoreCounters, FlowView
 from asynclb.net.address import Address, endpoint
+from asynclb.net.drop import Drop
 from asynclb.tables.row import Row
 
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 47: "gre", 50: "esp", 51: "ah", 58: "icmpv6", 132: "sctp"}
@@ -12,8 +13,11 @@ _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 47: "gre", 50: "esp", 51: "ah", 58
 MemberName = tuple[str, str, Address]
 
 
-def counters_of(core: CoreCounters, rules: Mapping[int, str], members: Mapping[int, MemberName]) -> Counters:
-    """Return the counters by name; members that differ in their address only are added up."""
+def counters_of(core: CoreCounters, rules: Mapping[int, str], members: Mapping[int, MemberName], lost: int) -> Counters:
+    """Return the counters by name; members that differ in their address only are added up.
+
+    `lost` are frames that the rings had no room for.
+    """
     by_member: dict[tuple[str, str], MemberCounters] = {}
     for number, counted in core.members.items():
         if number in members:
@@ -22,7 +26,7 @@ def counters_of(core: CoreCounters, rules: Mapping[int, str], members: Mapping[i
     return Counters(
         rules={rules[number]: counted for number, counted in core.rules.items() if number in rules},
         members=by_member,
-        drops=core.drops,
+        drops={**core.drops, Drop.LISTEN_OVERFLOW: lost},
         flows=core.flows,
     )
 
