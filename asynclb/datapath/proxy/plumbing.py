@@ -47,9 +47,12 @@ MARK = 0x2000_0000
 ROUTE_PROTOCOL = 91
 """Marks routes, rules and addresses as ours (`ip route show proto 91`); unassigned in rtnetlink(7)."""
 NFT_TABLE = "asynclb"
+_LAST = 300
+"""The chain's priority: behind chains that set a whole mark, and behind DNAT, whose destinations are not ours."""
 
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _ANYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
+_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EACCES)  # not in the kernel; switched off by disable_ipv6
 _LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 _UNSPECIFIED = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104  a prefix, not a listener
 _RTN_LOCAL = 2  # linux/rtnetlink.h
@@ -73,7 +76,7 @@ table inet {NFT_TABLE} {{
     meta l4proto 17 meta nfproto ipv6 tproxy ip6 to :1
   }}
   chain prerouting {{
-    type filter hook prerouting priority mangle; policy accept;
+    type filter hook prerouting priority {_LAST}; policy accept;
     meta l4proto {{ 6, 17 }} socket transparent 1 meta mark set meta mark or {MARK:#x} accept
     ip daddr @vips4 meta l4proto {{ 6, 17 }} ip daddr . meta l4proto . th dport @served4 accept
     ip6 daddr @vips6 meta l4proto {{ 6, 17 }} ip6 daddr . meta l4proto . th dport @served6 accept
@@ -263,8 +266,8 @@ def _setup_family(ip: "IPRoute", version: int) -> None:
         ip.rule("add", table=VIP_TABLE, priority=VIP_PRIORITY, **common)
         _add_local_route(ip, RETURN_TABLE, _ANYWHERE[version], version)
     except NetlinkError as error:
-        if version == 6 and error.code == errno.EAFNOSUPPORT:
-            return  # a host without IPv6 has no IPv6 frontends either: binding them says so
+        if version == 6 and error.code in _NO_IPV6:
+            return  # an IPv6 frontend is refused when its address is set up
         message = f"the kernel refused the proxy's routing rules ({error}); transparent rules need CAP_NET_ADMIN"
         raise HostError(message) from error
 
@@ -279,6 +282,7 @@ def _add_local_route(ip: "IPRoute", table: int, prefix: str, version: int) -> No
 
 
 def _add_vip(ip: "IPRoute", address: Address) -> None:
+    _add_local_route(ip, RETURN_TABLE, _ANYWHERE[address.version], address.version)  # IPv6 may be on only since now
     _add_local_route(ip, VIP_TABLE, f"{address}/{address.max_prefixlen}", address.version)
     if address.version == 6:
         interface = _on_link(ip, address)
