@@ -136,6 +136,7 @@ def _member(
         "name": member.name,
         "address": str(member.address),
         "weight": member.weight,
+        "priority": member.priority,
         "admin_state": str(member.admin_state),
         "zone": member.zone,
         "health": [_health(pool.name, member, probe, health, epoch_offset_s) for probe in probes],

@@ -70,7 +70,7 @@ def _pool(name: str, pool: PoolDraft) -> BackendPool:
 
 
 def _member(spec: MemberSpec) -> Member:
-    return Member(spec.name, spec.address, spec.weight, spec.admin_state, spec.zone)
+    return Member(spec.name, spec.address, spec.weight, spec.admin_state, spec.zone, spec.priority)
 
 
 def _probe(name: str, spec: ProbeSpec) -> Probe:

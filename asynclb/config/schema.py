@@ -98,6 +98,8 @@ class MemberSpec(Spec):
     """The member's own address."""
     weight: t.Weight = 1
     """Share of new flows relative to the other members, 0 to 1000; 0 takes none."""
+    priority: t.Priority = 0
+    """0 is active; members of a higher number stand by until no member of a lower one is eligible."""
     admin_state: t.AdminStateWord = AdminState.NONE
     """`none`: the probe decides; `up`: always eligible; `down`: no new flows; `drain`: down, and reset at the end."""
     zone: t.Zone | None = None

@@ -139,7 +139,7 @@ def _explain_member(
 def _why_eligible(verdict: Verdict, health: Health) -> str:
     row, member = verdict.entry.row, verdict.member
     if row.rule.probe is None:
-        return "the rule has no probe: every member with a weight is eligible"
+        return "the rule has no probe: every member with a weight and the best priority is eligible"
     found = effective_health(member, health.of(row.pool.name, member.name, row.rule.probe), all_down_is_up=True)
     detail = f", {found.detail}" if found.detail else ""
     return f"{member.name} is {found.state} by probe {row.rule.probe} ({found.reason}{detail})"

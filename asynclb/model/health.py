@@ -4,6 +4,7 @@ Laws:
   1. A member is eligible through a probe only once that probe has said so: unknown counts as down.
   2. Admin states override probes, and only in rules that have a probe.
   3. Weight 0 takes no new flows, whatever the probe says.
+  4. Only members of the best priority that anybody has are eligible; the others stand by.
 """
 
 from collections.abc import Mapping
@@ -85,16 +86,21 @@ def eligible_members(
     """
     weighted = [member for member in pool.members if member.weight > 0]
     if probe is None:
-        return tuple(m for m in weighted if m.admin_state is not AdminState.DRAIN)
+        return _foremost([m for m in weighted if m.admin_state is not AdminState.DRAIN])
     open_to_new = [m for m in weighted if m.admin_state not in (AdminState.DOWN, AdminState.DRAIN)]
-    healthy = tuple(
+    healthy = [
         m
         for m in open_to_new
         if m.admin_state is AdminState.UP or health.of(pool.name, m.name, probe).state is HealthState.UP
-    )
+    ]
     if healthy or policy is NoHealthyMembers.DROP:
-        return healthy
-    return tuple(open_to_new)
+        return _foremost(healthy)
+    return _foremost(open_to_new)
+
+
+def _foremost(members: list[Member]) -> tuple[Member, ...]:
+    best = min((member.priority for member in members), default=0)
+    return tuple(member for member in members if member.priority == best)
 
 
 def effective_health(member: Member, found: MemberHealth, *, all_down_is_up: bool = False) -> MemberHealth:

@@ -21,13 +21,17 @@ class AdminState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member of a pool. `weight` 0 takes no new flows."""
+    """One member of a pool. `weight` 0 takes no new flows.
+
+    `priority`: 0 is active; members of a higher number stand by until no member of a lower one is eligible.
+    """
 
     name: str
     address: Address
     weight: int = 1
     admin_state: AdminState = AdminState.NONE
     zone: str | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

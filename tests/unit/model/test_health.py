@@ -99,3 +99,29 @@ def test_effective_health_of_every_state(admin_state: AdminState, found: HealthS
             assert (state.state, state.reason) == (HealthState.UP, Reason.UP_PROBE_ALL_DOWN_IS_UP)
         case AdminState.NONE:
             assert state == said
+
+
+STANDBY = {
+    # who is up among active a, b and standby c, d: who takes new flows
+    ("a", "b", "c", "d"): ("a", "b"),
+    ("b", "c", "d"): ("b",),
+    ("c", "d"): ("c",),
+    ("d",): ("d",),
+    (): (),
+}
+
+
+@pytest.mark.parametrize("up", STANDBY)
+def test_standby_members_take_over_only_when_no_better_one_is_left(up: tuple[str, ...]) -> None:
+    """Members of priority 1 get new flows once none of priority 0 is up, and those of 2 once none of 1 is."""
+    priorities = {"a": 0, "b": 0, "c": 1, "d": 2}
+    base = pool("web", dict.fromkeys(priorities, 1)).members
+    members = (Member(m.name, m.address, priority=priorities[m.name]) for m in base)
+    found = with_members(BackendPool("web", ()), *members)
+    health = Health({("web", name, "probe"): MemberHealth(HealthState.UP) for name in up})
+    assert tuple(m.name for m in eligible_members(found, "probe", health, NoHealthyMembers.DROP)) == STANDBY[up]
+    without_probe = eligible_members(found, None, health, NoHealthyMembers.DROP)
+    assert tuple(m.name for m in without_probe) == ("a", "b")
+    if not up:
+        last_resort = eligible_members(found, "probe", health, NoHealthyMembers.ALL)
+        assert tuple(m.name for m in last_resort) == ("a", "b")
