@@ -227,10 +227,12 @@ class TcpFrontend(ProxyFrontend):
         super().__init__(shared, entry, socket.SOCK_STREAM, transparent=transparent)
         self.flows: set[TcpFlow] = set()
         self.dials: set[Dial] = set()
+        self._pausing = False  # until `on_time`
+        self._short = False  # of descriptors, since the last client that was accepted
 
     def on_events(self, _events: int) -> None:
-        """Accept whoever waits, unless nobody shall be let in."""
-        if self.program != SILENT and self._accept(_ACCEPTS):
+        """Accept whoever waits, unless nobody shall be let in or nobody can be."""
+        if self.program != SILENT and not self._pausing and self._accept(_ACCEPTS):
             self.shared.reactor.again(self.resume)
 
     def hush(self) -> None:
@@ -241,6 +243,7 @@ class TcpFrontend(ProxyFrontend):
 
     def on_time(self, _now_s: float) -> float | None:
         """Accept again after a pause."""
+        self._pausing = False
         self.resume()
         return None
 
@@ -279,6 +282,7 @@ class TcpFrontend(ProxyFrontend):
                 if self._accept_failed(error):
                     return False
                 continue
+            self._short = False
             self._accepted(client, address)
         return True
 
@@ -311,7 +315,9 @@ class TcpFrontend(ProxyFrontend):
         """Return whether accepting must pause; a client that is gone already is no reason to."""
         if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
             return False
-        self.shared.ledger.drop(Drop.OUT_OF_DESCRIPTORS)
-        self.shared.emit(Event.ACCEPT_PAUSED, rule=self.entry.row.rule.name, error=str(error))
+        if not self._short:
+            self.shared.ledger.drop(Drop.OUT_OF_DESCRIPTORS)
+            self.shared.emit(Event.ACCEPT_PAUSED, rule=self.entry.row.rule.name, error=str(error))
+        self._short = self._pausing = True
         self.shared.reactor.schedule(self, self.shared.reactor.now_s + _ACCEPT_RETRY_S)
         return True
