@@ -15,7 +15,7 @@ OWN := status=$$?; .ci/setup own; exit $$status
 NO_HANGS := -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-nva test lint format ruff types imports check bench clean
+.PHONY: help demo demo-nva test lint format ruff types imports check bench fuzz clean
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -66,6 +66,10 @@ check: lint test ## lint and test
 bench: ## the benchmark against HAProxy and nginx (root; some minutes on an idle machine)
 	@.ci/setup bench
 	@$(BIN)/python tests/bench/run.py $(ARGS); $(OWN)
+
+fuzz: ## the packet core under libFuzzer with ASan and UBSan (two minutes; ARGS=600 for ten)
+	@.ci/setup fuzz
+	@$(BIN)/python tests/fuzz/run.py $(ARGS)
 
 clean: ## remove what the other targets made in this checkout
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
