@@ -21,12 +21,13 @@ from asynclb.datapath.core.image import Plan, build_image
 from asynclb.datapath.host import Capability, missing, take_namespace
 from asynclb.datapath.nft import Nftables
 from asynclb.datapath.packet.announce import announcement, answer, asked_for
-from asynclb.datapath.packet.guard import NO_TABLE, Guarded, guarded, ruleset
+from asynclb.datapath.packet.guard import Guarded, guarded
 from asynclb.datapath.packet.ids import Ids
 from asynclb.datapath.packet.limits import clashes, static_refusal
 from asynclb.datapath.packet.neighbours import Link, Neighbours, Surroundings
 from asynclb.datapath.packet.ports import Port
 from asynclb.datapath.packet.report import counters_of, record_of
+from asynclb.datapath.packet.ruleset import NO_TABLE, TABLE, ruleset, watches_egress
 from asynclb.errors import ApplyError, HostError, Problem
 from asynclb.events import Emit, Event
 from asynclb.net.address import Address
@@ -56,6 +57,7 @@ class PacketDatapath:
         self._emit = emit
         self._why_not = "it has not been opened"
         self._running: _Running | None = None
+        self._leftover = False
         self._generation = 0
 
     @property
@@ -64,15 +66,18 @@ class PacketDatapath:
         return self._generation
 
     async def open(self) -> None:
-        """Find out what this host allows, and remove what a killed instance left behind. Touches nothing else."""
+        """Find out what this host allows, and whether a killed instance left its guard behind. Changes nothing.
+
+        What is left keeps the host from resetting connections that go on with the first tables, which replace it.
+        """
         lacking = missing(Capability.CAP_NET_ADMIN, Capability.CAP_NET_RAW)
         self._why_not = ""
         if lacking:
             self._why_not = f"packet sockets and their guard need {' and '.join(lack.name for lack in lacking)}"
         elif not native.available:
             self._why_not = f"the native library is not there: {native.reason}"
-        elif await asyncio.to_thread(_sweep_leftovers):
-            self._emit(Event.LEFTOVERS_REMOVED, what=["nftables table netdev asynclb_packet"])
+        else:
+            self._leftover = await asyncio.to_thread(_has_leftover)
 
     def refusal(self, row: Row) -> Refusal | None:
         """Return why this datapath cannot carry the row, or None."""
@@ -86,6 +91,7 @@ class PacketDatapath:
     async def apply(self, delta: Delta) -> None:
         """Execute the delta's new tables from here on; see the module for the steps. Raises: ApplyError."""
         if self._running is None and not delta.new.entries:
+            await self._remove_leftover()
             self._generation = delta.new.generation
             return
         try:
@@ -95,6 +101,8 @@ class PacketDatapath:
         except (HostError, OSError, LookupError, ValueError) as error:
             raise ApplyError([Problem((), "", f"packet datapath: {error}", "nothing was changed")]) from error
         self._generation = delta.new.generation
+        if self._leftover:
+            self._removed_leftover()
 
     def counters(self) -> Counters:
         """Return a snapshot of the counters."""
@@ -108,7 +116,16 @@ class PacketDatapath:
     async def close(self, drain_s: float) -> int:
         """Go on for `drain_s` while there are flows, then take the rings, the guard and the lock down."""
         running, self._running = self._running, None
+        await self._remove_leftover()
         return 0 if running is None else await running.close(drain_s)
+
+    async def _remove_leftover(self) -> None:
+        if self._leftover and await asyncio.to_thread(_remove_table):
+            self._removed_leftover()
+
+    def _removed_leftover(self) -> None:
+        self._leftover = False
+        self._emit(Event.LEFTOVERS_REMOVED, what=[f"nftables table netdev {TABLE}"])
 
 
 class _Running:
@@ -128,8 +145,10 @@ class _Running:
         self._tables: Tables = EMPTY_TABLES
         self._lost = 0  # frames that came while a ring was full
         self._guarded: Guarded | None = None
+        self._egress = watches_egress(self._nft)
         self._announced: set[tuple[Address, int]] = set()
         self._turn = asyncio.Lock()  # tables and surroundings change one after the other
+        self._news: Surroundings | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._neighbours = Neighbours(emit, self._surroundings_changed)
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
@@ -148,7 +167,7 @@ class _Running:
         plan = self._plan(rows, around)
         image = await asyncio.to_thread(build_image, tables, plan)
         fresh = self._open_ports(around.links)
-        wanted = guarded(rows, tuple(link.name for link in around.links.values()), plan.local)
+        wanted = guarded(rows, ((link.name, link.index) for link in around.links.values()), plan.local)
         both = wanted if self._guarded is None else self._guarded | wanted
         try:
             await self._guard(both)
@@ -169,7 +188,8 @@ class _Running:
     async def _guard(self, wanted: Guarded) -> None:
         """Put the guard up in one transaction, if it is another one. Raises: OSError -> the old one stays."""
         if wanted != self._guarded:
-            await asyncio.to_thread(self._nft.run, ruleset(wanted))
+            afresh = f"{NO_TABLE}\n" if self._guarded is None else ""
+            await asyncio.to_thread(self._nft.run, afresh + ruleset(wanted, egress=self._egress))
             self._guarded = wanted
 
     def counters(self) -> Counters:
@@ -230,16 +250,19 @@ class _Running:
     def _surroundings_changed(self, around: Surroundings) -> None:
         """Follow neighbours at once; interfaces and addresses need a new image and come in their turn."""
         self._set_hops(around)
+        self._news = around
         if self._refreshing is None or self._refreshing.done():
-            self._refreshing = self._loop.create_task(self._refresh(around), name="packet-surroundings")
+            self._refreshing = self._loop.create_task(self._refresh(), name="packet-surroundings")
 
-    async def _refresh(self, around: Surroundings) -> None:
-        async with self._turn:
-            rows = [entry.row for entry in self._tables.entries.values()]
-            try:
-                await self._enter(self._tables, rows, around)
-            except (OSError, HostError, LookupError, ValueError) as error:
-                self._emit(Event.DATAPATH_FAILED, datapath="packet", error=str(error))
+    async def _refresh(self) -> None:
+        while (around := self._news) is not None:
+            async with self._turn:
+                self._news = None
+                rows = [entry.row for entry in self._tables.entries.values()]
+                try:
+                    await self._enter(self._tables, rows, around)
+                except (OSError, HostError, LookupError, ValueError) as error:
+                    self._emit(Event.DATAPATH_FAILED, datapath="packet", error=str(error))
 
     def _open_ports(self, links: Mapping[int, Link]) -> list[Port]:
         fresh: list[Port] = []
@@ -303,14 +326,20 @@ def _member_addresses(rows: Iterable[Row]) -> frozenset[Address]:
     return frozenset(member.address for row in rows for member in row.pool.members)
 
 
-def _sweep_leftovers() -> bool:
-    """Remove a dead instance's guard; return whether there was one. A living instance's is left alone."""
+def _has_leftover() -> bool:
+    """Return whether a dead instance's guard is there; a living one's does not count."""
     try:
         with take_namespace("packet"):
-            nft = Nftables()
-            if "asynclb_packet" not in nft.run("list tables netdev"):
-                return False
-            nft.run(NO_TABLE)
+            return TABLE in Nftables().run("list tables netdev")
+    except (HostError, OSError):
+        return False
+
+
+def _remove_table() -> bool:
+    """Remove a dead instance's guard; return whether that was possible. A living one's is left alone."""
+    try:
+        with take_namespace("packet"):
+            Nftables().run(NO_TABLE)
             return True
     except (HostError, OSError):
         return False

@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from asynclb.datapath.core.core import Core, RxRing
+from asynclb.datapath.packet.ruleset import MARK
 
 _SOL_PACKET = 263
 _PACKET_RX_RING = 5
@@ -95,6 +96,7 @@ class Egress:
         self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         try:
             self.sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
             self.sock.bind((interface, 0))  # protocol 0: this socket receives nothing
         except BaseException:
             self.sock.close()

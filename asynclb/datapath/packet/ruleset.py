@@ -1,0 +1,179 @@
+"""The guard as text for nftables, and what it remembers of flows.
+
+The core knows which flows are its own, and the filter does not; it watches what leaves, where the datapath's frames
+carry a mark. Laws for what members send:
+
+  1. TCP is the core's, unless the host itself passed packets of the connection to the member, or the member opened it
+     (`direct`). It errs by dropping: what it forgot never reaches a client from an address that is not the VIP.
+  2. Other protocols of members of HA-ports rules are the host's, unless the datapath sent something the other way
+     (`taken`, and `pairs` where there are no ports): members ask name servers and clocks without having been asked.
+  3. What members answer to an address of the host is the core's, if the datapath has sent in that address' name.
+  4. What was seen of flows is kept when the table is replaced.
+
+Without an egress hook (Linux before 5.16) nobody watches, and of what members send from such ports only connections
+that they open themselves are the host's.
+
+Source: nft(8), netdev family; net/core/dev.c, __dev_queue_xmit (nf_hook_egress).
+"""
+
+from collections.abc import Collection, Iterable
+
+from asynclb.datapath.nft import Nftables
+from asynclb.datapath.packet.guard import Guarded, Port
+from asynclb.net.address import Address
+from asynclb.net.flow import PROTOCOL_NUMBERS, Protocol
+
+TABLE = "asynclb_packet"
+NO_TABLE = f"add table netdev {TABLE}\ndelete table netdev {TABLE}"
+
+MARK = 0x4000_0000
+"""What the datapath's own frames carry: one bit, and only that bit is compared."""
+
+_DIRECT_S = 7_500  # longer than the 7,200 s after which Linux probes an idle connection
+_DIRECT_FLOWS = 65_535
+_TAKEN_FLOWS = 262_143  # beyond it a client may get an answer twice, once from the member's own address
+_GRACE_S = 60  # the core's flow is over before its mirror here
+_FIRST = -400  # before every other chain at these hooks
+_PORTED = "{ 17, 33, 132, 136 }"  # UDP, DCCP, SCTP, UDP-Lite: numbers, because slim images have no /etc/protocols
+_HOSTS = {4: "ip daddr 224.0.0.0/4 accept", 6: "icmpv6 type { 133-137 } accept\n  ip6 daddr ff00::/8 accept"}
+_WHOLE = {4: "ip frag-off & 0x3fff == 0", 6: "exthdr frag missing"}
+_CHAINS = (
+    "ingress",
+    "egress",
+    *(f"{name}{v}" for name in ("in", "from", "any", "out", "sent", "opened") for v in (4, 6)),
+)
+"""Every chain, those that lead to others first."""
+
+_PROBE = "asynclb_probe"
+_EGRESS_PROBE = f"""table netdev {_PROBE} {{ chain out {{ type filter hook egress device "lo" priority 0; }} }}
+delete table netdev {_PROBE}"""
+
+
+def watches_egress(nft: Nftables) -> bool:
+    """Return whether the kernel lets the filter see what leaves. Blocks for some ms."""
+    try:
+        nft.run(_EGRESS_PROBE)
+    except OSError:
+        return False
+    return True
+
+
+def ruleset(guarded: Guarded, *, egress: bool = True) -> str:
+    """Return the commands that replace the table in one transaction, all but what it has seen of flows."""
+    if not guarded.interfaces:
+        return NO_TABLE
+    sets = [found for version in (4, 6) for found in _sets(guarded, version)]
+    lines = [f"add table netdev {TABLE}"]
+    lines += [f"add chain netdev {TABLE} {name}\nflush chain netdev {TABLE} {name}" for name in _CHAINS]
+    lines += [f"delete chain netdev {TABLE} {name}" for name in _CHAINS]
+    for name, kind, _ in sets:
+        lines += [f"add set netdev {TABLE} {name} {{ type {kind}; }}", f"delete set netdev {TABLE} {name}"]
+    lines.append(f"table netdev {TABLE} {{")
+    for name, kind, elements in sets:
+        listed = f" elements = {{ {', '.join(elements)} }};" if elements else ""
+        lines.append(f"set {name} {{ type {kind};{listed} }}")
+    for version in (4, 6):
+        lines += [_seen(version), _way_in(guarded, version, egress=egress)]
+        lines += [_way_out(guarded, version)] if egress else []
+    lines += [_hook(guarded, "ingress", "in")] + ([_hook(guarded, "egress", "out")] if egress else [])
+    return "\n".join([*lines, "}"])
+
+
+def _hook(guarded: Guarded, hook: str, chain: str) -> str:
+    devices = ", ".join(f'"{name}"' for name, _ in guarded.interfaces)
+    return f"""chain {hook} {{
+  type filter hook {hook} devices = {{ {devices} }} priority {_FIRST}; policy accept;
+  meta protocol vmap {{ ip : goto {chain}4, ip6 : goto {chain}6 }}
+}}"""
+
+
+def _seen(version: int) -> str:
+    address = f"ipv{version}_addr"
+    pair = f"{address} . {address} . inet_proto"
+    flow = f"{pair} . inet_service . inet_service"
+    flags = "flags dynamic, timeout;"
+    return f"""set direct{version} {{ type {flow}; {flags} timeout {_DIRECT_S}s; size {_DIRECT_FLOWS}; }}
+set taken{version} {{ type {flow}; {flags} size {_TAKEN_FLOWS}; }}
+set pairs{version} {{ type {pair}; {flags} size {_TAKEN_FLOWS}; }}"""
+
+
+def _way_in(guarded: Guarded, version: int, *, egress: bool) -> str:
+    ip, v = ("ip", "4") if version == 4 else ("ip6", "6")
+    pair = f"{ip} saddr . {ip} daddr . meta l4proto"
+    flow = f"{pair} . th sport . th dport"
+    timeout = f"timeout {guarded.idle_s + _GRACE_S}s"
+    routed = "\n  ".join(
+        f'iifname "{name}" counter drop' for name, found in guarded.routed_interfaces if found == version
+    )
+    seen = f"""meta l4proto {_PORTED} {flow} @taken{v} update @taken{v} {{ {flow} {timeout} }} counter drop
+  meta l4proto {_PORTED} {_WHOLE[version]} return
+  {pair} @pairs{v} update @pairs{v} {{ {pair} {timeout} }} counter drop"""
+    hairpin = f"{ip} daddr @own{v} {ip} saddr @members{v} {flow} @taken{v} counter drop"
+    return f"""chain opened{v} {{
+  tcp flags & (syn | ack) == syn update @direct{v} {{ {flow} }} return
+  counter drop
+}}
+chain any{v} {{
+  meta l4proto 6 goto opened{v}
+  {seen if egress else "counter drop"}
+}}
+chain from{v} {{
+  {flow} @direct{v} return
+  {ip} saddr . meta l4proto . th sport @replies{v} goto opened{v}
+  {ip} saddr @open_members{v} goto any{v}
+}}
+chain in{v} {{
+  {_HOSTS[version]}
+  {ip} daddr . meta l4proto . th dport @served{v} counter drop
+  {ip} daddr @open_vips{v} counter drop
+  {hairpin if egress else ""}
+  {ip} daddr @own{v} accept
+  {ip} daddr @vips{v} counter drop
+  {ip} saddr @members{v} jump from{v}
+  {routed}
+}}"""
+
+
+def _way_out(guarded: Guarded, version: int) -> str:
+    ip, v = ("ip", "4") if version == 4 else ("ip6", "6")
+    pair = f"{ip} daddr . {ip} saddr . meta l4proto"
+    flow = f"{pair} . th dport . th sport"
+    timeout = f"timeout {guarded.idle_s + _GRACE_S}s"
+    return f"""chain sent{v} {{
+  {ip} saddr @own{v} update @taken{v} {{ {flow} {timeout} }}
+  tcp flags & (syn | ack) == syn delete @direct{v} {{ {flow} }}
+  meta l4proto 6 return
+  delete @direct{v} {{ {flow} }}
+  meta l4proto {_PORTED} update @taken{v} {{ {flow} {timeout} }}
+  meta l4proto {_PORTED} {_WHOLE[version]} return
+  update @pairs{v} {{ {pair} {timeout} }}
+}}
+chain out{v} {{
+  {ip} daddr != @members{v} return
+  meta mark & {MARK:#x} != 0 goto sent{v}
+  {ip} saddr @own{v} return
+  update @direct{v} {{ {flow} }}
+  delete @taken{v} {{ {flow} }}
+  delete @pairs{v} {{ {pair} }}
+}}"""
+
+
+def _sets(guarded: Guarded, version: int) -> Iterable[tuple[str, str, list[str]]]:
+    address = f"ipv{version}_addr"
+    port = f"{address} . inet_proto . inet_service"
+    yield f"served{version}", port, _ports(guarded.served, version)
+    yield f"replies{version}", port, _ports(guarded.replies, version)
+    for name in ("open_vips", "own", "vips", "members", "open_members"):
+        yield f"{name}{version}", address, _addresses(getattr(guarded, name), version)
+
+
+def _addresses(addresses: Collection[Address], version: int) -> list[str]:
+    return sorted(str(address) for address in addresses if address.version == version)
+
+
+def _ports(ports: Collection[Port], version: int) -> list[str]:
+    return sorted(
+        f"{address} . {PROTOCOL_NUMBERS[Protocol(protocol)]} . {port}"
+        for address, protocol, port in ports
+        if address.version == version
+    )
