@@ -142,6 +142,7 @@ async def test_a_removed_rule_is_silent_at_once(site: Site, proxy: Balancer) -> 
                 outcomes["silence"] += 1
 
     with Members(site):
+        await proxy.apply(other)
         visitors = [asyncio.create_task(visit()) for _ in range(8)]
         async with asyncio.timeout(WAIT_S):
             while min(outcomes["served"], outcomes["silence"]) < 20:

@@ -111,6 +111,8 @@ class ProxyDatapath:
             removed = self._commit(shared, delta, fresh)
             try:
                 await self._deliver(rows)
+            except HostError as error:  # the new tables are in force; the watch over the host tries again to narrow it
+                self._emit(Event.DATAPATH_FAILED, datapath=self.name, error=str(error))
             finally:
                 for frontend in removed:
                     frontend.stop_listening()

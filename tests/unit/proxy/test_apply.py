@@ -174,7 +174,7 @@ async def test_an_open_flow_survives_another_seed(joined: Joined) -> None:
 
 async def test_a_removed_rule_stops_listening_and_drains(joined: Joined) -> None:
     """A removed rule's port is closed at once; its flow goes on for the pool's drain period and is then reset."""
-    await joined.driver.apply(rule_of(joined, drain_s=0.8))
+    await joined.driver.apply(rule_of(joined, drain_s=0.5))
     await joined.driver.apply()
     assert await nobody_listens(joined.client.peer[1])
     assert await is_open(joined)
@@ -186,10 +186,10 @@ async def test_a_removed_rule_stops_listening_and_drains(joined: Joined) -> None
 
 async def test_a_removed_rule_that_comes_back_keeps_its_flows(joined: Joined) -> None:
     """An operator who removes a rule by mistake and brings it back within the drain period loses no flow."""
-    await joined.driver.apply(rule_of(joined, drain_s=0.6))
+    await joined.driver.apply(rule_of(joined, drain_s=0.3))
     await joined.driver.apply()
-    await joined.driver.apply(rule_of(joined, drain_s=0.6))
-    await asyncio.sleep(1.2)
+    await joined.driver.apply(rule_of(joined, drain_s=0.3))
+    await asyncio.sleep(0.7)
     assert await is_open(joined)
     (await connect(VIP, joined.client.peer[1])).close()
 
@@ -197,7 +197,7 @@ async def test_a_removed_rule_that_comes_back_keeps_its_flows(joined: Joined) ->
 async def test_a_removed_member_drains(joined: Joined) -> None:
     """A member that leaves the pool keeps its flow for the drain period; then both ends are reset."""
     rule = rule_of(joined)
-    await joined.driver.apply(replace(rule, pool=pool([member("be2", local(3))], drain_s=0.8)))
+    await joined.driver.apply(replace(rule, pool=pool([member("be2", local(3))], drain_s=0.5)))
     assert await is_open(joined)
     await asyncio.gather(joined.client.expect_reset(), joined.member.expect_reset())
     assert joined.counters().members["pool", "be1"].flows == 0
@@ -206,16 +206,16 @@ async def test_a_removed_member_drains(joined: Joined) -> None:
 async def test_a_removed_member_that_comes_back_keeps_its_flows(joined: Joined) -> None:
     """A member that returns within the drain period has lost nothing."""
     rule = rule_of(joined)
-    await joined.driver.apply(replace(rule, pool=pool([member("be2", local(3))], drain_s=0.6)))
-    await joined.driver.apply(replace(rule, pool=pool([member("be1", local(2)), member("be2", local(3))], drain_s=0.6)))
-    await asyncio.sleep(1.2)
+    await joined.driver.apply(replace(rule, pool=pool([member("be2", local(3))], drain_s=0.3)))
+    await joined.driver.apply(replace(rule, pool=pool([member("be1", local(2)), member("be2", local(3))], drain_s=0.3)))
+    await asyncio.sleep(0.7)
     assert await is_open(joined)
 
 
 async def test_a_draining_member_is_given_its_period(joined: Joined) -> None:
     """Admin state drain takes no new flow, and resets what is open only when the period is over."""
     rule = rule_of(joined)
-    draining = pool([member("be1", local(2), admin_state=AdminState.DRAIN)], drain_s=0.8)
+    draining = pool([member("be1", local(2), admin_state=AdminState.DRAIN)], drain_s=0.5)
     await joined.driver.apply(replace(rule, pool=draining))
     assert await is_open(joined)
     await asyncio.gather(joined.client.expect_reset(), joined.member.expect_reset())
@@ -226,7 +226,7 @@ async def test_a_member_at_a_new_address_is_another_member(joined: Joined) -> No
     port = joined.member.name[1]
     with Listener(local(3), port) as new:
         rule = rule_of(joined)
-        await joined.driver.apply(replace(rule, pool=pool([member("be1", local(3))], drain_s=0.8)))
+        await joined.driver.apply(replace(rule, pool=pool([member("be1", local(3))], drain_s=0.5)))
         for _ in range(5):
             with await connect(VIP, joined.client.peer[1]), await new.accept():
                 pass
@@ -408,7 +408,7 @@ async def test_counters_survive_their_rule(joined: Joined) -> None:
 async def test_close_waits_for_flows_and_resets_the_rest(joined: Joined) -> None:
     """Closing takes no new flow, waits for one that ends in time, and resets one that does not."""
     port = joined.client.peer[1]
-    closing = asyncio.create_task(joined.driver.proxy.close(0.5))
+    closing = asyncio.create_task(joined.driver.proxy.close(0.3))
     await until(
         lambda: (
             joined.driver.proxy._shared is None

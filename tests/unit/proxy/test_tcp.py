@@ -209,7 +209,7 @@ async def test_a_slow_drip_keeps_a_connection_alive(driver: Driver) -> None:
     """A byte now and then, each well within the timeout and from either end only, keeps the connection."""
     with Listener(local(2)) as listener:
         port = free_port(VIP)
-        rule = row(VIP, port, [member("be1", local(2))], listener.port, transparent=False, idle_timeout_s=1.2)
+        rule = row(VIP, port, [member("be1", local(2))], listener.port, transparent=False, idle_timeout_s=1)
         await driver.apply(rule)
         with (
             await connect(VIP, port) as talker,
@@ -218,7 +218,7 @@ async def test_a_slow_drip_keeps_a_connection_alive(driver: Driver) -> None:
             await listener.accept() as writer,
         ):
             for _ in range(7):
-                await asyncio.sleep(0.25)
+                await asyncio.sleep(0.2)
                 for one, other in ((talker, hearer), (writer, reader)):
                     await one.send(b".")
                     assert await other.read() == b"."
