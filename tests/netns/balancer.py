@@ -1,4 +1,4 @@
-"""A proxy inside a host of a lab: a thread of its own that lives in the host's namespace, with an event loop.
+"""A datapath inside a host of a lab: a thread of its own that lives in the host's namespace, with an event loop.
 
 Whatever the thread opens or starts is in that namespace: sockets, netlink, and the worker threads of `asyncio`.
 """
@@ -8,11 +8,12 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import uvloop
 
 from asynclb.datapath.base import Counters, FlowRecord
+from asynclb.datapath.proxy import ProxyDatapath
 from asynclb.errors import AsynclbError
 from asynclb.lab import Host
 from asynclb.net.drop import Drop
@@ -24,10 +25,11 @@ WAIT_S = 20.0
 
 
 class Balancer:
-    """Drives a proxy in a host's namespace. Owner: one test."""
+    """Drives a datapath, the proxy if no other is asked for, in a host's namespace. Owner: one test."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, kind: Callable[..., Any] = ProxyDatapath) -> None:
         self._host = host
+        self._kind = kind
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._driver: Driver
@@ -102,7 +104,7 @@ class Balancer:
             runner.run(self._live())
 
     async def _live(self) -> None:
-        self._loop, self._stop, self._driver = asyncio.get_running_loop(), asyncio.Event(), Driver()
+        self._loop, self._stop, self._driver = asyncio.get_running_loop(), asyncio.Event(), Driver(self._kind)
         try:
             await self._driver.proxy.open()
         except AsynclbError as error:
@@ -114,9 +116,9 @@ class Balancer:
 
 
 @asynccontextmanager
-async def balancer(host: Host) -> AsyncIterator[Balancer]:
-    """Run a proxy in the host for the length of a block. Raises: HostError -> it could not be opened."""
-    found = Balancer(host)
+async def balancer(host: Host, kind: Callable[..., Any] = ProxyDatapath) -> AsyncIterator[Balancer]:
+    """Run a datapath in the host for the length of a block. Raises: HostError -> it could not be opened."""
+    found = Balancer(host, kind)
     try:
         await found.open()
         yield found

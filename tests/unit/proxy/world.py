@@ -1,7 +1,7 @@
 """Rules, health and deltas for the tests of the proxy, in few words."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -92,11 +92,11 @@ class Events(list[tuple[Event, dict[str, object]]]):
 
 
 class Driver:
-    """Drives a proxy as the controller does: rows and health in, deltas applied. Owner: one test."""
+    """Drives a datapath as the controller does: rows and health in, deltas applied. Owner: one test."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: Callable[..., Any] = ProxyDatapath) -> None:
         self.events = Events()
-        self.proxy = ProxyDatapath(emit=self.events)
+        self.proxy = kind(emit=self.events)
         self.tables: Tables = EMPTY_TABLES
         self._cache = TableCache()
 
