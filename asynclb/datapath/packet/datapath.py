@@ -146,6 +146,9 @@ class _Running:
         self._lost = 0  # frames that came while a ring was full
         self._guarded: Guarded | None = None
         self._egress = watches_egress(self._nft)
+        if not self._egress:
+            remedy = "members of `nat` rules are reached through them only; Linux 5.16 or later lifts that"
+            emit(Event.HOST_LIMIT, what="nftables egress hook", value="missing", remedy=remedy)
         self._announced: set[tuple[Address, int]] = set()
         self._turn = asyncio.Lock()  # tables and surroundings change one after the other
         self._news: Surroundings | None = None

@@ -45,7 +45,8 @@ _CHAINS = (
 """Every chain, those that lead to others first."""
 
 _PROBE = "asynclb_probe"
-_EGRESS_PROBE = f"""table netdev {_PROBE} {{ chain out {{ type filter hook egress device "lo" priority 0; }} }}
+_EGRESS_PROBE = f"""add table netdev {_PROBE}
+add chain netdev {_PROBE} out {{ type filter hook egress device "lo" priority {_FIRST}; }}
 delete table netdev {_PROBE}"""
 
 
