@@ -23,6 +23,7 @@ _RTMGRP = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400  # link, neighbour, IPv4 and I
 _USABLE = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80  # reachable, stale, delay, probe, noarp, permanent
 _NTF_USE = 0x01
 _SETTLE_S = 0.02  # events come in bursts: one look at the kernel's tables serves them all
+_FIRST_ANSWERS_S = (0.005, 0.02)  # a neighbour in the same room answers within a millisecond
 _RETRY_S = 1.0  # how soon a neighbour that did not answer is asked for again
 
 
@@ -69,15 +70,21 @@ class Neighbours:
     async def want(self, addresses: Collection[Address]) -> Surroundings:
         """Follow these addresses from here on, and return the surroundings as they are now.
 
-        Addresses that are followed already are not asked for again: events keep what is known of them fresh.
+        Neighbours on the same wire get a moment to answer, or the first packets to them would be lost. Addresses that
+        are followed already are not asked for again: events keep what is known of them fresh.
         """
         wanted = frozenset(addresses)
         if self._last is not None and wanted == self._wanted:
             return self._last
         self._wanted = wanted
-        self._last = await asyncio.to_thread(look_around, self._wanted)
-        if len(self._last.hops) < len(self._wanted):
-            self._look_in(_SETTLE_S)
+        for pause_s in (*_FIRST_ANSWERS_S, None):
+            self._last = await asyncio.to_thread(look_around, wanted)
+            if len(self._last.hops) == len(wanted):
+                break
+            if pause_s is None:
+                self._look_in(_SETTLE_S)
+            else:
+                await asyncio.sleep(pause_s)
         return self._last
 
     def close(self) -> None:
@@ -112,13 +119,17 @@ class Neighbours:
         self._looking = self._loop.create_task(self._look(), name="packet-neighbours")
 
     async def _look(self) -> None:
+        wanted = self._wanted
         try:
-            seen = await asyncio.to_thread(look_around, self._wanted)
+            seen = await asyncio.to_thread(look_around, wanted)
         except OSError as error:
             self._emit(Event.DATAPATH_FAILED, datapath="packet", error=f"netlink: {error}")
             self._look_in(_RETRY_S)
             return
-        if len(seen.hops) < len(self._wanted):
+        if wanted != self._wanted:  # others are wanted by now, and what was seen says nothing of them
+            self._look_in(_SETTLE_S)
+            return
+        if len(seen.hops) < len(wanted):
             self._look_in(_RETRY_S)
         if seen != self._last:
             self._last = seen
