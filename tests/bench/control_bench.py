@@ -27,12 +27,21 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the table; `limit` is what it is to stay under, None where nothing is promised."""
+    """One line of the table; `limit` is what it is to stay under, None where nothing is promised.
+
+    `inclusive`: the limit itself is allowed.
+    """
 
     what: str
     value: float
     unit: str
     limit: float | None = None
+    inclusive: bool = False
+
+    @property
+    def reached(self) -> bool:
+        """Whether it keeps to its limit."""
+        return self.limit is None or self.value < self.limit or (self.inclusive and self.value == self.limit)
 
 
 def tables() -> list[Figure]:

@@ -1,7 +1,8 @@
 """What one packet costs in the core alone, and how long the flow table's longest operations take.
 
 `python tests/bench/core_bench.py` prints ns a packet by number of flows, for the whole decision (parse, flow or table
-lookup, rewrite; copy from ring to ring included) and for parsing alone, and the pauses of inserts and sweeps.
+lookup, rewrite; copy from ring to ring included) and for parsing alone, and the pauses of inserts and of sweeps as
+large as the datapath's.
 """
 
 import ctypes
@@ -9,11 +10,13 @@ import mmap
 import random
 import struct
 import sys
-from ctypes import addressof, byref, c_char, c_uint32
+from ctypes import addressof, byref, c_char, c_uint32, sizeof
 from pathlib import Path
 from time import perf_counter_ns
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from control_bench import Figure
 
 from asynclb import native
 from asynclb.datapath.core import Core, RxRing, layout
@@ -22,6 +25,9 @@ from tests.unit.core.world import CLIENTS, SECOND, SERVERS, pool, row, tcp, worl
 VIP = "203.0.113.10"
 FRAME_SIZE, FRAMES, MAC = 256, 1024, 82
 PACKETS = 1_000_000
+MILLION = 1_000_000
+SWEEP_BUCKETS = 512
+"""As many as packet/datapath.py sweeps at once."""
 
 
 def sources(flows: int) -> list[tuple[int, int]]:
@@ -80,32 +86,50 @@ def parse_only() -> float:
     return (perf_counter_ns() - before) / PACKETS
 
 
-def main() -> None:
-    """Print the figures."""
-    parse = parse_only()
-    print(f"parse alone: {parse:.1f} ns a packet")
-    print(f"{'flows':>10} {'ns/packet':>10} {'x parse':>8} {'longest batch us':>17} {'inserts ns':>11} {'pause us':>9}")
-    for flows in (1, 1_000, 100_000, 1_000_000):
-        core = world(row(pool("web", *(f"10.1.0.{i}" for i in range(1, 101))), VIP)).core(1_000_000)
-        insert, insert_pause = whole(core, flows, flows, SECOND)
-        cost, longest = whole(core, flows, min(PACKETS, 300_000), SECOND)
-        print(f"{flows:>10} {cost:>10.1f} {cost / parse:>8.1f} {longest:>17.0f} {insert:>11.1f} {insert_pause:>9.0f}")
-        if flows == 1_000_000:
-            print(f"flows in the table: {core.counters().flows}, without state: {core.counters().stateless}")
-            sweep(core, SECOND, "nothing to expire")
-            sweep(core, 500 * SECOND, "everything expires")
-
-
-def sweep(core: Core, now: int, what: str) -> None:
-    """Print the longest of the calls that visit the whole table, 2,048 buckets each."""
+def sweep(core: Core, now: int, buckets: int) -> tuple[float, float]:
+    """Return the longest of the calls that visit the whole table, and all of them together, in ms."""
     longest, total, done = 0, 0, False
     while not done:
         before = perf_counter_ns()
-        done = core.sweep(now, 2_048).done
+        done = core.sweep(now, buckets).done
         took = perf_counter_ns() - before
         longest, total = max(longest, took), total + took
-    print(f"sweep, {what}: longest call {longest / 1e6:.2f} ms, whole table {total / 1e6:.1f} ms")
+    return longest / 1e6, total / 1e6
+
+
+def figures(packets: int) -> list[Figure]:
+    """Return all figures; targets are those of the flow table."""
+    parse, found = parse_only(), []
+    found.append(Figure("parsing alone, a packet", parse, "ns"))
+    for flows in (1, 1_000, 100_000, MILLION):
+        core = world(row(pool("web", *(f"10.1.0.{i}" for i in range(1, 101))), VIP)).core(MILLION)
+        insert, pause = whole(core, flows, flows, SECOND)
+        cost, _ = whole(core, flows, min(PACKETS, packets), SECOND)
+        what = f"core alone, {flows:,} {'flow' if flows == 1 else 'flows'}, a packet"
+        found += [Figure(what, cost, "ns"), Figure(f"{what}, to parsing alone", cost / parse, "x")]
+        if flows == MILLION:
+            found += _table_figures(core, insert, pause)
+        core.close()
+    return found
+
+
+def _table_figures(core: Core, insert_ns: float, pause_us: float) -> list[Figure]:
+    """Return the figures of a full flow table, and empty it."""
+    kept = core.counters().flows
+    size = sizeof(layout.Bucket) * (MILLION // 8) / MILLION
+    idle_ms, _ = sweep(core, SECOND, SWEEP_BUCKETS)
+    expiry_ms, whole_ms = sweep(core, 500 * SECOND, SWEEP_BUCKETS)
+    return [
+        Figure("flow table, memory of one flow of a million", size, "bytes", 128, inclusive=True),
+        Figure("flow table, of a million flows without an entry", MILLION - kept, "flows"),
+        Figure("flow table, a new flow while it fills to a million", insert_ns, "ns"),
+        Figure("flow table, longest batch of 64 new flows", pause_us / 1e3, "ms", 5),
+        Figure("flow table, longest sweep with nothing to expire", idle_ms, "ms", 5),
+        Figure("flow table, longest sweep while all expires", expiry_ms, "ms", 5),
+        Figure("flow table, all sweeps that expire a million flows", whole_ms, "ms"),
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    for figure in figures(PACKETS):
+        print(f"{figure.what}: {figure.value:,.2f} {figure.unit}")

@@ -29,7 +29,7 @@ SUBJECTS = (DIRECT, ASYNCLB, HAPROXY, NGINX)
 
 _PATIENCE_S = 15.0  # until a balancer's first check has found its member up
 
-_WIDE_PORTS: Mapping[str, str | int] = {
+WIDE_PORTS: Mapping[str, str | int] = {
     "net.ipv4.ip_local_port_range": "1024 65535",  # new connections use up ports by the ten thousand
     "net.ipv4.tcp_tw_reuse": 1,  # and closed ones are used again after a second instead of a minute
 }
@@ -148,6 +148,7 @@ class Arena:
     member: Host
     subjects: dict[str, Subject]
     udp_program: Path
+    packet_program: Path | None = None
 
     @property
     def balancers(self) -> list[Subject]:
@@ -163,14 +164,14 @@ async def build(lab: Lab) -> Arena:
     client, member = lab.host("client"), lab.host("member")
     subjects = {name: _subject(lab, client, member, number, name) for number, name in enumerate(SUBJECTS)}
     for host in lab.hosts.values():
-        for key, value in _WIDE_PORTS.items():
+        for key, value in WIDE_PORTS.items():
             host.sysctl(key, value)
     await lab.up()
     udp_program = lab.entry.directory / "udp_load"
-    await compile_udp_load(udp_program)
-    await _start_member(member, udp_program)
+    await compile_program("udp_load.c", udp_program)
+    await start_member(member, udp_program)
     arena = Arena(client, member, subjects, udp_program)
-    await _start_asynclb(subjects[ASYNCLB])
+    await start_asynclb(subjects[ASYNCLB], _ASYNCLB.format(**_words(subjects[ASYNCLB])))
     await _start_haproxy(subjects[HAPROXY])
     await _start_nginx(subjects[NGINX])
     for subject in subjects.values():
@@ -191,12 +192,12 @@ def _subject(lab: Lab, client: Host, member: Host, number: int, name: str) -> Su
     return Subject(name, router, f"10.1.{number}.10", target)
 
 
-async def compile_udp_load(output: Path) -> None:
-    """Compile the UDP ends with the compiler of this host, or with the one that asynclb's build uses.
+async def compile_program(name: str, output: Path) -> None:
+    """Compile a program of this folder with the compiler of this host, or with the one that asynclb's build uses.
 
     Raises: HostError -> there is neither.
     """
-    source = Path(__file__).with_name("udp_load.c")
+    source = Path(__file__).with_name(name)
     for compiler in (["cc"], [sys.executable, "-m", "ziglang", "cc"]):
         words = [*compiler, "-O2", "-Wall", "-Wextra", "-o", str(output), str(source)]
         try:
@@ -206,10 +207,11 @@ async def compile_udp_load(output: Path) -> None:
         _, said = await child.communicate()
         if child.returncode == 0:
             return
-    raise HostError(f"the UDP load needs a C compiler: `pip install ziglang`, or apt-get install gcc\n{said.decode()}")
+    raise HostError(f"{name} needs a C compiler: `pip install ziglang`, or apt-get install gcc\n{said.decode()}")
 
 
-async def _start_member(member: Host, udp_program: Path) -> None:
+async def start_member(member: Host, udp_program: Path) -> None:
+    """Start the servers that every subject leads to: HTTP, bulk TCP, UDP."""
     config = member.write("nginx.conf", _MEMBER.format(directory=member.directory, web=WEB))
     web = await member.run("nginx", "-c", config, "-e", "stderr", name="web")
     await member.wait_listening(web, WEB)
@@ -217,8 +219,9 @@ async def _start_member(member: Host, udp_program: Path) -> None:
     await member.wait_listening(await member.run(udp_program, "echo", str(UDP)), UDP, "udp")
 
 
-async def _start_asynclb(subject: Subject) -> None:
-    config = subject.router.write("asynclb.yaml", _ASYNCLB.format(**_words(subject)))
+async def start_asynclb(subject: Subject, config_text: str) -> None:
+    """Start asynclb with a configuration in the subject's router, and return when it serves."""
+    config = subject.router.write("asynclb.yaml", config_text)
     environment = os.environ | {"PYTHONPATH": str(Path(asynclb.__file__).parents[1])}
     words = (sys.executable, "-m", "asynclb", "run", config)
     subject.process = await subject.router.run(*words, name="asynclb", env=environment)

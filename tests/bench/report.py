@@ -21,16 +21,17 @@ _BALANCERS = (ASYNCLB, HAPROXY, NGINX)
 _NONE = "–"  # noqa: RUF001  a dash in an empty cell
 
 
-def render(results: Results, figures: Sequence[Figure], plan: Plan, machine: str) -> str:
-    """Return all tables; those that nothing was measured for are left out."""
+def render(results: Results, figures: Sequence[Figure], plan: Plan, machine: str, *more: str) -> str:
+    """Return all tables; those that nothing was measured for are left out. `more` are others, before the last."""
     best = {measure.key: _best(measure, results) for measure in MEASURES if (measure.key, ASYNCLB) in results.samples}
     parts = [machine]
     if best:
         parts += [_method(plan), _speed(best), *_failures(best), *_splicing(results), _cost(best)]
     if results.memory:
         parts.append(_memory(results))
+    parts += more
     if figures:
-        parts.append(_control(figures))
+        parts.append(figures_table("Tables, probes, configuration", figures))
     return "\n\n".join(parts) + "\n"
 
 
@@ -80,10 +81,10 @@ def _speed(best: dict[str, Columns]) -> str:
     for measure in MEASURES:
         if measure.key in best:
             columns = best[measure.key]
-            cells = [_number(_middle(columns[name])) if name in columns else _NONE for name in SUBJECTS]
+            cells = [number(_middle(columns[name])) if name in columns else _NONE for name in SUBJECTS]
             rows.append([measure.title, measure.unit, *cells, *_ratio_cells(measure, columns)])
     heads = ["", "unit", *SUBJECTS, "asynclb : rival", "target", "reached"]
-    return "### Speed\n\n" + _table(heads, rows, left=2)
+    return "### Speed\n\n" + table(heads, rows, left=2)
 
 
 def _ratio_cells(measure: Measure, columns: Columns) -> list[str]:
@@ -121,7 +122,7 @@ def _splicing(results: Results) -> list[str]:
     for measure in MEASURES:
         if (measure.key, SPLICED) in results.samples:
             plain, spliced = (_middle(results.samples[measure.key, name]) for name in (HAPROXY, SPLICED))
-            parts.append(f"{measure.key} {_number(plain)} without and {_number(spliced)} with `option splice-auto`")
+            parts.append(f"{measure.key} {number(plain)} without and {number(spliced)} with `option splice-auto`")
     return [f"HAProxy, of which the better stands above, in Gbit/s: {'; '.join(parts)}."] if parts else []
 
 
@@ -137,7 +138,7 @@ def _cost(best: dict[str, Columns]) -> str:
         cells = [f"{costs[name]:.3f}" if name in costs else _NONE for name in _BALANCERS]
         rows.append([measure.title, f"s per {unit}", *cells, ratio])
     heads = ["", "unit", *_BALANCERS, "asynclb : rival"]
-    return "### Processor time of the balancer\n\n" + _table(heads, rows, left=2)
+    return "### Processor time of the balancer\n\n" + table(heads, rows, left=2)
 
 
 def _costs(samples: Iterable[Sample], amount: float) -> list[float]:
@@ -148,7 +149,7 @@ def _memory(results: Results) -> str:
     rows = []
     for name, memory in results.memory.items():
         worst = max(memory.each, memory.next)
-        target = (f"at most {_MEMORY_LIMIT_KIB:g}", _yes(worst <= _MEMORY_LIMIT_KIB)) if name == ASYNCLB else None
+        target = (f"at most {_MEMORY_LIMIT_KIB:g}", yes(worst <= _MEMORY_LIMIT_KIB)) if name == ASYNCLB else None
         cells = (f"{memory.before / 1024:.1f}", f"{memory.each:.1f}", f"{memory.next:.1f}")
         rows.append([name, *cells, *(target or (_NONE, _NONE))])
     heads = ["", "MiB before", "KiB for each", "KiB for the next", "target", "reached"]
@@ -157,24 +158,29 @@ def _memory(results: Results) -> str:
         f"{count:,} proxied TCP connections, idle after one request each; resident memory of the balancer, without the "
         f"kernel's sockets. The next are {count // 5:,} more: what a process had to spare is used up by then."
     )
-    return f"### Memory\n\n{text}\n\n" + _table(heads, rows, left=1)
+    return f"### Memory\n\n{text}\n\n" + table(heads, rows, left=1)
 
 
-def _control(figures: Sequence[Figure]) -> str:
+def figures_table(title: str, figures: Sequence[Figure]) -> str:
+    """Return a table with a line for each figure."""
     rows = [
         [
             figure.what,
-            _number(figure.value),
+            number(figure.value),
             figure.unit,
-            *((f"under {figure.limit:,g}", _yes(figure.value < figure.limit)) if figure.limit else (_NONE, _NONE)),
+            *((_limit(figure), yes(figure.reached)) if figure.limit else (_NONE, _NONE)),
         ]
         for figure in figures
     ]
     heads = ["", "took", "unit", "target", "reached"]
-    return "### Tables, probes, configuration\n\n" + _table(heads, rows, left=1)
+    return f"### {title}\n\n" + table(heads, rows, left=1)
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: int) -> str:
+def _limit(figure: Figure) -> str:
+    return f"{'at most' if figure.inclusive else 'under'} {figure.limit:,g}"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: int) -> str:
     """Return a Markdown table whose first `left` columns are set to the left and all others to the right."""
     lines = [heads, ["---"] * left + ["--:"] * (len(heads) - left), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
@@ -184,9 +190,11 @@ def _middle(samples: Iterable[Sample]) -> float:
     return median(sample.value for sample in samples)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Return a figure with as many digits as mean something."""
     return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def _yes(holds: bool) -> str:
+def yes(holds: bool) -> str:
+    """Return what stands under `reached`."""
     return "yes" if holds else "no"

@@ -2,7 +2,7 @@
 
 Needs root for network namespaces, and wrk, iperf3, HAProxy and nginx with its stream module (Debian: wrk, iperf3,
 haproxy, nginx-light, libnginx-mod-stream) beside asynclb. The tables go to standard output, progress to standard error.
-Takes six minutes or so, with --quick one and a half; every load ends by itself, and what was set up goes, also after a
+Takes ten minutes or so, with --quick three; every load ends by itself, and what was set up goes, also after a
 kill -9 (then at the next start of any lab).
 """
 
@@ -12,13 +12,16 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # this checkout, whatever is installed
 
 import control_bench  # noqa: E402  after the path
+import packet_bench  # noqa: E402
+import packet_report  # noqa: E402
 import proxy_bench  # noqa: E402
 import report  # noqa: E402
 
@@ -28,8 +31,10 @@ from asynclb.lab import require_root, require_tools  # noqa: E402
 README = ROOT / "README.md"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 _DESCRIPTORS = 32768  # 5,000 connections have two ends in the balancer, one in a client and one in the member
+_T = TypeVar("_T")
 _CONTROL = ("tables", "probes", "config")
-_KEYS = (*(measure.key for measure in proxy_bench.MEASURES), "memory", *_CONTROL)
+_KEYS = (*(measure.key for measure in proxy_bench.MEASURES), "memory", *packet_bench.KEYS, *_CONTROL)
+_PROXY = {*(measure.key for measure in proxy_bench.MEASURES), "memory"}
 
 
 def main(words: Sequence[str]) -> int:
@@ -63,12 +68,19 @@ def bench(keys: Collection[str], *, quick: bool) -> str:
     Raises: HostError -> not root, or a program is missing; LabError -> something does not work as it should.
     """
     plan = proxy_bench.QUICK if quick else proxy_bench.FULL
-    results, figures = proxy_bench.Results(), list[control_bench.Figure]()
+    results, packets = proxy_bench.Results(), packet_bench.PacketResults()
+    figures, core = list[control_bench.Figure](), list[control_bench.Figure]()
     require_tools("haproxy", "nginx", "wrk", "iperf3", "openssl")
-    if set(keys) - set(_CONTROL):
+    if _PROXY & set(keys):
         require_root("network namespaces")
         _raise_descriptor_limit()
-        results = asyncio.run(_stoppable(plan, keys))
+        results = asyncio.run(_stoppable(proxy_bench.run(plan, keys, _say)))
+    if (set(packet_bench.KEYS) - {"core"}) & set(keys):
+        require_root("network namespaces")
+        packets = asyncio.run(_stoppable(packet_bench.run(plan, keys, _say)))
+    if "core" in keys:
+        _say("the packet core")
+        core = packet_bench.core(quick=quick)
     if "tables" in keys:
         _say("tables")
         figures += control_bench.tables()
@@ -78,15 +90,16 @@ def bench(keys: Collection[str], *, quick: bool) -> str:
     if "config" in keys:
         _say("configuration")
         figures += control_bench.configuration()
-    return report.render(results, figures, plan, report.describe_machine())
+    packet_tables = packet_report.render(packets, core, plan)
+    return report.render(results, figures, plan, report.describe_machine(), *packet_tables)
 
 
-async def _stoppable(plan: proxy_bench.Plan, keys: Collection[str]) -> proxy_bench.Results:
+async def _stoppable(work: Coroutine[None, None, _T]) -> _T:
     """Let SIGTERM end the measurements as Ctrl-C does, so that the lab is removed in order."""
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await proxy_bench.run(plan, keys, _say)
+    return await work
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
