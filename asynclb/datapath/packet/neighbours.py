@@ -77,15 +77,16 @@ class Neighbours:
         if self._last is not None and wanted == self._wanted:
             return self._last
         self._wanted = wanted
-        for pause_s in (*_FIRST_ANSWERS_S, None):
-            self._last = await asyncio.to_thread(look_around, wanted)
-            if len(self._last.hops) == len(wanted):
+        seen = await asyncio.to_thread(look_around, wanted)
+        for pause_s in _FIRST_ANSWERS_S:
+            if len(seen.hops) == len(wanted):
                 break
-            if pause_s is None:
-                self._look_in(_SETTLE_S)
-            else:
-                await asyncio.sleep(pause_s)
-        return self._last
+            await asyncio.sleep(pause_s)
+            seen = await asyncio.to_thread(look_around, wanted)
+        if len(seen.hops) < len(wanted):
+            self._look_in(_SETTLE_S)
+        self._last = seen
+        return seen
 
     def close(self) -> None:
         """Stop following."""

@@ -1,0 +1,92 @@
+"""The guard: what it says the core takes, and that the kernel's own parser accepts its text."""
+
+from collections.abc import Collection
+from ipaddress import ip_address
+
+import pytest
+
+from asynclb.datapath.nft import Nftables
+from asynclb.datapath.packet.guard import Guarded, guarded
+from asynclb.datapath.packet.ruleset import NO_TABLE, TABLE, ruleset, watches_egress
+from asynclb.errors import HostError
+from asynclb.lab import Lab, require_root, require_tools
+from asynclb.net.flow import Protocol
+from asynclb.tables.row import Delivery, Row
+from tests.unit.core.world import ha, pool, row
+
+OWN = frozenset({ip_address("10.0.1.1"), ip_address("2001:db8:1::1")})
+WEB, DNS = pool("web", "10.0.2.11", "10.0.2.12"), pool("dns", "2001:db8:2::11")
+ROWS = (
+    row(WEB, "203.0.113.10", 80, 8080),
+    row(WEB, "10.0.1.1", 443, 8443),
+    row(DNS, "2001:db8:ff::10", 53, protocol=Protocol.UDP),
+    ha(pool("any", "10.0.2.13"), "203.0.113.20"),
+    ha(pool("any6", "2001:db8:2::13"), "2001:db8:ff::20", delivery=Delivery.FLOATING),
+)
+DEVICES = (("front", 101), ("back", 102))
+
+
+def names(addresses: Collection[object]) -> set[str]:
+    """Return addresses as text."""
+    return {str(address) for address in addresses}
+
+
+def test_what_the_core_takes() -> None:
+    """Served ports, HA-ports VIPs, VIPs that nobody owns, and members that translated flows lead to."""
+    found = guarded(ROWS, DEVICES, OWN)
+    assert {(str(a), p, n) for a, p, n in found.served} == {
+        ("203.0.113.10", "tcp", 80), ("10.0.1.1", "tcp", 443), ("2001:db8:ff::10", "udp", 53),
+    }  # fmt: skip
+    assert names(found.open_vips) == {"203.0.113.20", "2001:db8:ff::20"}
+    assert names(found.vips) == {"203.0.113.10", "203.0.113.20", "2001:db8:ff::10", "2001:db8:ff::20"}
+    assert {(str(a), n) for a, _, n in found.replies} == {
+        (address, port) for address in ("10.0.2.11", "10.0.2.12") for port in (8080, 8443)
+    } | {("2001:db8:2::11", 53)}  # fmt: skip
+    assert names(found.open_members) == {"10.0.2.13"}
+    assert names(found.members) == {"10.0.2.11", "10.0.2.12", "10.0.2.13", "2001:db8:2::11"}
+    assert found.idle_s == 240
+
+
+def test_between_two_generations_both_are_guarded() -> None:
+    """What either takes is the core's, what only one knows as the host's is not; interfaces are those that are left."""
+    old = guarded(ROWS[:1], (("front", 101), ("gone", 103)), OWN)
+    new = guarded(ROWS[1:2], DEVICES, OWN | {ip_address("203.0.113.10")})
+    both = old | new
+    assert both.interfaces == new.interfaces
+    assert both.served == old.served | new.served
+    assert both.vips == old.vips
+    assert both.own == OWN
+    assert both.members == old.members
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("rows", [ROWS, ()], ids=["rules", "none"])
+async def test_the_kernel_accepts_it(rows: tuple[Row, ...]) -> None:
+    """Each form replaces each other one in one transaction, and what was seen of flows outlasts that."""
+    try:
+        require_root("network namespaces")
+        require_tools("ip", "nft")
+    except HostError as error:
+        pytest.skip(str(error))
+    found = guarded(rows, DEVICES, OWN)
+    async with Lab("guard") as lab:
+        host, other = lab.host("host"), lab.host("front")
+        lab.link(host, "10.0.1.1/24", other, "10.0.1.2/24")
+        back = lab.host("back")
+        lab.link(host, "10.0.2.1/24", back, "10.0.2.2/24")
+        await lab.up()
+        for text in (ruleset(found), ruleset(found), ruleset(found, egress=False), ruleset(found)):
+            await host.check_output("nft", text)
+        element = f"{TABLE} direct4 {{ 10.0.2.11 . 10.0.1.2 . tcp . 8080 . 40000 }}"
+        await host.check_output("nft", f"add element netdev {element}")
+        await host.check_output("nft", ruleset(guarded(rows[:1], DEVICES[:1], OWN)))
+        await host.check_output("nft", f"get element netdev {element}")
+        with host.entered():
+            assert watches_egress(Nftables())
+        await host.check_output("nft", NO_TABLE)
+        assert await host.check_output("nft", "list", "ruleset") == ""
+
+
+def test_without_interfaces_there_is_no_table() -> None:
+    """A host without usable interfaces has nothing to guard."""
+    assert ruleset(Guarded((), (), *(frozenset(),) * 7)) == NO_TABLE
