@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import socket
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -27,7 +27,7 @@ from tests.netns.packet_site import (
     wrong_checksum,
 )
 from tests.netns.proxy_site import Members
-from tests.unit.proxy.wire import Listener, Wire, connect
+from tests.unit.proxy.wire import WAIT_S, Listener, Wire, connect
 from tests.unit.proxy.world import member, row
 
 BOTH = pytest.mark.parametrize("version", [pytest.param(4, id="IPv4"), pytest.param(6, id="IPv6")])
@@ -92,20 +92,22 @@ async def test_floating_members_answer_themselves(site: Site, balancer: Balancer
     with ExitStack() as stack:
         listeners = [stack.enter_context(Listener(vip, 80, host=host)) for host in site.members]
         client = stack.enter_context(await connect(vip, 80, host=site.clients[0]))
-        accepted = [sock async for sock in _accepted(listeners)]
-        assert [wire.peer for wire in accepted] == [client.name]
-        await greet(client, stack.enter_context(accepted[0]))
+        accepted = stack.enter_context(await _first(listeners))
+        assert accepted.peer == client.name
+        await greet(client, accepted)
     with UdpMembers(site, version, port=500, address=vip), site.clients[0].udp(vip, 500) as sock:
         assert (await ask(sock))[1:] == sock.getsockname()[:2]
     assert not (await balancer.counters()).rules["web"].packets_out
 
 
-async def _accepted(listeners: list[Listener]) -> AsyncIterator[Wire]:
-    for listener in listeners:
-        try:
-            yield Wire(listener.sock.accept()[0])
-        except BlockingIOError:
-            continue
+async def _first(listeners: list[Listener]) -> Wire:
+    """Return the connection that comes to any of the listeners."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            for listener in listeners:
+                with suppress(BlockingIOError):
+                    return Wire(listener.sock.accept()[0])
+            await asyncio.sleep(0.002)
 
 
 @BOTH
