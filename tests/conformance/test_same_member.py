@@ -51,7 +51,7 @@ class Scenario:
         """Return the scenario's rule on a port of its own."""
         network = {4: "10.0.2.{}", 6: "2001:db8:2::{}"}[self.version]
         members = [member(f"be{n}", network.format(10 + n), weight=weight) for n, weight in enumerate(self.weights, 1)]
-        fields = {"protocol": self.protocol, "distribution": self.distribution, "name": f"rule-{port}"}
+        fields: dict[str, Any] = {"protocol": self.protocol, "distribution": self.distribution, "name": f"rule-{port}"}
         return row(VIPS[self.version], port, pool(members, name=f"pool-{port}"), BACKEND_PORT + port, **fields)
 
     def flows(self, port: int) -> Iterator[Flow]:

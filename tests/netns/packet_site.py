@@ -107,7 +107,7 @@ class Frames:
 
     def received(self) -> list[bytes]:
         """Return what came in since the last call."""
-        found = []
+        found: list[bytes] = []
         while True:
             try:
                 frame, (_, _, direction, *_) = self._sock.recvfrom(1 << 17)
@@ -120,7 +120,7 @@ class Frames:
 def ones_complement(data: bytes) -> int:
     """Return the folded sum of 16-bit words: 0xFFFF over anything whose checksum is right. Source: RFC 1071."""
     data += bytes(len(data) % 2)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     return total

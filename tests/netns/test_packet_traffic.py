@@ -5,6 +5,7 @@ import hashlib
 import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
+from typing import Any
 
 import pytest
 
@@ -87,7 +88,7 @@ async def test_floating_members_answer_themselves(site: Site, balancer: Balancer
     vip = VIPS[version]
     for host in site.members:
         ip_batch([f"addr add {vip}/{128 if version == 6 else 32} dev lo"], namespace=host.namespace)
-    floating = {"delivery": Delivery.FLOATING, "floating_ip": True}
+    floating: dict[str, Any] = {"delivery": Delivery.FLOATING, "floating_ip": True}
     await balancer.apply(rule(site, version, **floating, backend_port=80), ha_rule(site, version, **floating))
     with ExitStack() as stack:
         listeners = [stack.enter_context(Listener(vip, 80, host=host)) for host in site.members]
