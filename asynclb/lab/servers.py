@@ -39,6 +39,7 @@ class TcpServer:
             "flood": self.flood,
         }[behaviour]
         self.name = name
+        self._never = asyncio.Event()  # kept here: what waits for an event that nobody holds is garbage, and collected
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection until it ends."""
@@ -67,7 +68,7 @@ class TcpServer:
     async def silent(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Hold the connection open."""
         writer.transport.pause_reading()  # type: ignore[attr-defined]  # StreamWriter types it as a WriteTransport
-        await asyncio.Event().wait()
+        await self._never.wait()
 
     async def reset(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer once and reset."""
