@@ -164,7 +164,7 @@ async def _rings(lab: Lab, arena: Arena, plan: Plan, results: PacketResults, say
 async def _taken(arena: Arena, host: Host, version: str, seconds: float) -> float:
     """Return frames a second that a program that does nothing else takes off its ring."""
     program, link = _program(arena), await packet_peers.link_of(host, arena.client.name)
-    taker = await packet_peers.start_taker(host, program, version, arena.client.name)
+    taker = await packet_peers.start_receiver(host, program, "count", version, arena.client.name)
     load = await arena.client.run(
         program, "send", host.name, link, SOURCE, "10.3.0.1", str(PACKETS), "1000", f"{seconds:g}"
     )

@@ -7,6 +7,7 @@ carry a mark. Laws for what members send:
      (`direct`). It errs by dropping: what it forgot never reaches a client from an address that is not the VIP.
   2. Other protocols of members of HA-ports rules are the host's, unless the datapath sent something the other way
      (`taken`, and `pairs` where there are no ports): members ask name servers and clocks without having been asked.
+     Only what is sent to such members is noted: nothing asks about others, and each note is paid for by a packet.
   3. What members answer to an address of the host is the core's, if the datapath has sent in that address' name.
   4. What was seen of flows is kept when the table is replaced.
 
@@ -145,6 +146,7 @@ def _way_out(guarded: Guarded, version: int) -> str:
   tcp flags & (syn | ack) == syn delete @direct{v} {{ {flow} }}
   meta l4proto 6 return
   delete @direct{v} {{ {flow} }}
+  {ip} daddr != @open_members{v} return
   meta l4proto {_PORTED} update @taken{v} {{ {flow} {timeout} }}
   meta l4proto {_PORTED} {_WHOLE[version]} return
   update @pairs{v} {{ {pair} {timeout} }}
