@@ -24,15 +24,15 @@ def main() -> None:
     except ConfigError as error:
         for problem in error.problems:
             click.echo(problem, err=True)
-        click.echo(f"asynclb: the configuration is refused: {_count(error.problems)}", err=True)
+        click.echo(f"asynclb: the configuration is refused: {_some(len(error.problems), "problem")}", err=True)
         sys.exit(1)
     except AsynclbError as error:
         click.echo(f"asynclb: {error}", err=True)
         sys.exit(1)
 
 
-def _count(problems: tuple[Problem, ...]) -> str:
-    return f"{len(problems)} problem{'s' * (len(problems) != 1)}"
+def _some(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -41,7 +41,7 @@ def cli() -> None:
     """Transparent layer-4 load balancer for Linux."""
 
 
-@cli.command()
+@cli.command(short_help="run; SIGHUP or a changed file reloads; SIGTERM drains and stops")
 @click.argument("config", type=_CONFIG)
 @click.option(
     "--log-format",
@@ -59,7 +59,7 @@ def run(config: str, log_format: str) -> None:
     sys.exit(app.main(config, open_log(LogFormat(log_format))))
 
 
-@cli.command()
+@cli.command(short_help="validate; every problem with line and remedy; exit 1 if any")
 @click.argument("config", type=_CONFIG, required=False)
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of the configuration, for editors, and exit.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
@@ -84,7 +84,7 @@ def check(config: str | None, schema: bool, as_json: bool) -> None:
             click.echo(f"warning: {warning}")
         for problem in problems:
             click.echo(problem)
-        click.echo(f"{config}: {_count(problems)}" if problems else summary)
+        click.echo(f"{config}: {_some(len(problems), 'problem')}" if problems else summary)
     sys.exit(1 if problems else 0)
 
 
@@ -104,10 +104,11 @@ def _check(config: str) -> tuple[tuple[Problem, ...], tuple[Problem, ...], str]:
         return error.problems, warnings, ""
     members = sum(len(pool.members) for pool in prepared.model.backend_pools.values())
     pools = len(prepared.model.backend_pools)
-    return (), warnings, f"{config}: fine ({len(prepared.rows)} rules, {pools} pools, {members} members)"
+    counted = (_some(len(prepared.rows), "rule"), _some(pools, "pool"), _some(members, "member"))
+    return (), warnings, f"{config}: fine ({', '.join(counted)})"
 
 
-@cli.command()
+@cli.command(short_help="show the main job on this machine, live (root)")
 @click.option("--fast", is_flag=True, help="Take about half the time.")
 def demo(fast: bool) -> None:
     """Show the main job on this machine: a lab of namespaces, real clients, a member that fails (needs root)."""
@@ -139,7 +140,7 @@ def _client_options(command: Command) -> Command:
     return command
 
 
-@cli.command(context_settings={"ignore_unknown_options": False})
+@cli.command(short_help="say where a flow goes and why")
 @click.argument("words", nargs=-1, required=True, metavar="[CONFIG] FLOW")
 @click.option("--live", is_flag=True, help="Ask the running process, which knows the members' health.")
 @_client_options
@@ -185,7 +186,7 @@ def _explain(config: str, text: str) -> dict[str, Any]:
     return asdict(found) | {"seed": seed_from}
 
 
-@cli.command()
+@cli.command(short_help="print what is active in the running process")
 @click.argument("what", type=click.Choice(["rules", "members", "datapaths", "state"]))
 @_client_options
 def show(what: str, url: str, token_file: str | None, as_json: bool) -> None:
@@ -206,7 +207,7 @@ def show(what: str, url: str, token_file: str | None, as_json: bool) -> None:
     click.echo(tables[what](state))
 
 
-@cli.command()
+@cli.command(short_help="have the running process read its file again")
 @_client_options
 def reload(url: str, token_file: str | None, as_json: bool) -> None:
     """Have the running process read its configuration again; exit 1 with every problem if it refuses."""
@@ -224,7 +225,7 @@ def reload(url: str, token_file: str | None, as_json: bool) -> None:
     sys.exit(0 if status == 200 else 1)
 
 
-@cli.command()
+@cli.command(short_help="print the version")
 def version() -> None:
     """Print the version."""
     click.echo(__version__)

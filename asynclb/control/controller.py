@@ -238,7 +238,8 @@ class Controller:
         try:
             await self._execution.replace(tables, prepared.choices)
         except ApplyError as error:
-            raise ApplyError(prepared.place(problem) for problem in error.problems) from error
+            placed = sorted(map(prepared.place, error.problems), key=lambda problem: (problem.line, problem.column))
+            raise ApplyError(placed) from error
         self._active = _Active(
             model=prepared.model,
             digest=prepared.parsed.digest,

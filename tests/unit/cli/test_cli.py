@@ -79,7 +79,7 @@ def test_version_is_printed_alone() -> None:
 def test_check_of_a_good_file(good: str) -> None:
     """A good configuration is said to be fine, with what is in it."""
     found = typed("check", good)
-    assert (found.exit_code, found.output) == (0, f"{good}: fine (1 rules, 1 pools, 2 members)\n")
+    assert (found.exit_code, found.output) == (0, f"{good}: fine (1 rule, 1 pool, 2 members)\n")
 
 
 def test_check_lists_every_problem_with_place_value_rule_and_remedy(tmp_path: Path) -> None:
