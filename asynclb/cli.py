@@ -24,7 +24,7 @@ def main() -> None:
     except ConfigError as error:
         for problem in error.problems:
             click.echo(problem, err=True)
-        click.echo(f"asynclb: the configuration is refused: {_some(len(error.problems), "problem")}", err=True)
+        click.echo(f"asynclb: the configuration is refused: {_some(len(error.problems), 'problem')}", err=True)
         sys.exit(1)
     except AsynclbError as error:
         click.echo(f"asynclb: {error}", err=True)
