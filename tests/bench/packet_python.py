@@ -23,7 +23,7 @@ from asynclb.datapath.packet.ring import Egress, ReceiveRing
 from asynclb.net.flow import Protocol
 from tests.unit.core.world import pool, row, world
 
-_FRAMES, _BUDGET = 256, 64
+_FRAMES, _BUDGET = 480, 64
 _HEAD = struct.Struct("=IIIHH")  # status, length, snapped, mac, net of struct tpacket2_hdr
 
 

@@ -7,8 +7,8 @@ from asynclb.datapath.core.values import Punt
 from asynclb.datapath.packet.neighbours import Link
 from asynclb.datapath.packet.ring import Egress, ReceiveRing
 
-RING_FRAMES = 256
-"""Frames that may wait for the loop: large ones hold 16 MiB of streams, small ones 1 ms at 250,000 a second."""
+RING_FRAMES = 480
+"""Frames that may wait for the loop: large ones hold 30 MiB of streams, small ones 2 ms at 250,000 a second."""
 
 _EGRESS_FRAMES = 512
 _BUDGET = 128

@@ -30,12 +30,14 @@ _PACKET_IGNORE_OUTGOING = 23
 _TPACKET_V2 = 1
 _ETH_P_ALL = 3
 
-FRAME_BYTES = 1 << 17
-"""Room for one frame: an unsegmented TCP frame of 65,226 bytes with its headers does not fit into half of it."""
+FRAME_BYTES = 17 << 12
+"""Room for one frame: an unsegmented TCP frame of 65,226 bytes with its headers does not fit into 64 KiB."""
 
-_BLOCK_BYTES = 1 << 20
+_BLOCK_FRAMES = 15 if mmap.PAGESIZE == 1 << 12 else 16
+"""Frames fill a block, which is whole pages: of 15, for which the kernel takes 1 MiB; 16 where pages are larger."""
+
 _STRIDE = FRAME_BYTES + 192
-"""From one frame to the next of what is sent: at a power of two they would push one another out of the cache."""
+"""From one frame to the next of what is sent: no multiple of a page, or they push one another out of the cache."""
 
 _NO_OFFLOAD = bytes(10)  # struct virtio_net_hdr of a whole frame with complete checksums
 _MMSGHDR = struct.Struct("=QIIQQQQiiII")  # struct mmsghdr on 64-bit Linux: 64 bytes
@@ -60,14 +62,17 @@ class ReceiveRing:
     """
 
     def __init__(self, interface: str, ifindex: int, frames: int) -> None:
-        """Open, map and bind: frames arrive from now on. Raises: OSError -> no such interface, no capability."""
+        """Open, map and bind: frames arrive from now on. `frames` is a multiple of 240, for whole blocks.
+
+        Raises: OSError -> no such interface, no capability.
+        """
         self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         try:
             self.sock.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V2)
             self.sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
             self.sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-            blocks = frames * FRAME_BYTES // _BLOCK_BYTES
-            request = struct.pack("IIII", _BLOCK_BYTES, blocks, FRAME_BYTES, frames)
+            blocks = frames // _BLOCK_FRAMES
+            request = struct.pack("IIII", _BLOCK_FRAMES * FRAME_BYTES, blocks, FRAME_BYTES, frames)
             self.sock.setsockopt(_SOL_PACKET, _PACKET_RX_RING, request)
             self._map = mmap.mmap(self.sock.fileno(), frames * FRAME_BYTES, mmap.MAP_SHARED)
             self.rx = RxRing(self._map, ifindex=ifindex, frame_size=FRAME_BYTES, frame_count=frames)
