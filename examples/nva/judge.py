@@ -106,9 +106,9 @@ def check_new_flows(tries: Sequence[Try], cut_s: float, bound_s: float) -> Check
     return Check(f"new flows are fine {bound_s:.1f} s after it at the latest", holds, found)
 
 
-def check_reopened(kinds: Mapping[FlowKey, str], placement: Placement, dropped: Mapping[str, Dropped]) -> Check:
+def check_reopened(keys: Collection[FlowKey], placement: Placement, dropped: Mapping[str, Dropped]) -> Check:
     """Check that at the end all flows are answered and symmetric, those that were begun anew included."""
-    symmetry = check_symmetry(kinds, placement)
+    symmetry = check_symmetry(keys, placement)
     clean = check_dropped(dropped, "")
     found = f"{symmetry.found}; {clean.found}"
     return Check("with three firewalls again, all flows are as at first", symmetry.holds and clean.holds, found)
