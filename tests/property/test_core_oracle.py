@@ -237,6 +237,11 @@ def test_the_core_and_the_oracle_agree(
     seed: int, distribution: Distribution, journey: list[tuple[Step, bool]], change: int
 ) -> None:
     """Any frames in any order, some of them answered, with new tables somewhere between."""
+    travel(seed, distribution, journey, change)
+
+
+def travel(seed: int, distribution: Distribution, journey: list[tuple[Step, bool]], change: int) -> None:
+    """Send a journey through both."""
     start, after = make_world(seed, distribution), make_world(seed, distribution, 2, MEMBERS4[:2])
     core, now = start.core(), 5 * SECOND
     links = {SERVERS: start.hops[0].source, CLIENTS: OURS}
@@ -253,3 +258,26 @@ def test_the_core_and_the_oracle_agree(
                 pair.decide(answer, now)
     finally:
         core.close()
+
+
+@st.composite
+def crowded(draw: st.DrawFn) -> Step:
+    """Draw a frame of so few that they meet: fragments of two datagrams, and members that are clients."""
+    later = draw(st.sampled_from([0, 0, 0, 300, 999, 1_000]))
+    if draw(st.booleans()):
+        client, vip = draw(st.sampled_from([("198.51.100.7", VIPS4[1]), ("2001:db8:9::7", "2001:db8::20")]))
+        part, number = draw(st.sampled_from([0x2000, 5, 9])), draw(st.integers(1, 2))
+        return Step(bytes(udp(client, 4000, vip, 53, fragment=part, identification=number)), CLIENTS, later)
+    member, flags = draw(st.sampled_from(MEMBERS4[:2])), draw(st.sampled_from([2, 16, 17, 4]))
+    return Step(bytes(tcp(member, 4000, VIPS4[0], 80, flags)), SERVERS, later)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 3),
+    journey=st.lists(st.tuples(crowded(), st.booleans()), min_size=4, max_size=30),
+    change=st.integers(0, 24),
+)
+def test_fragments_and_hairpins_agree(seed: int, journey: list[tuple[Step, bool]], change: int) -> None:
+    """Later fragments wait and go; members reach themselves and each other, and are answered."""
+    travel(seed, Distribution.FIVE_TUPLE, journey, change)
