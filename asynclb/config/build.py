@@ -83,6 +83,7 @@ def _probe(name: str, spec: ProbeSpec) -> Probe:
         timeout_s=spec.timeout if spec.timeout is not None else min(spec.interval, MAX_DEFAULT_TIMEOUT_S),
         rise=spec.rise if spec.rise is not None else spec.threshold,
         fall=spec.fall if spec.fall is not None else spec.threshold,
+        flap_damping=spec.flap_damping,
         max_in_flight=spec.max_in_flight,
         source_address_v4=_of_family(spec.source_address, 4),
         source_address_v6=_of_family(spec.source_address, 6),

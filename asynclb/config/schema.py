@@ -143,6 +143,8 @@ class ProbeSpec(Spec):
     """Consecutive successes until a member is up. Null: `threshold`."""
     fall: t.Threshold | None = None
     """Consecutive failures until a member is down. Null: `threshold`."""
+    flap_damping: t.Flag = True
+    """Whether a member that fell more than 3 times within 60 intervals returns more slowly each time."""
     max_in_flight: t.InFlight = 256
     """Checks of this probe that may run at once."""
     source_address: t.SourceAddresses | None = None

@@ -20,7 +20,7 @@ from types import MappingProxyType
 from asynclb.events import Emit, Event
 from asynclb.health.gate import Gate
 from asynclb.health.kind import ProbeKind
-from asynclb.health.machine import TargetState, initial, step
+from asynclb.health.machine import Damping, TargetState, initial, step
 from asynclb.health.record import Check, Histogram, ProbeResults, Record, Results
 from asynclb.health.schedule import Schedule, first_start, following, grid_after, place_of, spread, start_at
 from asynclb.health.sockets import Sockets
@@ -29,6 +29,7 @@ from asynclb.model import Health, HealthState, MemberHealth, Probe, ProbeProtoco
 
 _TURN_NS = 5_000_000
 """The scheduler wakes at most every 5 ms: a tenth of the shortest interval, and a batch of five at 1,000 checks/s."""
+_DAMPED_INTERVALS = 60  # five minutes at the default interval
 
 _BATCH = 64
 """Checks started in one turn: about 2 ms of work, so that a stall of the loop is not followed by another."""
@@ -37,12 +38,13 @@ _BATCH = 64
 class _Series:
     """The checks of one target, one after the other. Owner: the prober."""
 
-    __slots__ = ("due_ns", "grid_ns", "record", "state", "stopped", "target", "task")
+    __slots__ = ("damping", "due_ns", "grid_ns", "record", "state", "stopped", "target", "task")
 
     def __init__(self, target: Target, state: TargetState, record: Record) -> None:
         self.target = target
         self.state = state
         self.record = record
+        self.damping = _damping(target.probe)
         self.grid_ns = 0
         self.due_ns = 0
         self.stopped = False
@@ -192,7 +194,8 @@ class Prober:
         duration_s = (now_ns - started_ns) / 1e9
         series.record.add(started_ns, duration_s, outcome.kind)
         self._lines[target.probe.name].durations.add(duration_s)
-        state = step(series.state, outcome, target.probe.rise, target.probe.fall, now_ns)
+        probe = target.probe
+        state = step(series.state, outcome, probe.rise, probe.fall, now_ns, series.damping)
         self._learn(series, state, now_ns)
         interval_ns = _interval_ns(target.probe)
         series.grid_ns = following(series.grid_ns, now_ns, interval_ns)
@@ -287,6 +290,10 @@ class Prober:
 
 def _interval_ns(probe: Probe) -> int:
     return int(probe.interval_s * 1e9)
+
+
+def _damping(probe: Probe) -> Damping | None:
+    return Damping(_DAMPED_INTERVALS * _interval_ns(probe)) if probe.flap_damping else None
 
 
 def _results_of(line: _Line) -> ProbeResults:

@@ -31,6 +31,7 @@ class Probe:
     """A probe's definition. Two equal definitions are the same probe: state is carried over a reload by value.
 
     `rise` and `fall` are consecutive checks; for HTTP(S) an answer flips the state at once and only timeouts count.
+    `flap_damping`: a member that keeps falling comes back more slowly each time.
     """
 
     name: str
@@ -52,3 +53,4 @@ class Probe:
     send: bytes = b""
     expect: bytes | None = None
     """UDP: the bytes that an answer must start with; None accepts any answer."""
+    flap_damping: bool = True

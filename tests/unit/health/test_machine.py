@@ -2,7 +2,7 @@
 
 import pytest
 
-from asynclb.health.machine import Evidence, TargetState, evidence, initial, step
+from asynclb.health.machine import Damping, Evidence, TargetState, evidence, initial, step
 from asynclb.health.outcome import Outcome, OutcomeKind
 from asynclb.model import HealthState, MemberHealth, Reason
 
@@ -124,3 +124,47 @@ def test_steady_state_is_the_same_object() -> None:
     """A member that stays as it is keeps its health value, so that snapshots stay cached."""
     now = step(state(UP), OUTCOMES[Evidence.GOOD], 1, 1, 5)
     assert step(now, OUTCOMES[Evidence.GOOD], 1, 1, 6).health is now.health
+
+
+def successes_until_up(down: TargetState, at_ns: int, proof: Evidence = Evidence.GOOD) -> tuple[int, TargetState]:
+    """Return how many good outcomes it takes to bring a target back, and the target then."""
+    count, now = 0, down
+    while now.health.state is not UP:
+        now, count = step(now, OUTCOMES[proof], 1, 1, at_ns, DAMPING), count + 1
+    return count, now
+
+
+DAMPING = Damping(window_ns=1_000)
+
+
+@pytest.mark.parametrize("proof", [Evidence.GOOD, Evidence.PROOF_UP])
+def test_flapping_member_comes_back_more_slowly(proof: Evidence) -> None:
+    """Three falls cost nothing, each further one doubles the successes needed, up to a limit; a 200 counts as one."""
+    now, needed = state(UP), []
+    for turn in range(12):
+        now = step(now, OUTCOMES[Evidence.PROOF_DOWN], 1, 1, 10 * turn, DAMPING)
+        assert now.health.state is DOWN
+        count, now = successes_until_up(now, 10 * turn + 1, proof)
+        needed.append(count)
+    assert needed == [1, 1, 1, 2, 4, 8, 16, 32, 32, 32, 32, 32]
+
+
+def test_flaps_are_forgotten() -> None:
+    """A member that has not fallen for a window comes back as quickly as one that never did."""
+    now = state(UP)
+    for turn in range(6):
+        now = step(now, OUTCOMES[Evidence.BAD], 1, 1, turn, DAMPING)
+        _, now = successes_until_up(now, turn)
+    now = step(now, OUTCOMES[Evidence.BAD], 1, 1, 2_000, DAMPING)
+    assert successes_until_up(now, 2_001)[0] == 1
+    assert now.falls_ns == (2_000,)
+
+
+def test_without_damping_nothing_is_remembered() -> None:
+    """A probe with `flap_damping: false` brings a member back at the first success, however often it fell."""
+    now = state(UP)
+    for turn in range(20):
+        now = step(now, OUTCOMES[Evidence.BAD], 1, 1, turn)
+        now = step(now, OUTCOMES[Evidence.GOOD], 1, 1, turn)
+    assert now.health.state is UP
+    assert now.falls_ns == ()
