@@ -6,6 +6,7 @@ that are broken already.
 
 from asynclb.config.checks.azure import check_azure
 from asynclb.config.checks.frontends import check_frontends
+from asynclb.config.checks.ha_ports import check_ha_ports
 from asynclb.config.checks.limits import check_limits
 from asynclb.config.checks.outbound import check_outbound
 from asynclb.config.checks.pools import check_pools
@@ -28,6 +29,7 @@ CHECKS = (
     check_rules,
     check_ports,
     check_outbound,
+    check_ha_ports,
     check_azure,
     check_unused,
 )

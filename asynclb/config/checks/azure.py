@@ -3,8 +3,9 @@
 Source: Azure Load Balancer documentation on probes, TCP reset, HA ports, floating IP, deployment errors and limits.
 """
 
-from asynclb.config.checks.azure_members import EXTENDED, check_azure_members
+from asynclb.config.checks.azure_members import check_azure_members
 from asynclb.config.checks.frontends import scope_of
+from asynclb.config.checks.ha_ports import EXTENDED
 from asynclb.config.draft import Draft
 from asynclb.config.report import Report
 from asynclb.config.schema import InboundNatRuleSpec, ProbeSpec, RuleSpec
@@ -28,7 +29,8 @@ def check_azure(draft: Draft, report: Report) -> None:
         _probe(probe, ("probes", name), report)
     for index, rule in draft.rules.items():
         _idle(rule.idle_timeout, ("rules", index), report, warn=True)
-        _frontend_port(rule, ("rules", index), draft, report)
+        _frontend_port(rule, ("rules", index), report)
+        _by_route(rule, ("rules", index), draft, report)
     for index, nat in draft.nat_rules.items():
         _idle(nat.idle_timeout, ("inbound_nat_rules", index), report, warn=True)
         _nat_frontend_port(nat, ("inbound_nat_rules", index), report)
@@ -67,14 +69,23 @@ def _idle(idle_s: float, path: Path, report: Report, *, warn: bool) -> None:
         report.warning(where, show_duration(idle_s), rule, "lower it, or send keep-alives")
 
 
-def _frontend_port(rule: RuleSpec, path: Path, draft: Draft, report: Report) -> None:
+def _frontend_port(rule: RuleSpec, path: Path, report: Report) -> None:
     if rule.frontend_port > MAX_FRONTEND_PORT:
         law = f"Azure's frontend ports end at {MAX_FRONTEND_PORT}"
         report.problem((*path, "frontend_port"), rule.frontend_port, law, f"use a lower one, {EXTENDED}")
+
+
+def _by_route(rule: RuleSpec, path: Path, draft: Draft, report: Report) -> None:
+    """Warn of what Azure accepts and does not do for traffic that a route led to the balancer."""
     frontend = draft.frontends.get(rule.frontend)
-    if rule.protocol is Protocol.ALL and frontend is not None and scope_of(frontend) is Scope.PUBLIC:
-        remedy = f"use an internal frontend, {EXTENDED}"
-        report.problem((*path, "frontend"), rule.frontend, "Azure refuses HA ports on a public frontend", remedy)
+    if rule.protocol is not Protocol.ALL or frontend is None or not frontend.routed:
+        return
+    if "idle_timeout" in rule.model_fields_set:
+        law = "Azure does not keep idle timeouts of traffic that comes by a route"
+        report.warning((*path, "idle_timeout"), show_duration(rule.idle_timeout), law, "do not count on it there")
+    if rule.tcp_reset:
+        law = "Azure does not send resets where appliances are in the path of HA ports"
+        report.warning((*path, "tcp_reset"), True, law, "do not count on it there")
 
 
 def _nat_frontend_port(nat: InboundNatRuleSpec, path: Path, report: Report) -> None:

@@ -1,18 +1,16 @@
 """What Azure refuses of rules because they reach the same members: refused with `compat: azure` only.
 
-A set of members is an integer with one bit per address, so that two sets overlap if `one & other`: 1,500 rules over
-pools of 5,000 members are compared in milliseconds.
+What Azure refuses because of HA ports is in `ha_ports`.
 
-Source: Azure Load Balancer documentation on multiple frontends, HA ports, deployment errors and limits.
+Source: Azure Load Balancer documentation on multiple frontends, deployment errors and limits.
 """
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 
-from asynclb.config.checks.frontends import scope_of
+from asynclb.config.checks.deliveries import BACKEND_PORT_CLASH, Delivery, deliveries
+from asynclb.config.checks.ha_ports import EXTENDED
 from asynclb.config.draft import Draft
 from asynclb.config.report import Report
-from asynclb.errors import Path
 from asynclb.model import Scope
 from asynclb.net.address import Address
 from asynclb.net.flow import Protocol
@@ -20,94 +18,33 @@ from asynclb.net.flow import Protocol
 MAX_RULES_PER_MEMBER = 300
 MAX_PER_FRONTEND = 10_000  # members x rules
 MAX_OF_ALL_FRONTENDS = 500_000  # members x rules
-BACKEND_PORT_CLASH = "RulesOfSameLoadBalancerTypeUseSameBackendPortProtocolAndIPConfig"
 RULE_COUNT = "LoadBalancerRuleCountLimitReachedForNic"
-EXTENDED = "or write `compat: extended`"
-
-
-@dataclass(frozen=True, slots=True)
-class _Delivery:
-    """Where a rule delivers to: members as bits, and the port, 0 for HA ports."""
-
-    name: str
-    path: Path
-    scope: Scope
-    protocol: Protocol
-    port: int
-    members: int
-    floating: bool
-
-    def meets(self, other: "_Delivery") -> bool:
-        """Return whether both reach a member."""
-        return self.members & other.members != 0
 
 
 def check_azure_members(draft: Draft, report: Report) -> None:
     """Refuse rules whose replies could not be told apart, and more rules than a member or a frontend may have."""
-    deliveries = _deliveries(draft)
-    same_port: dict[tuple[Scope, Protocol, int], list[_Delivery]] = defaultdict(list)
-    for delivery in deliveries:
-        if not delivery.floating and delivery.protocol is not Protocol.ALL:
+    same_port: dict[tuple[Scope, Protocol, int], list[Delivery]] = defaultdict(list)
+    for delivery in deliveries(draft):
+        if not delivery.floating and not delivery.ha_ports:
             same_port[delivery.scope, delivery.protocol, delivery.port].append(delivery)
     for found in same_port.values():
         _same_backend_port(found, report)
-    _ha_ports([delivery for delivery in deliveries if delivery.scope is Scope.INTERNAL], report)
     _rules_per_member(draft, report)
     _members_per_frontend(draft, report)
 
 
-def _deliveries(draft: Draft) -> list[_Delivery]:
-    masks = _masks(draft)
-    found = []
-    for index, rule in draft.rules.items():
-        frontend = draft.frontends.get(rule.frontend)
-        if frontend is not None:
-            port = rule.frontend_port if rule.backend_port is None else rule.backend_port
-            members, scope = masks.get(rule.backend_pool, 0), scope_of(frontend)
-            delivery = _Delivery(rule.name, ("rules", index), scope, rule.protocol, port, members, rule.floating_ip)
-            found.append(delivery)
-    return found
-
-
-def _masks(draft: Draft) -> dict[str, int]:
-    bits: dict[Address, int] = {}
-    masks = {}
-    for name, pool in draft.pools.items():
-        field = bytearray((len(bits) + len(pool.members)) // 8 + 1)
-        for member in pool.members.values():
-            bit = bits.setdefault(member.address, len(bits))
-            field[bit // 8] |= 1 << bit % 8
-        masks[name] = int.from_bytes(field, "little")
-    return masks
-
-
-def _same_backend_port(found: list[_Delivery], report: Report) -> None:
-    taken = 0
+def _same_backend_port(found: list[Delivery], report: Report) -> None:
+    """Refuse rules of one scope for one port of a member, but those that are refused everywhere (checks.ha_ports)."""
+    taken: Counter[bool] = Counter()  # by whether frames carry the rule
     for position, delivery in enumerate(found):
-        if delivery.members & taken and not report.full:
-            other = next(earlier for earlier in found[:position] if earlier.meets(delivery))
+        sorts = {False, not delivery.by_frames}
+        if any(delivery.members & taken[sort] for sort in sorts) and not report.full:
+            other = next(one for one in found[:position] if one.by_frames in sorts and one.meets(delivery))
             law = f"rule {other.name} delivers to the same members on {delivery.protocol} {delivery.port}"
             remedy = f"use another backend port or `floating_ip: true`, {EXTENDED}"
             path = (*delivery.path, "backend_port")
             report.problem(path, delivery.port, law, remedy, code=BACKEND_PORT_CLASH)
-        taken |= delivery.members
-
-
-def _ha_ports(internal: list[_Delivery], report: Report) -> None:
-    """Refuse an HA-ports rule beside another internal rule over the same members, unless both are floating."""
-    reported: set[Path] = set()
-    for position, ha_rule in enumerate(internal):
-        if ha_rule.protocol is not Protocol.ALL or report.full:
-            continue
-        for other_position, other in enumerate(internal):
-            if other is ha_rule or (ha_rule.floating and other.floating) or not ha_rule.meets(other):
-                continue
-            first, second = (other, ha_rule) if other_position < position else (ha_rule, other)
-            if second.path not in reported:
-                reported.add(second.path)
-                law = f"rule {first.name} reaches the same members, and one of the two is an HA-ports rule"
-                remedy = f"use `floating_ip: true` on both, {EXTENDED}"
-                report.problem((*second.path, "name"), second.name, law, remedy)
+        taken[delivery.by_frames] |= delivery.members
 
 
 def _rules_per_member(draft: Draft, report: Report) -> None:

@@ -1,10 +1,14 @@
-"""One case per rule of the configuration: what is changed, where it is refused, and what is said."""
+"""One case per rule of the configuration: what is changed, where it is refused, and what is said.
+
+The combinations of HA-ports rules with others are in `test_ha_ports`.
+"""
 
 from typing import Any
 
 import pytest
 
-from asynclb.config.checks.azure_members import BACKEND_PORT_CLASH, RULE_COUNT
+from asynclb.config.checks.azure_members import RULE_COUNT
+from asynclb.config.checks.deliveries import BACKEND_PORT_CLASH
 from tests.unit.config.base import BASE, REMOVED, changed, parsed, problems
 
 Changes = dict[str, Any]
@@ -245,8 +249,6 @@ def test_refused(changes: Changes, where: str, law: str, remedy: str) -> None:
     assert problem.file == "test.yaml"
 
 
-HA = {"protocol": "all", "frontend_port": 0}
-
 AZURE_REFUSED: list[tuple[Changes, str, str, str]] = [
     ({"probes.http.interval": "4s"}, "probes.http.interval", "shortest interval is 5s", ""),
     *(
@@ -265,21 +267,12 @@ AZURE_REFUSED: list[tuple[Changes, str, str, str]] = [
         "",
     ),
     ({"outbound_rules.0.frontends": ["web"]}, "outbound_rules[0].frontends[0]", "public frontends", ""),
-    ({"rules": [rule(**HA, frontend="pub")]}, "rules[0].frontend", "HA ports on a public frontend", ""),
     ({"rules.+": rule(backend_port=80)}, "rules[2].backend_port", "rule a delivers", BACKEND_PORT_CLASH),
     (
         {"backend_pools.two": BASE["backend_pools"]["web"], "rules.+": rule(backend_port=80, backend_pool="two")},
         "rules[2].backend_port",
         "rule a delivers to the same members on tcp 80",
         BACKEND_PORT_CLASH,
-    ),
-    ({"rules.+": rule(**HA)}, "rules[2].name", "rule a reaches the same members", ""),
-    ({"rules.+": rule(**HA, floating_ip=True)}, "rules[2].name", "rule a reaches the same members", ""),
-    (
-        {"rules": [rule(**HA), rule(name="d", floating_ip=True)]},
-        "rules[1].name",
-        "rule c reaches the same members",
-        "",
     ),
     (
         {"rules": [rule(name=f"r{i}", frontend_port=10_000 + i, backend_port=1 + i) for i in range(299)]},
@@ -314,13 +307,6 @@ AZURE_ACCEPTED: list[Changes] = [
     {},
     {"rules.+": rule(backend_port=80, floating_ip=True)},
     {"rules.+": rule(backend_port=80, frontend="pub")},
-    {"rules": [rule(**HA)]},
-    {"rules": [rule(**HA, floating_ip=True), rule(name="d", floating_ip=True)]},
-    {"rules": [rule(**HA), rule(name="d", frontend="pub")]},
-    {
-        "frontends.w2": {"address": "10.0.0.12"},
-        "rules": [rule(**HA, floating_ip=True), rule(name="d", **HA, frontend="w2", floating_ip=True)],
-    },
     {"rules.0.idle_timeout": "30m"},
     {"outbound_rules.0.idle_timeout": "120m"},
 ]
@@ -369,7 +355,6 @@ ACCEPTED: list[Changes] = [
     {"admin.listen": "[::1]:9180"},
     {"admin": {"listen": "0.0.0.0:9180", "token_file": "/etc/asynclb/token"}},
     {"rules.+": rule(frontend_port=80, protocol="udp")},
-    {"rules.+": rule(**HA)},
     {"rules.+": rule(transparent=False, proxy_protocol="v2")},
     {"transparent": False, "rules.0.proxy_protocol": "v2"},
     {"probes.http.expected_status": [200, "204-206"]},
