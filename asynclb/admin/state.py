@@ -88,6 +88,7 @@ def _rule(entry: Entry, table: int, status: Status) -> dict[str, Any]:
         "distribution": str(rule.distribution),
         "delivery": str(row.delivery),
         "datapath": datapath.name if datapath else None,
+        "mode": datapath.modes[rule.name] if datapath else "",
         "why": datapath.rules[rule.name] if datapath else "",
         "state": str(state),
         "silent": not entry.table.size,

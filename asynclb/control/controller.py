@@ -178,13 +178,14 @@ class Controller:
 
     def _datapath_statuses(self, active: _Active) -> Iterator[DatapathStatus]:
         for name, applied in self._execution.applied.items():
-            entries = applied.tables.entries.items()
+            entries = applied.tables.entries
             rules = {
                 entry.row.rule.name: choice.why if (choice := active.choices.get(key)) else "being moved"
-                for key, entry in entries
+                for key, entry in entries.items()
             }
-            generation = applied.tables.generation
-            yield DatapathStatus(name, self._datapaths[name].mode, generation, applied.since_s, rules)
+            mode_of = self._datapaths[name].mode
+            modes = {entry.row.rule.name: mode_of(entry.row) for entry in entries.values()}
+            yield DatapathStatus(name, applied.tables.generation, applied.since_s, rules, modes)
 
     async def _carry_out(self, command: _ReloadCommand | _HealthChanged) -> None:
         if isinstance(command, _HealthChanged):
@@ -308,10 +309,12 @@ class Controller:
         await self._tell(rule_notices(active.tables, before.states, active.states))
 
     def _choice_notices(self, before: _Active, active: _Active) -> Iterator[Notice]:
+        former = {row.key: row for row in before.rows}
         for row in active.rows:
-            choice = active.choices[row.key]
-            if before.choices.get(row.key) != choice:
-                mode = self._datapaths[choice.datapath].mode
+            choice, was = active.choices[row.key], former.get(row.key)
+            mode_of = self._datapaths[choice.datapath].mode
+            mode = mode_of(row)
+            if was is None or before.choices.get(row.key) != choice or mode_of(was) != mode:
                 where = {"rule": row.rule.name, "datapath": choice.datapath, "mode": mode, "why": choice.why}
                 yield Notice(Event.DATAPATH_CHOSEN, where)
 

@@ -33,11 +33,17 @@ class DatapathStatus:
     """What is active in one datapath, and since when (`since_s` seconds since the epoch)."""
 
     name: str
-    mode: str
     generation: int
     since_s: float
     rules: Mapping[str, str]
     """Rule name -> why this datapath carries it."""
+    modes: Mapping[str, str]
+    """Rule name -> how this datapath carries it, as `transparent` or `sockets`."""
+
+    @property
+    def mode(self) -> str:
+        """How it carries its rules: each mode once, '' where it has no rules."""
+        return ", ".join(sorted(set(self.modes.values())))
 
 
 @dataclass(frozen=True, slots=True)

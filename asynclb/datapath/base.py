@@ -86,9 +86,8 @@ class Datapath(Protocol):
 
     name: str
 
-    @property
-    def mode(self) -> str:
-        """How this datapath runs on this host, for `asynclb_datapath_info`: as `transparent` or `sockets`."""
+    def mode(self, row: Row) -> str:
+        """Return how this datapath carries the row on this host, for `asynclb_datapath_info`: as `transparent`."""
 
     @property
     def generation(self) -> int:

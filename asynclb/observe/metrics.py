@@ -222,6 +222,6 @@ def _datapaths(status: Status, counters: Mapping[str, Counters]) -> Iterator[Met
     )
     for datapath in status.datapaths:
         generation.add_metric([datapath.name], datapath.generation)
-        for rule in datapath.rules:
-            info.add_metric([rule, datapath.name, datapath.mode], 1)
+        for rule, mode in datapath.modes.items():
+            info.add_metric([rule, datapath.name, mode], 1)
     yield from (drops, entries, evictions, generation, info)

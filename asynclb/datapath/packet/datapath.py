@@ -51,7 +51,6 @@ class PacketDatapath:
     """Executes rules of every protocol with packet sockets. Owner: the controller."""
 
     name = "packet"
-    mode = "rings"
 
     def __init__(self, *, emit: Emit) -> None:
         self._emit = emit
@@ -78,6 +77,10 @@ class PacketDatapath:
             self._why_not = f"the native library is not there: {native.reason}"
         else:
             self._leftover = await asyncio.to_thread(_has_leftover)
+
+    def mode(self, _row: Row) -> str:
+        """Return `rings`: every rule is carried in the same way."""
+        return "rings"
 
     def refusal(self, row: Row) -> Refusal | None:
         """Return why this datapath cannot carry the row, or None."""

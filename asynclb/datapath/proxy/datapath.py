@@ -60,10 +60,9 @@ class ProxyDatapath:
         self._plumbing: Plumbing | None = None
         self._poll: asyncio.Task[None] | None = None
 
-    @property
-    def mode(self) -> str:
-        """`transparent` where clients' addresses can be kept, else `sockets`."""
-        return "transparent" if self._privileged else "sockets"
+    def mode(self, row: Row) -> str:
+        """Return `transparent` where the rule keeps clients' addresses and this host lets it, else `sockets`."""
+        return "transparent" if row.rule.transparent and self._privileged else "sockets"
 
     @property
     def generation(self) -> int:

@@ -218,7 +218,7 @@ def built(number: int, rule: Rule) -> LoadBalancingRule:
         frontend=rule["frontend"],
         protocol=Protocol(rule["protocol"]),
         frontend_port=rule["frontend_port"],
-        backend_port=rule.get("backend_port", rule["frontend_port"]),
+        backend_port=rule.get("backend_port") or rule["frontend_port"],
         backend_pool=rule["backend_pool"],
         floating_ip=rule.get("floating_ip", False),
     )

@@ -99,9 +99,8 @@ class FakeDatapath:
         self.journal = journal if journal is not None else []
         self.numbers = Counters()
 
-    @property
-    def mode(self) -> str:
-        return "memory"
+    def mode(self, row: Row) -> str:
+        return "memory" if row.rule.transparent else "borrowed memory"
 
     @property
     def generation(self) -> int:

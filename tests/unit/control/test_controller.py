@@ -55,6 +55,23 @@ async def test_the_first_reload_makes_everything_active() -> None:
     assert bench.log.of(Event.DATAPATH_CHOSEN)[0]["datapath"] == "proxy"
 
 
+async def test_each_rule_is_carried_in_a_mode_of_its_own() -> None:
+    """The mode is that of the rule, not of the datapath; a rule that changes it is told of, and no other."""
+    both = web_model("a", rules=2)
+    mixed = replace(both, rules=(both.rules[0], replace(both.rules[1], transparent=False)))
+    bench = bench_of(mixed)
+    async with running(bench) as controller:
+        await controller.reload("start")
+        (first,) = controller.status().datapaths
+        bench.loader.put(both)
+        await controller.reload("api")
+        (second,) = controller.status().datapaths
+    assert first.modes == {"web-0": "memory", "web-1": "borrowed memory"}
+    assert (first.mode, second.mode) == ("borrowed memory, memory", "memory")
+    told = [(notice["rule"], notice["mode"]) for notice in bench.log.of(Event.DATAPATH_CHOSEN)]
+    assert told == [("web-0", "memory"), ("web-1", "borrowed memory"), ("web-1", "memory")]
+
+
 async def test_a_refused_reload_changes_nothing_and_says_why() -> None:
     """A configuration with a mistake leaves tables, model and targets as they are, and its problem is told."""
     bench = bench_of(web_model("a"))

@@ -47,6 +47,7 @@ def snapshot(model: Model, health: Health, counters: dict[str, Counters], result
     """Make a snapshot of a running process."""
     tables = compile_tables(rules.rows_of(model), health, seed=1, generation=4)
     carried = {entry.row.rule.name: "auto" for entry in tables.entries.values()}
+    modes = {name: "sockets" if name == "web-1" else "transparent" for name in carried}
     status = Status(
         ready=True,
         config_path="asynclb.yaml",
@@ -57,7 +58,7 @@ def snapshot(model: Model, health: Health, counters: dict[str, Counters], result
         model=model,
         health=health,
         tables=tables,
-        datapaths=(DatapathStatus("proxy", "sockets", 4, 2.0, carried),),
+        datapaths=(DatapathStatus("proxy", 4, 2.0, carried, modes),),
         last_reload=None,
         reloads={"applied": 2, "unchanged": 0, "refused": 1},
     )
@@ -106,6 +107,8 @@ def test_values() -> None:
     assert found["asynclb_member_up", (("member", "b"), ("pool", "web"), ("probe", "tcp"))] == 0
     assert found["asynclb_frontend_availability_ratio", (("frontend", "vip"),)] == 1
     assert found["asynclb_reloads_total", (("result", "refused"),)] == 1
+    assert found["asynclb_datapath_info", (("datapath", "proxy"), ("mode", "transparent"), ("rule", "web-0"))] == 1
+    assert found["asynclb_datapath_info", (("datapath", "proxy"), ("mode", "sockets"), ("rule", "web-1"))] == 1
     assert found["asynclb_drops_total", (("datapath", "proxy"), ("reason", "no_eligible_member"))] == 9
     assert found["asynclb_probe_results_total", (("member", "a"), ("probe", "tcp"), ("result", "timeout"))] == 1
 

@@ -20,7 +20,8 @@ async def driver() -> AsyncIterator[Driver]:
         driver = Driver()
         await driver.proxy.open()
         try:
-            assert driver.proxy.mode == "sockets"
+            transparent = row(VIP, 80, [member("a", "127.0.0.1")], 80)
+            assert driver.proxy.mode(transparent) == "sockets"
             yield driver
         finally:
             await driver.proxy.close(0)
