@@ -45,7 +45,7 @@ def build(draft: Draft) -> Model:
         backend_pools={name: _pool(name, pool) for name, pool in draft.pools.items()},
         probes={name: _probe(name, spec) for name, spec in draft.probes.items()},
         rules=tuple(_rule(spec, settings) for spec in draft.rules.values()),
-        inbound_nat_rules=tuple(_nat_rule(spec) for spec in draft.nat_rules.values()),
+        inbound_nat_rules=tuple(_nat_rule(spec, settings) for spec in draft.nat_rules.values()),
         outbound_rules=tuple(_outbound_rule(spec) for spec in draft.outbound_rules.values()),
         interfaces={name: str(spec.attach) for name, spec in draft.interfaces.items()},
     )
@@ -123,7 +123,7 @@ def _rule(spec: RuleSpec, settings: Document) -> LoadBalancingRule:
     )
 
 
-def _nat_rule(spec: InboundNatRuleSpec) -> InboundNatRule:
+def _nat_rule(spec: InboundNatRuleSpec, settings: Document) -> InboundNatRule:
     first, last = spec.frontend_port_range or (spec.frontend_port or 0, spec.frontend_port or 0)
     return InboundNatRule(
         name=spec.name,
@@ -137,6 +137,7 @@ def _nat_rule(spec: InboundNatRuleSpec) -> InboundNatRule:
         floating_ip=spec.floating_ip,
         idle_timeout_s=spec.idle_timeout,
         tcp_reset=spec.tcp_reset,
+        transparent=settings.transparent,
     )
 
 

@@ -3,7 +3,7 @@
 Durations are seconds (float) and end in `_s`; instants are monotonic nanoseconds and end in `_ns`.
 """
 
-from asynclb.model.frontend import Frontend, Scope
+from asynclb.model.frontend import Frontend, Scope, preferred_zones
 from asynclb.model.health import (
     Health,
     HealthState,
@@ -12,6 +12,7 @@ from asynclb.model.health import (
     TargetId,
     effective_health,
     eligible_members,
+    in_zones,
 )
 from asynclb.model.model import Admin, Compat, DatapathName, Model
 from asynclb.model.pool import AdminState, BackendPool, Member
@@ -51,4 +52,6 @@ __all__ = [
     "TargetId",
     "effective_health",
     "eligible_members",
+    "in_zones",
+    "preferred_zones",
 ]

@@ -27,6 +27,9 @@ class Frontend:
     interface: str | None = None
     routed: bool = False
     zones: tuple[str, ...] = ()
+    """Zones that the frontend belongs to; none: it is zone-redundant."""
+    zone_affinity: bool = False
+    """Whether members in `zones` are preferred while any of them is eligible; else every zone's members are equal."""
 
 
 def default_scope(address: Address) -> Scope:
@@ -39,3 +42,8 @@ def default_allow(address: Address, scope: Scope) -> tuple[Prefix, ...]:
     if scope is Scope.PUBLIC:
         return ()
     return tuple(prefix for prefix in PRIVATE_PREFIXES if prefix.version == address.version)
+
+
+def preferred_zones(frontend: Frontend) -> tuple[str, ...]:
+    """Return the zones whose members the frontend prefers; none are preferred without zone affinity."""
+    return frontend.zones if frontend.zone_affinity else ()

@@ -5,6 +5,7 @@ Laws:
   2. Admin states override probes, and only in rules that have a probe.
   3. Weight 0 takes no new flows, whatever the probe says.
   4. Only members of the best priority that anybody has are eligible; the others stand by.
+  5. With zone affinity, members of other zones take new flows only while no eligible one is in the zones preferred.
 """
 
 from collections.abc import Mapping
@@ -101,6 +102,13 @@ def eligible_members(
 def _foremost(members: list[Member]) -> tuple[Member, ...]:
     best = min((member.priority for member in members), default=0)
     return tuple(member for member in members if member.priority == best)
+
+
+def in_zones(eligible: tuple[Member, ...], zones: tuple[str, ...]) -> tuple[Member, ...]:
+    """Return the eligible members in the zones if there are any, else all of them; no zones prefer nobody."""
+    if not zones:
+        return eligible
+    return tuple(member for member in eligible if member.zone in zones) or eligible
 
 
 def effective_health(member: Member, found: MemberHealth, *, all_down_is_up: bool = False) -> MemberHealth:

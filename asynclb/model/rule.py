@@ -63,6 +63,7 @@ class InboundNatRule:
     floating_ip: bool = False
     idle_timeout_s: float = 240.0
     tcp_reset: bool = False
+    transparent: bool = True
 
 
 @dataclass(frozen=True, slots=True)

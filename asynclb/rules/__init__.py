@@ -3,22 +3,34 @@
 Every rule of a model is either in `rows_of` or in `unsupported`; none is passed over in silence.
 """
 
-from asynclb.errors import Problem
+from asynclb.errors import Path, Problem
 from asynclb.model import Model
 from asynclb.rules import ha_ports, inbound_nat, load_balancing, outbound
+from asynclb.rules.inbound_nat import NatPorts, assign_ports
 from asynclb.tables.row import Row
 
-__all__ = ["rows_of", "unsupported"]
+__all__ = ["NatPorts", "assign_ports", "path_of", "rows_of", "unsupported"]
 
 
-def rows_of(model: Model) -> tuple[Row, ...]:
+def rows_of(model: Model, nat_ports: NatPorts | None = None) -> tuple[Row, ...]:
     """Return what the model's rules ask of the forwarding tables.
 
+    `nat_ports` are the ports of inbound NAT rules, from `assign_ports`; None assigns them afresh.
     Order: by kind, then as in the model; tables do not depend on it.
     """
-    return load_balancing.rows(model) + ha_ports.rows(model)
+    ports = assign_ports(model, {}) if nat_ports is None else nat_ports
+    return load_balancing.rows(model) + ha_ports.rows(model) + inbound_nat.rows(model, ports)
 
 
 def unsupported(model: Model) -> tuple[Problem, ...]:
     """Return one problem for each rule that nothing here can execute yet."""
-    return inbound_nat.unsupported(model) + outbound.unsupported(model)
+    return outbound.unsupported(model)
+
+
+def path_of(model: Model, rule: str) -> Path:
+    """Return where a row's rule stands in the configuration; `()` for a name that no rule has."""
+    for section, found in (("rules", model.rules), ("inbound_nat_rules", model.inbound_nat_rules)):
+        for index, one in enumerate(found):
+            if one.name == rule.partition("/")[0]:
+                return (section, index)
+    return ()

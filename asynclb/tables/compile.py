@@ -13,10 +13,21 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from asynclb.model import BackendPool, Health, Member, NoHealthyMembers, eligible_members
+from asynclb.model import (
+    BackendPool,
+    Health,
+    Member,
+    NoHealthyMembers,
+    eligible_members,
+    in_zones,
+    preferred_zones,
+)
 from asynclb.tables.maglev import make_slots, table_size
-from asynclb.tables.row import FrontendKey, Row
+from asynclb.tables.row import FrontendKey, Row, RuleKind
 from asynclb.tables.tables import EMPTY_POOL_TABLE, Entry, PoolTable, Tables
+
+ONE_SLOT = array("H", [0])
+"""The table of an inbound NAT rule's port: it has one member, and there may be thousands of such tables."""
 
 SlotsKey = tuple[int, int, tuple[tuple[str, int], ...]]
 """All that the slots of a table depend on: seed, size, and (name, weight) of the members by name."""
@@ -64,23 +75,27 @@ class _Compilation:
     seed: int
     before: TableCache
     used: TableCache = field(default_factory=TableCache)
-    found: dict[tuple[str, str | None, NoHealthyMembers], PoolTable] = field(default_factory=dict)
+    found: dict[tuple[str, str | None, NoHealthyMembers, tuple[str, ...]], PoolTable] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
 
     def table_for(self, row: Row) -> PoolTable:
         rule = row.rule
-        question = (row.pool.name, rule.probe, rule.no_healthy_members)
+        question = (row.pool.name, rule.probe, rule.no_healthy_members, preferred_zones(row.frontend))
         table = self.found.get(question)
         if table is None:
-            members = eligible_members(row.pool, rule.probe, self.health, rule.no_healthy_members)
-            table = self.found[question] = self._table_over(row.pool, members)
+            if row.kind is RuleKind.INBOUND_NAT:
+                members = row.pool.members  # the port is its member's, whatever the health
+            else:
+                members = eligible_members(row.pool, rule.probe, self.health, rule.no_healthy_members)
+                members = in_zones(members, preferred_zones(row.frontend))
+            table = self.found[question] = self._table_over(row.pool, members, alone=row.kind is RuleKind.INBOUND_NAT)
         return table
 
-    def _table_over(self, pool: BackendPool, eligible: tuple[Member, ...]) -> PoolTable:
+    def _table_over(self, pool: BackendPool, eligible: tuple[Member, ...], *, alone: bool) -> PoolTable:
         if not eligible:
             return EMPTY_POOL_TABLE
         members = tuple(sorted(eligible, key=lambda member: member.name))
-        key = (self.seed, self._size(pool), tuple((member.name, member.weight) for member in members))
+        key = (self.seed, 1 if alone else self._size(pool), tuple((member.name, member.weight) for member in members))
         place = (pool.name, key)
         table = self.used.tables.get(place) or self.before.tables.get(place)
         if table is None or table.members != members:
@@ -93,7 +108,7 @@ class _Compilation:
         slots = self.used.slots.get(key) or self.before.slots.get(key)
         if slots is None:
             seed, size, members = key
-            slots = make_slots(members, size, seed)
+            slots = make_slots(members, size, seed) if size > 1 else ONE_SLOT
         return slots
 
     def _size(self, pool: BackendPool) -> int:

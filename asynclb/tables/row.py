@@ -19,6 +19,14 @@ class Delivery(StrEnum):
     """Nothing is rewritten but the link address."""
 
 
+class RuleKind(StrEnum):
+    """What kind of rule a row is from."""
+
+    LOAD_BALANCING = "load_balancing"
+    HA_PORTS = "ha_ports"
+    INBOUND_NAT = "inbound_nat"
+
+
 @dataclass(frozen=True, slots=True)
 class FrontendKey:
     """What the frontend lookup matches: port 0 with protocol `all` is HA ports."""
@@ -38,7 +46,11 @@ class FrontendKey:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One rule on one frontend with everything it refers to."""
+    """One rule on one frontend with everything it refers to.
+
+    `nat_rule` names the inbound NAT rule of which this row is one port: `rule` is then made for the port and is called
+    `nat_rule/member`, and `pool` is that one member, which takes the port's flows whatever its health is.
+    """
 
     key: FrontendKey
     rule: LoadBalancingRule
@@ -46,3 +58,11 @@ class Row:
     pool: BackendPool
     delivery: Delivery
     symmetric: bool = False
+    nat_rule: str | None = None
+
+    @property
+    def kind(self) -> RuleKind:
+        """What kind of rule the row is from."""
+        if self.nat_rule is not None:
+            return RuleKind.INBOUND_NAT
+        return RuleKind.HA_PORTS if self.key.protocol is Protocol.ALL else RuleKind.LOAD_BALANCING

@@ -7,7 +7,6 @@ import pytest
 from asynclb.model import (
     BackendPool,
     Frontend,
-    InboundNatRule,
     LoadBalancingRule,
     Member,
     Model,
@@ -69,17 +68,12 @@ def test_every_load_balancing_rule_has_one_row() -> None:
 
 
 def test_rules_that_nothing_executes_are_refused_one_by_one() -> None:
-    """Each inbound NAT and outbound rule is a problem with its place, its name, the reason and a remedy."""
-    nat = InboundNatRule("ssh", "web", Protocol.TCP, 50000, 50099, "web", 22)
+    """Each outbound rule is a problem with its place, its name, the reason and a remedy."""
     out = OutboundRule("out", ("web",), "web", Protocol.ALL)
-    found = unsupported(model(rule(), inbound_nat_rules=(nat, nat), outbound_rules=(out,)))
+    found = unsupported(model(rule(), outbound_rules=(out, out)))
     assert [(problem.where, problem.value) for problem in found] == [
-        ("inbound_nat_rules[0]", "ssh"),
-        ("inbound_nat_rules[1]", "ssh"),
         ("outbound_rules[0]", "out"),
+        ("outbound_rules[1]", "out"),
     ]
-    assert {problem.rule for problem in found} == {
-        "no datapath of this version executes inbound NAT rules",
-        "no datapath of this version executes outbound rules",
-    }
+    assert {problem.rule for problem in found} == {"no datapath of this version executes outbound rules"}
     assert all(problem.remedy for problem in found)
