@@ -8,25 +8,22 @@ Laws:
 
 import mmap
 from collections.abc import Collection, Iterator
-from contextlib import suppress
-from ctypes import Array, addressof, byref, c_char, c_uint8, c_uint32, c_uint64, c_void_p, memmove, sizeof
+from ctypes import Array, addressof, byref, c_char, c_uint8, c_uint32, c_uint64, memmove, sizeof
 from typing import Any
 
-from asynclb import native
-from asynclb.datapath.base import MemberCounters, RuleCounters
 from asynclb.datapath.core import layout
-from asynclb.datapath.core.image import unmapped
-from asynclb.datapath.core.layout import CONSTANTS, Conn, Verdict
+from asynclb.datapath.core.layout import CONSTANTS, Verdict
+from asynclb.datapath.core.memory import DROPS, FlowMemory, core_library, flow_view
 from asynclb.datapath.core.reset import reset_frames
 from asynclb.datapath.core.values import Batch, CoreCounters, FlowView, NextHop, Punt, Reset, Result, Swept
-from asynclb.net.drop import Drop
 
-DROPS: tuple[Drop, ...] = tuple(Drop)
-"""Drop reasons in the order of C's enumeration, which begins with 1."""
+__all__ = ["DROPS", "Core", "RxRing"]
 
 _NONE = CONSTANTS["NONE"]
 _RESETS = 512  # resets that one call of sweep can report; it goes on with the next call
-_HUGE = 2 << 20  # from here on memory is asked for in huge pages: a flow then costs no miss of the address cache
+
+Staged = Array[c_uint64]
+"""An image that fits, in the core's own memory."""
 
 
 class RxRing:
@@ -49,6 +46,18 @@ class RxRing:
         place = self.record.ring + self.record.head * self.record.frame_size
         return bool(c_uint32.from_address(place).value & 1)
 
+    def seek(self) -> None:
+        """Go to the oldest frame: whoever read this ring before may have stopped anywhere.
+
+        The kernel fills a ring in order, so waiting frames are one run, which begins behind the longest free stretch;
+        a short one is a frame that is being written.
+        """
+        first, step, count = self.record.ring, self.record.frame_size, self.record.frame_count
+        waiting = [i for i in range(count) if c_uint32.from_address(first + i * step).value & 1]
+        if waiting:
+            before = [waiting[-1] - count, *waiting]
+            self.record.head = max(zip(waiting, before, strict=False), key=lambda pair: pair[0] - pair[1])[0]
+
     def close(self) -> None:
         """Let go of the mapping, so that its owner can close it."""
         del self._view
@@ -67,35 +76,38 @@ class Core:
         max_rules: int = 8_192,
         max_members: int = 65_536,
         max_next_hops: int = 65_536,
+        shared: int | None = None,
     ) -> None:
-        self._library = _library()
+        """Make a core; with `shared`, the descriptor of a memory file, its flows and counters are kept there."""
+        self._library = core_library()
         self.max_rules, self.max_members, self.max_next_hops = max_rules, max_members, max_next_hops
-        buckets = max(2, max_flows // 8)  # 9 flows each, so that 8 of 9 ways are used when the table is full
-        self._memory = layout.CoreMemory()
+        self._flows = FlowMemory(max_flows, max_rules, max_members, shared)
+        memory = self._memory = self._flows.record
         self._maps: list[mmap.mmap] = []
         self._hops = self._map("hops", layout.Hop, max_next_hops)
-        self._buckets = self._map("buckets", layout.Bucket, buckets)
-        self._rules = self._map("rules", layout.Count, max_rules)
-        self._members = self._map("members", layout.Count, max_members)
-        self._drops = self._map("drops", c_uint64, len(DROPS) + 1)
         self._fragments = self._map("fragments", layout.Fragment, _product("FRAGMENT_SETS", "FRAGMENT_WAYS"))
         self._held = self._map("held", layout.Held, CONSTANTS["HELD"])
         self._appliances = self._map("appliances", c_uint64, CONSTANTS["APPLIANCES"])
-        memory = self._memory
-        memory.hop_limit, memory.bucket_count, memory.rule_limit = max_next_hops, buckets, max_rules
-        memory.member_limit, memory.drop_limit, memory.flow_limit = max_members, len(DROPS) + 1, max_flows
-        self._image: Array[c_uint64] | None = None
-        self._before: Array[c_uint64] | None = None
+        memory.hop_limit = max_next_hops
+        self._image: Staged | None = None
+        self._before: Staged | None = None
         self._egresses: dict[int, tuple[int, Any]] = {}
         self._batch = layout.BatchRecord()
         self._resets = (layout.Flow * _RESETS)()
 
-    def publish(self, image: bytes) -> None:
-        """Let every frame from here on meet this image. Raises: ValueError -> it is damaged; the old one stays."""
+    def stage(self, image: bytes) -> Staged:
+        """Take an image in, to be published. Raises: ValueError -> it is damaged, or does not fit this core."""
         buffer = (c_uint64 * (len(image) // 8 + 1))()
         memmove(buffer, image, len(image))
-        if not self._library.asynclb_core_publish(byref(self._memory), byref(buffer), c_uint64(len(image))):
+        if not self._library.asynclb_core_fits(byref(self._memory), byref(buffer), c_uint64(len(image))):
             raise ValueError("the image of the tables is damaged or does not fit the core's limits")
+        return buffer
+
+    def publish(self, image: bytes | Staged) -> None:
+        """Let every frame from here on meet this image. Raises: as `stage`, if it was not staged; the old one stays."""
+        buffer = self.stage(image) if isinstance(image, bytes) else image
+        size = layout.Image.from_buffer(buffer).size
+        self._library.asynclb_core_publish(byref(self._memory), byref(buffer), c_uint64(size))
         self._before, self._image = self._image, buffer
 
     def set_next_hop(self, index: int, hop: NextHop | None) -> None:
@@ -208,7 +220,7 @@ class Core:
     def _reset(self, flow: layout.Flow) -> Reset:
         """Make the frames that tell both ends; none for an end whose link address is not known."""
         hop, ours = self._member_hop(flow.member), self._interface(flow.ifindex)
-        return Reset(_flow_view(flow, 0), reset_frames(flow, hop, ours, self._member_address(flow.member)))
+        return Reset(flow_view(flow, 0), reset_frames(flow, hop, ours, self._member_address(flow.member)))
 
     def _member_record(self, member: int) -> layout.MemberRecord | None:
         if self._image is None:
@@ -243,66 +255,29 @@ class Core:
 
     def counters(self) -> CoreCounters:
         """Return a snapshot of the counters that are not zero."""
-        zero = bytes(sizeof(layout.Count))
-        return CoreCounters(
-            rules={
-                index: RuleCounters(c.bytes_in, c.bytes_out, c.packets_in, c.packets_out, c.syn, c.new_flows, c.flows)
-                for index, c in _counts(self._rules, zero)
-            },
-            members={
-                index: MemberCounters(c.bytes_in, c.bytes_out, c.new_flows, c.flows)
-                for index, c in _counts(self._members, zero)
-            },
-            drops={drop: self._drops[number] for number, drop in enumerate(DROPS, 1) if self._drops[number]},
-            flows=self._memory.flow_count,
-            stateless=self._memory.stateless,
-            expired=self._memory.expired,
-        )
+        return self._flows.counters()
 
     def flows(self, cursor: int = 0, limit: int = 1_000) -> tuple[list[FlowView], int | None]:
         """Return at most `limit` (9 at least) flows and the cursor for the next ones, or None at the end."""
-        limit = max(limit, CONSTANTS["WAYS"])
-        flows, deadlines, place = (layout.Flow * limit)(), (c_uint32 * limit)(), c_uint32(cursor)
-        count = self._library.asynclb_core_flows(
-            byref(self._memory), byref(place), byref(flows), byref(deadlines), c_uint32(limit)
-        )
-        found = [_flow_view(flows[index], deadlines[index]) for index in range(count)]
-        return found, place.value if place.value < self._memory.bucket_count else None
+        return self._flows.flows(cursor, limit)
 
     def close(self) -> None:
         """Give the memory back. Nothing may be called afterwards."""
         self._memory = layout.CoreMemory()
         self._egresses.clear()
-        del self._hops, self._buckets, self._rules, self._members, self._drops, self._fragments, self._held
-        del self._appliances
+        del self._hops, self._fragments, self._held, self._appliances
         for memory in self._maps:
             memory.close()
         self._maps.clear()
+        self._flows.close()
 
     def _map(self, name: str, kind: Any, count: int) -> Any:
         """Map zeroed memory for `count` items; pages are taken from the system when they are first used."""
         memory = mmap.mmap(-1, max(count * sizeof(kind), mmap.PAGESIZE))
-        if len(memory) >= _HUGE:
-            with suppress(OSError):  # a kernel without huge pages: slower, not wrong
-                memory.madvise(mmap.MADV_HUGEPAGE)
         self._maps.append(memory)
         items = (kind * count).from_buffer(memory)
         setattr(self._memory, name, addressof(items))
         return items
-
-
-def _library() -> Any:
-    if native.library is None:
-        raise RuntimeError(f"the packet core needs the native library: {native.reason}")
-    library: Any = native.library
-    try:
-        digest = library.asynclb_core_layout() & 0xFFFF_FFFF
-    except AttributeError:
-        raise RuntimeError("the native library has no packet core; build it again") from None
-    if digest != layout.digest(drop.name for drop in Drop):
-        raise RuntimeError("the native library was built from another layout; build it again")
-    library.asynclb_core_release.restype = c_void_p
-    return library
 
 
 def _view(ring: mmap.mmap, offset: int) -> Any:
@@ -324,36 +299,3 @@ def _result(answer: layout.Answer, frame: bytes, released: tuple[Result, ...]) -
 def _punt(record: layout.PuntRecord) -> Punt:
     vlan = None if record.vlan == _NONE else record.vlan
     return Punt(record.ifindex, bytes(record.data[: record.length]), vlan)
-
-
-def _counts(items: Any, zero: bytes) -> Iterator[tuple[int, layout.Count]]:
-    """Yield the counters that are not zero, looking only at those: most ids were never used."""
-    raw, size = memoryview(items).cast("B"), len(zero)
-    for index in range(len(items)):
-        if raw[index * size : index * size + size] != zero:
-            yield index, items[index]
-
-
-def _flow_view(flow: layout.Flow, deadline_ms: int) -> FlowView:
-    """Read a flow as the client sees it, whichever end its key names first."""
-    key = flow.key
-    ends = [(key.source, key.source_port), (key.destination, key.destination_port)]
-    if flow.flags & CONSTANTS["FLOW_SWAPPED"]:
-        ends.reverse()
-    (client, client_port), (frontend, frontend_port) = ends
-    return FlowView(
-        client=unmapped(client.high, client.low),
-        client_port=client_port,
-        frontend=unmapped(frontend.high, frontend.low),
-        frontend_port=frontend_port,
-        protocol=key.protocol,
-        rule=flow.rule,
-        member=flow.member,
-        state=Conn(flow.state).name.lower(),
-        packets_in=flow.packets_in,
-        packets_out=flow.packets_out,
-        bytes_in=flow.bytes_in,
-        bytes_out=flow.bytes_out,
-        created_s=flow.created_s,
-        deadline_ms=deadline_ms,
-    )

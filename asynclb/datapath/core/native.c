@@ -90,6 +90,12 @@ static void renew_appliances(struct core_memory *core)
 	}
 }
 
+/* Whether an image is whole and within this core's limits: what can be published. */
+EXPORT u32 asynclb_core_fits(const struct core_memory *core, const struct image *image, u64 size)
+{
+	return image_fits(core, image, size) != 0;
+}
+
 /* Publishes an image; 0 when it is damaged, and then the old one stays. */
 EXPORT u32 asynclb_core_publish(struct core_memory *core, const struct image *image, u64 size)
 {
@@ -401,6 +407,31 @@ EXPORT u32 asynclb_core_sweep(struct core_memory *core, u64 now_ns, u32 budget, 
 		}
 	}
 	return count;
+}
+
+/* Counts the flows of a table that a core which is gone has left, perhaps in the midst of a change. */
+EXPORT void asynclb_core_recount(struct core_memory *core)
+{
+	for (u32 i = 0; i < core->rule_limit; i++)
+		if (rule_count(core, i)->flows) /* a page that was never written stays that way */
+			rule_count(core, i)->flows = 0;
+	for (u32 i = 0; i < core->member_limit; i++)
+		if (member_count(core, i)->flows)
+			member_count(core, i)->flows = 0;
+	core->flow_count = 0;
+	for (u32 b = 0; b < core->bucket_count; b++) {
+		const struct bucket *bucket = core_bucket(core, b);
+
+		for (u32 i = 0; i < WAYS; i++) {
+			if (!bucket->tag[i])
+				continue;
+			core->flow_count++;
+			if (bucket->flow[i].flags & FLOW_RETURN)
+				continue;
+			rule_count(core, bucket->flow[i].rule)->flows++;
+			member_count(core, bucket->flow[i].member)->flows++;
+		}
+	}
 }
 
 /* Removes the flows of members whose byte in `forgotten` is set; `forgotten` has member_limit bytes. */
