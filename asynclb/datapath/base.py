@@ -54,13 +54,17 @@ class MemberCounters:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """A datapath's counters: by rule, by (pool, member), and drops by reason."""
+    """A datapath's counters: by rule, by (pool, member), and drops by reason.
+
+    `capacity` is how many flows the table has room for; 0 where nothing but memory limits them.
+    """
 
     rules: Mapping[str, RuleCounters] = field(default_factory=dict)
     members: Mapping[tuple[str, str], MemberCounters] = field(default_factory=dict)
     drops: Mapping[Drop, int] = field(default_factory=dict)
     flows: int = 0
     evictions: int = 0
+    capacity: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,6 +206,9 @@ def _buckets(counts: Sequence[int]) -> list[tuple[str, float]]:
 def _datapaths(status: Status, counters: Mapping[str, Counters]) -> Iterator[Metric]:
     drops = CounterMetricFamily("asynclb_drops", "What was not forwarded, by reason.", labels=["datapath", "reason"])
     entries = GaugeMetricFamily("asynclb_flow_table_entries", "Flows open now.", labels=["datapath"])
+    capacity = GaugeMetricFamily(
+        "asynclb_flow_table_capacity", "Flows the table has room for; 0 is no limit of its own.", labels=["datapath"]
+    )
     evictions = CounterMetricFamily(
         "asynclb_flow_evictions", "Flows given up to make room for others.", labels=["datapath"]
     )
@@ -213,6 +216,7 @@ def _datapaths(status: Status, counters: Mapping[str, Counters]) -> Iterator[Met
         for reason in Drop:
             drops.add_metric([name, reason], found.drops.get(reason, 0))
         entries.add_metric([name], found.flows)
+        capacity.add_metric([name], found.capacity)
         evictions.add_metric([name], found.evictions)
     generation = GaugeMetricFamily(
         "asynclb_table_generation", "Generation of the tables that new flows meet.", labels=["datapath"]
@@ -224,4 +228,4 @@ def _datapaths(status: Status, counters: Mapping[str, Counters]) -> Iterator[Met
         generation.add_metric([datapath.name], datapath.generation)
         for rule, mode in datapath.modes.items():
             info.add_metric([rule, datapath.name, mode], 1)
-    yield from (drops, entries, evictions, generation, info)
+    yield from (drops, entries, capacity, evictions, generation, info)

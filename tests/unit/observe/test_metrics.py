@@ -36,6 +36,7 @@ CONTRACT = {
     "asynclb_drops_total": {"datapath", "reason"},
     "asynclb_flow_table_entries": {"datapath"},
     "asynclb_flow_evictions_total": {"datapath"},
+    "asynclb_flow_table_capacity": {"datapath"},
     "asynclb_table_generation": {"datapath"},
     "asynclb_reloads_total": {"result"},
     "asynclb_datapath_info": {"rule", "datapath", "mode"},
