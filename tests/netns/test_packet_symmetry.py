@@ -68,7 +68,7 @@ async def test_an_appliance_dies_and_returns(lab: Lab, version: int) -> None:
             rows = spokes.rows(version)
             await balancer.apply(*rows)
             talks = Talks(spokes, version, stack)
-            old = [flow for end in (0, 1) for flow in await talks.begin(end, 8)]
+            old = [flow for end in (0, 1) for flow in await talks.begin(end, 12)]
             assert await talks.all_answered(old)
             before = one_each(witness.seen(), old)
             await inner.check_output("ip", "link", "set", "dev", "nva1", "down")
