@@ -28,6 +28,7 @@ from asynclb import config
 from asynclb.admin.api import Render, Sources
 from asynclb.admin.server import AdminServer, open_socket
 from asynclb.control.controller import Controller
+from asynclb.control.nat_ports import PortFile
 from asynclb.control.prepare import Parsed
 from asynclb.control.process import raise_capabilities, raise_descriptor_limit
 from asynclb.control.seed import installation_seed, state_directory
@@ -210,6 +211,7 @@ class _Instance:
             prober=self._prober,
             installation_seed=lambda: installation_seed(state_directory(os.environ), self._emit),
             emit=self._emit,
+            port_memory=PortFile(state_directory(os.environ), self._emit),
         )
 
     def _health_changed(self, transitions: tuple[Transition, ...]) -> None:

@@ -168,6 +168,7 @@ def _explain(config: str, text: str) -> dict[str, Any]:
 
     from asynclb.config import load
     from asynclb.control import explain as flows
+    from asynclb.control.nat_ports import read_ports
     from asynclb.control.prepare import prepare
     from asynclb.control.seed import known_seed, state_directory
     from asynclb.kinds import static_candidates
@@ -178,7 +179,11 @@ def _explain(config: str, text: str) -> dict[str, Any]:
         flow = flows.parse_flow(text)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    prepared = prepare(load(config), static_candidates(), Model())
+    try:
+        ports = read_ports(state_directory(os.environ))
+    except (OSError, ValueError):
+        ports = {}
+    prepared = prepare(load(config), static_candidates(), Model(), ports)
     seed, seed_from = known_seed(prepared.model.hash_seed, state_directory(os.environ))
     health = flows.all_up(prepared.model)
     tables = compile_tables(prepared.rows, health, seed=seed, generation=0)
@@ -187,10 +192,10 @@ def _explain(config: str, text: str) -> dict[str, Any]:
 
 
 @cli.command(short_help="print what is active in the running process")
-@click.argument("what", type=click.Choice(["rules", "members", "datapaths", "state"]))
+@click.argument("what", type=click.Choice(["rules", "members", "frontends", "datapaths", "state"]))
 @_client_options
 def show(what: str, url: str, token_file: str | None, as_json: bool) -> None:
-    """Print what is active in the running process: rules, members, datapaths or a summary of its state."""
+    """Print what is active in the running process: rules, members, frontends, datapaths or a summary of its state."""
     from asynclb.admin import columns
     from asynclb.admin.client import AdminClient
 
@@ -201,6 +206,7 @@ def show(what: str, url: str, token_file: str | None, as_json: bool) -> None:
     tables = {
         "rules": columns.rules_table,
         "members": columns.members_table,
+        "frontends": columns.frontends_table,
         "datapaths": columns.datapaths_table,
         "state": columns.summary,
     }

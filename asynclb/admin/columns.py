@@ -40,7 +40,7 @@ def rules_table(state: Document) -> str:
 
 def members_table(state: Document) -> str:
     """Return one line per member and probe, with the member's share of the slots of the pool's tables."""
-    heads = ("POOL", "MEMBER", "ADDRESS", "WEIGHT", "ADMIN", "PROBE", "STATE", "SINCE", "SHARE", "REASON")
+    heads = ("POOL", "MEMBER", "ADDRESS", "ZONE", "WEIGHT", "ADMIN", "PROBE", "STATE", "SINCE", "SHARE", "REASON")
     return columns(heads, _member_rows(state, _shares(state)))
 
 
@@ -64,6 +64,7 @@ def _member_rows(state: Document, shares: Mapping[tuple[str, str | None, str], f
                     pool["name"],
                     member["name"],
                     member["address"],
+                    member["zone"],
                     member["weight"],
                     member["admin_state"],
                     health["probe"],
@@ -72,6 +73,20 @@ def _member_rows(state: Document, shares: Mapping[tuple[str, str | None, str], f
                     f"{share:.1%}",
                     f"{health['reason']}{detail}" if health["reason"] else None,
                 )
+
+
+def frontends_table(state: Document) -> str:
+    """Return one line per frontend."""
+    heads = ("FRONTEND", "ADDRESS", "SCOPE", "ZONES", "ALLOW")
+    rows = (
+        (f["name"], f["address"], f["scope"], _zones(f), " ".join(f["allow"]) or "nobody") for f in state["frontends"]
+    )
+    return columns(heads, rows)
+
+
+def _zones(frontend: Document) -> str:
+    preferred = " preferred" if frontend["zone_affinity"] else ""
+    return f"{','.join(frontend['zones'])}{preferred}" if frontend["zones"] else "all"
 
 
 def datapaths_table(state: Document) -> str:

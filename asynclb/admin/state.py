@@ -13,7 +13,7 @@ from typing import Any
 import asynclb
 from asynclb.control.status import DatapathStatus, Reload, Status
 from asynclb.errors import Problem
-from asynclb.model import BackendPool, Health, Member, effective_health
+from asynclb.model import BackendPool, Frontend, Health, InboundNatRule, Member, effective_health
 from asynclb.tables.tables import Entry, PoolTable
 
 _CHUNK = 16_384  # slots counted in one go: the interpreter lock is held for about half a millisecond
@@ -48,6 +48,8 @@ def state_document(status: Status, *, now_s: float, now_ns: int) -> dict[str, An
         "reloads": dict(status.reloads),
         "datapaths": [_datapath(datapath) for datapath in status.datapaths],
         "rules": rules,
+        "inbound_nat_rules": [_nat_rule(rule, status) for rule in status.model.inbound_nat_rules],
+        "frontends": [_frontend(frontend) for frontend in status.model.frontends.values()],
         "tables": tables,
         "pools": list(_pools(status, now_s - now_ns / 1e9)),
     }
@@ -78,6 +80,7 @@ def _rule(entry: Entry, table: int, status: Status) -> dict[str, Any]:
     state = status.rule_states.get(rule.name, "")
     return {
         "name": rule.name,
+        "kind": str(row.kind),
         "frontend": row.frontend.name,
         "address": str(row.key.address),
         "port": row.key.port,
@@ -95,6 +98,33 @@ def _rule(entry: Entry, table: int, status: Status) -> dict[str, Any]:
         "eligible": len(entry.table.members),
         "members": len(row.pool.members),
         "table": table,
+    }
+
+
+def _nat_rule(rule: InboundNatRule, status: Status) -> dict[str, Any]:
+    """Return a rule with the port of each member, in the order of the ports."""
+    ports = status.nat_ports.get(rule.name, {})
+    mappings = sorted((port, member) for member, port in ports.items())
+    return {
+        "name": rule.name,
+        "frontend": rule.frontend,
+        "protocol": str(rule.protocol),
+        "first_port": rule.first_port,
+        "last_port": rule.last_port,
+        "pool": rule.backend_pool,
+        "backend_port": rule.backend_port,
+        "mappings": [{"member": member, "frontend_port": port} for port, member in mappings],
+    }
+
+
+def _frontend(frontend: Frontend) -> dict[str, Any]:
+    return {
+        "name": frontend.name,
+        "address": str(frontend.address),
+        "scope": str(frontend.scope),
+        "allow": [str(prefix) for prefix in frontend.allow],
+        "zones": list(frontend.zones),
+        "zone_affinity": frontend.zone_affinity,
     }
 
 

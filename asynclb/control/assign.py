@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from asynclb.datapath.base import Refusal
 from asynclb.errors import Path, Problem
 from asynclb.model import DatapathName, Model
+from asynclb.rules import path_of
 from asynclb.tables.row import FrontendKey, Row
 from asynclb.tables.tables import Tables
 
@@ -41,7 +42,6 @@ def assign(model: Model, rows: Iterable[Row], candidates: Sequence[Candidate]) -
 
     Order: `candidates` from the most to the least preferred.
     """
-    positions = {rule.name: position for position, rule in enumerate(model.rules)}
     choices: dict[FrontendKey, Choice] = {}
     problems = []
     for row in rows:
@@ -50,7 +50,7 @@ def assign(model: Model, rows: Iterable[Row], candidates: Sequence[Candidate]) -
         if isinstance(found, Choice):
             choices[row.key] = found
         else:
-            problems.append(_problem(row, positions.get(row.rule.name), found))
+            problems.append(_problem(row, path_of(model, row.rule.name), found))
     return choices, tuple(problems)
 
 
@@ -74,8 +74,7 @@ def _why(auto: bool, passed_over: Iterable[tuple[str, Refusal]]) -> str:
     return f"auto; {others}" if others else "auto; the preferred datapath"
 
 
-def _problem(row: Row, position: int | None, refusals: Sequence[tuple[str, Refusal]]) -> Problem:
-    path: Path = ("rules",) if position is None else ("rules", position)
+def _problem(row: Row, path: Path, refusals: Sequence[tuple[str, Refusal]]) -> Problem:
     if row.rule.datapath is not None:
         path = (*path, "datapath")
     reasons = "; ".join(f"{name}: {refusal.why}" for name, refusal in refusals)

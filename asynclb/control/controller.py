@@ -15,6 +15,7 @@ from asynclb.control.assign import Candidate, Choices
 from asynclb.control.bulk import in_bulk
 from asynclb.control.edges import Notice, RuleState, admin_state_notices, rule_notices, rule_states
 from asynclb.control.execution import Execution
+from asynclb.control.nat_ports import PortMemory
 from asynclb.control.prepare import Load, Parsed, Prepared, prepare
 from asynclb.control.status import DatapathStatus, Reload, Status
 from asynclb.control.targets import still_true, targets_of
@@ -23,6 +24,7 @@ from asynclb.errors import ApplyError, ConfigError, Problem
 from asynclb.events import Emit, Event
 from asynclb.health.target import Target
 from asynclb.model import Admin, Health, Model, TargetId
+from asynclb.rules import NatPorts
 from asynclb.tables.compile import TableCache, compile_tables
 from asynclb.tables.diff import Delta, diff
 from asynclb.tables.row import Row
@@ -55,6 +57,7 @@ class _Active:
     tables: Tables = EMPTY_TABLES
     since_s: float = 0.0
     states: Mapping[str, RuleState] = field(default_factory=dict)
+    nat_ports: NatPorts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class Controller:
         installation_seed: Callable[[], int],
         emit: Emit,
         clock: Callable[[], float] = time.time,
+        port_memory: PortMemory | None = None,
     ) -> None:
         """Order: `candidates` from the most to the least preferred; those without a datapath always refuse."""
         self._config_path = config_path
@@ -93,6 +97,7 @@ class Controller:
         self._installation_seed = installation_seed
         self._emit = emit
         self._clock = clock
+        self._port_memory = port_memory
         self._execution = Execution(datapaths, emit=emit, clock=clock)
         self._cache = TableCache()
         self._queue: asyncio.Queue[_ReloadCommand | _HealthChanged] = asyncio.Queue()
@@ -163,6 +168,7 @@ class Controller:
             last_reload=self._last_reload,
             reloads=dict(self._reloads),
             rule_states=active.states,
+            nat_ports=active.nat_ports,
             stopping=self._stopping,
             busy_s=0.0 if self._busy_since is None else time.monotonic() - self._busy_since,
         )
@@ -215,7 +221,8 @@ class Controller:
             if self._ready and parsed.digest == self._active.digest:
                 self._emit(Event.CONFIG_UNCHANGED, trigger=command.trigger)
                 return self._record("unchanged", command.trigger, started)
-            prepared = await in_bulk(prepare, parsed, self._candidates, self._active.model)
+            known = self._active.nat_ports if self._ready else await self._kept_ports()
+            prepared = await in_bulk(prepare, parsed, self._candidates, self._active.model, known)
             before, delta = await self._activate(prepared)
         except (ConfigError, ApplyError) as error:
             return self._refused(command.trigger, error.problems, started)
@@ -251,8 +258,11 @@ class Controller:
             tables=tables,
             since_s=self._clock(),
             states=states,
+            nat_ports=prepared.nat_ports,
         )
         self._prober.set_targets(targets.values())
+        if self._port_memory is not None and (prepared.nat_ports != before.nat_ports):
+            await asyncio.to_thread(self._port_memory.keep, prepared.nat_ports)
         return before, delta
 
     async def _follow_health(self) -> None:
@@ -288,6 +298,9 @@ class Controller:
         if self._kept_seed is None:
             self._kept_seed = await asyncio.to_thread(self._installation_seed)
         return self._kept_seed
+
+    async def _kept_ports(self) -> NatPorts:
+        return {} if self._port_memory is None else await asyncio.to_thread(self._port_memory.read)
 
     async def _announce(
         self, trigger: str, before: _Active, delta: Delta, started: float, warnings: Iterable[Problem]

@@ -122,7 +122,7 @@ def _explain_member(
         rule=row.rule.name,
         frontend=row.frontend.name,
         matched=str(row.key),
-        distribution=str(row.rule.distribution),
+        distribution=str(row.rule.distribution) if row.nat_rule is None else "nothing: the port has one member",
         flow_hash=f"{verdict.flow_hash:016x}",
         slot=verdict.slot,
         slots=table.size,
@@ -138,6 +138,8 @@ def _explain_member(
 
 def _why_eligible(verdict: Verdict, health: Health) -> str:
     row, member = verdict.entry.row, verdict.member
+    if row.nat_rule is not None:
+        return f"port {row.key.port} of inbound NAT rule {row.nat_rule} is {member.name}'s, whatever its health"
     if row.rule.probe is None:
         return "the rule has no probe: every member with a weight and the best priority is eligible"
     found = effective_health(member, health.of(row.pool.name, member.name, row.rule.probe), all_down_is_up=True)

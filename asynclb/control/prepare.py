@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Protocol
 
 from asynclb import rules
@@ -39,6 +40,8 @@ class Parsed(Protocol):
         """Name of the content: equal for equal contents."""
 
 
+NO_PORTS: rules.NatPorts = MappingProxyType({})
+
 Load = Callable[[str], Parsed]
 """Read and parse the file at a path. Raises: ConfigError -> with every problem of the file."""
 
@@ -51,26 +54,34 @@ class Prepared:
     model: Model
     rows: tuple[Row, ...]
     choices: Choices
+    nat_ports: rules.NatPorts
 
     def place(self, problem: Problem) -> Problem:
         """Return a datapath's problem at its place in the file: datapaths know rules by name, the file by position."""
         match problem.path:
             case ("rules", str(name), *rest):
-                positions = (i for i, rule in enumerate(self.model.rules) if rule.name == name)
-                problem = replace(problem, path=("rules", *(position for position in positions), *rest))
+                problem = replace(problem, path=(*(rules.path_of(self.model, name) or ("rules",)), *rest))
         return self.parsed.source.locate(problem)
 
 
-def prepare(parsed: Parsed, candidates: Sequence[Candidate], active: Model) -> Prepared:
+def prepare(
+    parsed: Parsed,
+    candidates: Sequence[Candidate],
+    active: Model,
+    nat_ports: rules.NatPorts = NO_PORTS,
+) -> Prepared:
     """Resolve the rules and choose a datapath for each; share with the active model what has not changed.
 
+    `nat_ports` are the ports that inbound NAT rules have given to members so far.
     Raises: ConfigError -> rules that cannot be executed, all of them, each with its place in the file.
     """
     model = share(parsed.model, active)
-    rows = rules.rows_of(model)
+    problems = rules.unchangeable(model, active, nat_ports)
+    ports = rules.assign_ports(model, nat_ports)
+    rows = rules.rows_of(model, ports)
     choices, refused = assign(model, rows, candidates)
-    problems = (*rules.unsupported(model), *refused)
+    problems = (*problems, *rules.unsupported(model), *refused)
     if problems:
         located = (parsed.source.locate(problem) for problem in problems)
         raise ConfigError(sorted(located, key=lambda problem: (problem.line, problem.column)))
-    return Prepared(parsed, model, rows, choices)
+    return Prepared(parsed, model, rows, choices, ports)

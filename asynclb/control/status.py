@@ -7,6 +7,7 @@ from typing import Protocol
 from asynclb.datapath.base import Counters, FlowRecord
 from asynclb.errors import Problem
 from asynclb.model import Health, Model
+from asynclb.rules import NatPorts
 from asynclb.tables.tables import Tables
 
 
@@ -65,6 +66,8 @@ class Status:
     """Result -> how many."""
     rule_states: Mapping[str, str] = field(default_factory=dict)
     """Rule name -> `waiting`, `serving`, `silent` or `all_down`."""
+    nat_ports: NatPorts = field(default_factory=dict)
+    """Inbound NAT rule -> member -> frontend port."""
     stopping: bool = False
     busy_s: float = 0.0
     """How long the controller has been carrying out its present command; 0 when it waits for one."""

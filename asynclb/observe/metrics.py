@@ -116,7 +116,8 @@ def _added(one: Sequence[int], other: Sequence[int]) -> Iterator[int]:
 def _members(counters: Iterable[Counters]) -> Iterator[Metric]:
     rows: dict[tuple[str, str], MemberCounters] = {}
     for part in counters:
-        for key, row in part.members.items():
+        for (pool, member), row in part.members.items():
+            key = (pool.partition("/")[0], member)  # `pool/member` is that member as inbound NAT rules reach it
             before = rows.get(key)
             rows[key] = row if before is None else MemberCounters(*_added(_member_values(before), _member_values(row)))
     labels = ["pool", "member"]
@@ -165,7 +166,8 @@ def frontend_availability(status: Status) -> Mapping[str, float]:
     """Return, for each frontend with rules, the share of them that have a member for a new flow."""
     found: dict[str, list[bool]] = {}
     for entry in status.tables.entries.values():
-        found.setdefault(entry.row.frontend.name, []).append(entry.table.size > 0)
+        if entry.row.nat_rule is None:  # ports of inbound NAT rules are there, whatever the members' health
+            found.setdefault(entry.row.frontend.name, []).append(entry.table.size > 0)
     return {frontend: sum(values) / len(values) for frontend, values in found.items()}
 
 

@@ -5,11 +5,11 @@ Every rule of a model is either in `rows_of` or in `unsupported`; none is passed
 
 from asynclb.errors import Path, Problem
 from asynclb.model import Model
-from asynclb.rules import ha_ports, inbound_nat, load_balancing, outbound
+from asynclb.rules import ha_ports, inbound_nat, load_balancing, outbound, zones
 from asynclb.rules.inbound_nat import NatPorts, assign_ports
 from asynclb.tables.row import Row
 
-__all__ = ["NatPorts", "assign_ports", "path_of", "rows_of", "unsupported"]
+__all__ = ["NatPorts", "assign_ports", "path_of", "rows_of", "unchangeable", "unsupported"]
 
 
 def rows_of(model: Model, nat_ports: NatPorts | None = None) -> tuple[Row, ...]:
@@ -27,10 +27,19 @@ def unsupported(model: Model) -> tuple[Problem, ...]:
     return outbound.unsupported(model)
 
 
+def unchangeable(model: Model, active: Model, nat_ports: NatPorts) -> tuple[Problem, ...]:
+    """Return one problem for each change from the active model that traffic, or Azure, does not allow.
+
+    `nat_ports` are the ports that inbound NAT rules have given to members so far.
+    """
+    return inbound_nat.stranded(model, active, nat_ports) + zones.moved(model, active)
+
+
 def path_of(model: Model, rule: str) -> Path:
     """Return where a row's rule stands in the configuration; `()` for a name that no rule has."""
-    for section, found in (("rules", model.rules), ("inbound_nat_rules", model.inbound_nat_rules)):
-        for index, one in enumerate(found):
-            if one.name == rule.partition("/")[0]:
-                return (section, index)
+    name = rule.partition("/")[0]
+    if name in (names := [one.name for one in model.rules]):
+        return ("rules", names.index(name))
+    if name in (names := [one.name for one in model.inbound_nat_rules]):
+        return ("inbound_nat_rules", names.index(name))
     return ()

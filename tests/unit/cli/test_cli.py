@@ -180,6 +180,16 @@ STATE = {
     "since": "2027-01-15T08:00:01.000Z",
     "last_reload": {"result": "refused", "trigger": "watch", "at": "now", "problems": [{"text": "p"}], "warnings": []},
     "datapaths": [{"name": "proxy", "mode": "sockets", "generation": 4, "since": None, "rules": 1}],
+    "frontends": [
+        {
+            "name": "vip",
+            "address": "203.0.113.10",
+            "scope": "public",
+            "zones": ["1", "2"],
+            "zone_affinity": True,
+            "allow": [],
+        }
+    ],
     "rules": [
         {
             "name": "web",
@@ -203,7 +213,14 @@ STATE = {
         {
             "name": "web",
             "members": [
-                {"name": name, "address": "10.0.0.1", "weight": 1, "admin_state": "none", "health": [health]}
+                {
+                    "name": name,
+                    "address": "10.0.0.1",
+                    "zone": "1",
+                    "weight": 1,
+                    "admin_state": "none",
+                    "health": [health],
+                }
                 for name, health in (
                     ("web-1", {"probe": "p", "state": "up", "since": None, "reason": "Up_Probe_Success", "detail": ""}),
                     ("web-2", {"probe": "p", "state": "down", "since": "x", "reason": "Down", "detail": "refused"}),
@@ -246,10 +263,13 @@ def answering() -> Iterator[str]:
             thread.join()
 
 
+_WHAT = ("rules", "members", "frontends", "datapaths", "state")
+
+
 def test_show_aligns_columns() -> None:
     """Each of the tables has a head and a line per object, in aligned columns; state is a summary with problems."""
     with answering() as url:
-        shown = {what: typed("show", what, "--url", url).output for what in ("rules", "members", "datapaths", "state")}
+        shown = {what: typed("show", what, "--url", url).output for what in _WHAT}
     head, line = shown["rules"].splitlines()
     assert head.index("POOL") == line.index("web", head.index("POOL"))
     assert "tcp 203.0.113.10 80" in line
@@ -260,6 +280,7 @@ def test_show_aligns_columns() -> None:
     assert "0.0%" in members[2]
     assert members[2].endswith("Down (refused)")
     assert "proxy" in shown["datapaths"]
+    assert shown["frontends"].splitlines()[1].split() == ["vip", "203.0.113.10", "public", "1,2", "preferred", "nobody"]
     assert "refused by watch" in shown["state"]
     assert shown["state"].splitlines()[-1] == "    p"
 

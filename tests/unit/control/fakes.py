@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from asynclb.control.assign import Candidate
 from asynclb.control.controller import Controller
+from asynclb.control.nat_ports import PortMemory
 from asynclb.datapath.base import Counters, FlowRecord, Refusal
 from asynclb.errors import ApplyError, ConfigError, Problem
 from asynclb.events import Event
@@ -194,7 +195,7 @@ class Bench:
     log: Log = field(default_factory=Log)
     now_s: float = 1_800_000_000.0
 
-    def controller(self) -> Controller:
+    def controller(self, port_memory: PortMemory | None = None) -> Controller:
         return Controller(
             "asynclb.yaml",
             load=self.loader,
@@ -204,4 +205,5 @@ class Bench:
             installation_seed=lambda: 99,
             emit=self.log,
             clock=lambda: self.now_s,
+            port_memory=port_memory,
         )
