@@ -99,7 +99,7 @@ static void try_frame(const u8 *data, u32 size, u32 kind, u64 now_ns)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static u64 now_ns = 1000000000;
-	static struct flow resets[64];
+	static struct keyed_flow resets[64];
 	u32 done;
 
 	while (size >= 4) {

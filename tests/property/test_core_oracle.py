@@ -126,6 +126,7 @@ def packets(draw: st.DrawFn, depth: int = 0) -> Packet:
         options=options,
         fragment=draw(fragments),
         identification=draw(st.integers(1, 3)),
+        hops=draw(st.sampled_from([64, 255])),
     )
 
 

@@ -6,7 +6,7 @@ the memory and calls C, `oracle` is the same logic again in Python, slow and pla
 
 from asynclb.datapath.core.core import Core, RxRing
 from asynclb.datapath.core.image import Plan, build_image
-from asynclb.datapath.core.values import Batch, CoreCounters, FlowView, NextHop, Punt, Reset, Result, Swept, Verdict
+from asynclb.datapath.core.values import Batch, CoreCounters, FlowView, NextHop, Reset, Result, Swept, Verdict
 
 __all__ = [
     "Batch",
@@ -15,7 +15,6 @@ __all__ = [
     "FlowView",
     "NextHop",
     "Plan",
-    "Punt",
     "Reset",
     "Result",
     "RxRing",

@@ -18,8 +18,13 @@ struct ahead {
 	u64 hash[AHEAD_WINDOW]; /* 0: no guess */
 };
 
+INLINE u64 hash_of(const struct image *image, const struct key *key)
+{
+	return key_hash(key, image->key0, image->key1, DISTRIBUTION_FIVE_TUPLE, 0);
+}
+
 /* Guesses the hash under which the flow of a frame is kept. */
-static u64 guess_hash(const struct core_memory *core, const struct packet *p)
+static u64 guess_hash(const struct core_memory *core, struct packet *p)
 {
 	const struct image *image = core_image(core);
 	struct parsed in = {0};
@@ -31,11 +36,11 @@ static u64 guess_hash(const struct core_memory *core, const struct packet *p)
 		return 0;
 	to = place_find(image, &in.net.destination, 0, 0, KIND_ADDRESS);
 	if (to && to->flags & ADDRESS_VIP)
-		return passage_hash(image, &in.key);
+		return hash_of(image, &in.key);
 	from = place_find(image, &in.net.source, 0, 0, KIND_ADDRESS);
 	if (!from || !(from->flags & ADDRESS_MEMBER)) {
 		key_order(&in.key);
-		return passage_hash(image, &in.key);
+		return hash_of(image, &in.key);
 	}
 	key = reversed(&in.key);
 	exact = place_find(image, &from->address, key.destination_port, key.protocol, KIND_REVERSE);
@@ -44,7 +49,7 @@ static u64 guess_hash(const struct core_memory *core, const struct packet *p)
 		return 0;
 	key.destination = entry->vip;
 	key.destination_port = entry->backend_port ? entry->port : key.destination_port;
-	return passage_hash(image, &key);
+	return hash_of(image, &key);
 }
 
 /* Starts to fetch the tags and deadlines of the flow of the frame in a slot. */
@@ -52,8 +57,8 @@ static void fetch_tags(const struct core_memory *core, const struct ingress *rx,
 {
 	struct ring_frame *frame = ring_at(rx->ring, slot, rx->frame_size);
 	struct packet p = {.csum_start = NONE};
-	const u8 *bucket;
 	u64 hash = 0;
+	u32 index;
 
 	if (__atomic_load_n(&frame->status, __ATOMIC_ACQUIRE) & FRAME_USER && frame->mac + frame->snapped <= rx->frame_size) {
 		p.data = (u8 *)frame + frame->mac;
@@ -63,11 +68,10 @@ static void fetch_tags(const struct core_memory *core, const struct ingress *rx,
 	ahead->hash[number & (AHEAD_WINDOW - 1)] = hash;
 	if (!hash)
 		return;
-	bucket = (const u8 *)core_bucket(core, scale((u32)(hash >> 32), core->bucket_count));
-	__builtin_prefetch(bucket);
-	__builtin_prefetch(bucket + 64);
-	bucket = (const u8 *)core_bucket(core, other_bucket(core, scale((u32)(hash >> 32), core->bucket_count), hash_tag(hash)));
-	__builtin_prefetch(bucket);
+	index = scale((u32)(hash >> 32), core->bucket_count);
+	__builtin_prefetch(core_bucket(core, index)->tag);
+	__builtin_prefetch(core_bucket(core, index)->deadline_ms + 8);
+	__builtin_prefetch(core_bucket(core, other_bucket(core, index, hash_tag(hash)))->tag);
 }
 
 static void fetch_flow(const struct core_memory *core, const struct ahead *ahead, u32 number)
@@ -77,13 +81,13 @@ static void fetch_flow(const struct core_memory *core, const struct ahead *ahead
 
 	for (u32 i = 0; hash && i < 2 * WAYS; i++) {
 		const struct bucket *bucket = core_bucket(core, i < WAYS ? index : other_bucket(core, index, hash_tag(hash)));
-		const u8 *flow = (const u8 *)&bucket->flow[i % WAYS];
+		const u8 *key = (const u8 *)&bucket->key[i % WAYS];
 
 		if (bucket->tag[i % WAYS] != hash_tag(hash))
 			continue;
-		__builtin_prefetch(flow, 1);
-		__builtin_prefetch(flow + 64, 1);
-		__builtin_prefetch(flow + sizeof(struct flow) - 1, 1);
+		__builtin_prefetch(&bucket->flow[i % WAYS], 1);
+		__builtin_prefetch(key);
+		__builtin_prefetch(key + sizeof(struct key) - 1);
 		__builtin_prefetch(&bucket->deadline_ms[i % WAYS], 1);
 		return;
 	}

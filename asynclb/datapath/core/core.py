@@ -15,7 +15,7 @@ from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS, Verdict
 from asynclb.datapath.core.memory import DROPS, FlowMemory, core_library, flow_view
 from asynclb.datapath.core.reset import reset_frames
-from asynclb.datapath.core.values import Batch, CoreCounters, FlowView, NextHop, Punt, Reset, Result, Swept
+from asynclb.datapath.core.values import Batch, CoreCounters, FlowView, NextHop, Reset, Result, Swept
 
 __all__ = ["DROPS", "Core", "RxRing"]
 
@@ -93,7 +93,7 @@ class Core:
         self._before: Staged | None = None
         self._egresses: dict[int, tuple[int, Any]] = {}
         self._batch = layout.BatchRecord()
-        self._resets = (layout.Flow * _RESETS)()
+        self._resets = (layout.KeyedFlow * _RESETS)()
 
     def stage(self, image: bytes) -> Staged:
         """Take an image in, to be published. Raises: ValueError -> it is damaged, or does not fit this core."""
@@ -190,7 +190,6 @@ class Core:
             sent=batch.sent,
             held=batch.held,
             dirty=tuple(egresses[i].ifindex for i in range(dirty.bit_length()) if dirty >> i & 1),
-            punted=tuple(_punt(record) for record in batch.punts[: batch.punted]) if batch.punted else (),
             more=bool(batch.more),
         )
 
@@ -217,10 +216,11 @@ class Core:
         resets = tuple(self._reset(self._resets[index]) for index in range(count))
         return Swept(self._memory.expired - before, resets, bool(done.value))
 
-    def _reset(self, flow: layout.Flow) -> Reset:
+    def _reset(self, keyed: layout.KeyedFlow) -> Reset:
         """Make the frames that tell both ends; none for an end whose link address is not known."""
+        flow = keyed.flow
         hop, ours = self._member_hop(flow.member), self._interface(flow.ifindex)
-        return Reset(flow_view(flow, 0), reset_frames(flow, hop, ours, self._member_address(flow.member)))
+        return Reset(flow_view(keyed), reset_frames(keyed, hop, ours, self._member_address(flow.member)))
 
     def _member_record(self, member: int) -> layout.MemberRecord | None:
         if self._image is None:
@@ -294,8 +294,3 @@ def _product(*names: str) -> int:
 def _result(answer: layout.Answer, frame: bytes, released: tuple[Result, ...]) -> Result:
     reason = DROPS[answer.reason - 1] if answer.reason else None
     return Result(Verdict(answer.verdict), reason, answer.ifindex, frame, released)
-
-
-def _punt(record: layout.PuntRecord) -> Punt:
-    vlan = None if record.vlan == _NONE else record.vlan
-    return Punt(record.ifindex, bytes(record.data[: record.length]), vlan)

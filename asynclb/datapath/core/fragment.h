@@ -7,24 +7,18 @@
 #ifndef ASYNCLB_FRAGMENT_H
 #define ASYNCLB_FRAGMENT_H
 
-#include "flow.h"
+#include "table.h"
 
-INLINE u32 fragment_protocol(const struct network *net)
+INLINE struct fragment *fragment_set(const struct work *w)
 {
-	return net->version == 4 ? net->protocol : 0;
-}
-
-INLINE struct fragment *fragment_set(const struct core_memory *core, const struct network *net)
-{
+	const struct network *net = &w->in.net;
 	struct key key = {.source = net->source,
 			  .destination = net->destination,
 			  .source_port = (u16)(net->fragment_id >> 16),
 			  .destination_port = (u16)net->fragment_id,
 			  .protocol = (u16)fragment_protocol(net)};
-	const struct image *image = core_image(core);
-	u64 hash = key_hash(image->key0, image->key1, key, DISTRIBUTION_FIVE_TUPLE, 0);
 
-	return POINTER(struct fragment, core->fragments) + scale((u32)hash, FRAGMENT_SETS) * FRAGMENT_WAYS;
+	return POINTER(struct fragment, w->core->fragments) + scale((u32)flow_hash(w, &key), FRAGMENT_SETS) * FRAGMENT_WAYS;
 }
 
 INLINE int is_datagram(const struct fragment *record, const struct network *net, u32 now_ms)
@@ -34,9 +28,12 @@ INLINE int is_datagram(const struct fragment *record, const struct network *net,
 	       !is_late(record->deadline_ms, now_ms);
 }
 
-INLINE void fragment_record(const struct core_memory *core, const struct network *net, const struct key *key, u32 now_ms)
+/* Remembers the ports of a first fragment. */
+INLINE void fragment_record(const struct work *w)
 {
-	struct fragment *set = fragment_set(core, net), *oldest = set;
+	struct fragment *set = fragment_set(w), *oldest = set;
+	const struct network *net = &w->in.net;
+	u32 now_ms = w->now_ms;
 
 	for (u32 i = 0; i < FRAGMENT_WAYS; i++) {
 		if (!set[i].used || is_late(set[i].deadline_ms, now_ms) || is_datagram(&set[i], net, now_ms)) {
@@ -50,19 +47,21 @@ INLINE void fragment_record(const struct core_memory *core, const struct network
 				    .destination = net->destination,
 				    .id = net->fragment_id,
 				    .deadline_ms = now_ms + FRAGMENT_MS,
-				    .source_port = key->source_port,
-				    .destination_port = key->destination_port,
+				    .source_port = w->in.key.source_port,
+				    .destination_port = w->in.key.destination_port,
 				    .protocol = net->protocol,
 				    .used = (u16)(fragment_protocol(net) + 1)};
 }
 
 /* Gives a later fragment the ports and the protocol of its first; tells whether they are known. */
-INLINE int fragment_recall(const struct core_memory *core, struct network *net, struct key *key, u32 now_ms)
+INLINE int fragment_recall(struct work *w)
 {
-	const struct fragment *set = fragment_set(core, net);
+	const struct fragment *set = fragment_set(w);
+	struct key *key = &w->in.key;
+	struct network *net = &w->in.net;
 
 	for (u32 i = 0; i < FRAGMENT_WAYS; i++) {
-		if (!is_datagram(&set[i], net, now_ms))
+		if (!is_datagram(&set[i], net, w->now_ms))
 			continue;
 		key->source_port = set[i].source_port;
 		key->destination_port = set[i].destination_port;

@@ -56,14 +56,17 @@ INLINE int key_order(struct key *key)
 }
 
 /* Hashes what the distribution names of a key. Python twin: flow_hash; IPv4 has two words, IPv6 five. */
-INLINE u64 key_hash(u64 key0, u64 key1, struct key key, u32 distribution, int symmetric)
+STEP u64 key_hash(const struct key *of, u64 key0, u64 key1, u32 distribution, u32 symmetric)
 {
 	struct sip s = {.v0 = key0 ^ 0x736f6d6570736575ull,
 			.v1 = key1 ^ 0x646f72616e646f6dull,
 			.v2 = key0 ^ 0x6c7967656e657261ull,
 			.v3 = key1 ^ 0x7465646279746573ull};
 	u64 size = 40;
+	struct key key;
 
+	GIVEN(of);
+	key = *of;
 	if (distribution != DISTRIBUTION_FIVE_TUPLE)
 		key.source_port = key.destination_port = 0;
 	if (distribution == DISTRIBUTION_SOURCE_IP)

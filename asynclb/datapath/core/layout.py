@@ -27,9 +27,7 @@ class Verdict(IntEnum):
     """Ours, and goes nowhere; the reason says why."""
     TX = 2
     """Leaves by an interface, rewritten."""
-    PUNT = 3
-    """A question about a VIP (ARP, neighbour solicitation) that Python answers."""
-    HOLD = 4
+    HOLD = 3
     """A fragment that came before its first: kept for a second at most, and decided together with it."""
 
 
@@ -102,10 +100,12 @@ CONSTANTS: Final[dict[str, int]] = {
     "NONE": 0xFFFF_FFFF,  # an index that means: there is none
     "PROBES": 8,  # places looked at for an address; the builder grows the table until that is enough
     "SEARCH_STEPS": 20,  # halvings of a sorted list, so at most a million ranges or members
-    "WAYS": 9,  # flows a bucket: 9 x 104 bytes, tags and deadlines make 1,024
+    "WAYS": 9,  # flows a bucket: 9 x (64 + 40) bytes, tags and deadlines make 1,024
     "ADDRESS_VIP": 1,
     "ADDRESS_LOCAL": 2,  # the host's own: what no rule takes passes to it
     "ADDRESS_MEMBER": 4,
+    "INTERFACE_LINK": 1,  # the link address is valid
+    "INTERFACE_REDIRECT": 2,  # XDP can redirect to it; to others the host's own routing sends
     "MEMBER_PRESENT": 1,
     "MEMBER_ROUTED": 2,  # frames from its link address have been through it already
     "POOL_KEEPS": 0x8000_0000,  # in PoolMember.member: flows other than TCP may stay
@@ -131,8 +131,6 @@ CONSTANTS: Final[dict[str, int]] = {
     "HELD": 64,
     "HELD_MS": 1_000,
     "HELD_BYTES": 9_216,  # a jumbo frame; larger ones are dropped
-    "PUNTS": 64,
-    "PUNT_BYTES": 1_520,
     "EGRESSES": 64,
     "INTERFACES": 64,
     "APPLIANCES": 16_384,  # link addresses, hashed; more than three for each of 5,000 members
@@ -228,7 +226,10 @@ class Allow(Structure):
 
 
 class Hop(Structure):
-    """A next hop: the only part of the tables that changes in place."""
+    """A next hop: the only part of the tables that changes in place.
+
+    `via_kernel`: frames take the host's own routing, because XDP cannot redirect there.
+    """
 
     _fields_ = (
         ("ifindex", _U32),
@@ -237,7 +238,8 @@ class Hop(Structure):
         ("source", _U8 * 6),
         ("resolved", _U8),
         ("wanted", _U8),
-        ("reserved", _U8 * 2),
+        ("via_kernel", _U8),
+        ("reserved", _U8),
     )
 
 
@@ -255,38 +257,48 @@ class Key(Structure):
 
 
 class Flow(Structure):
-    """A flow's state. Bytes are of frames; packets and seconds are counted modulo 2^32."""
+    """A flow's state: one line of the cache. Bytes are of frames; packets and seconds are counted modulo 2^32.
+
+    `generation` is compared modulo 2^16. `deadline_ms` is used where a flow is a map's value; a bucket keeps its own.
+    """
 
     _fields_ = (
-        ("key", Key),
         ("bytes_in", _U64),
         ("bytes_out", _U64),
         ("packets_in", _U32),
         ("packets_out", _U32),
         ("member", _U32),
-        ("rule", _U32),
         ("ack_in", _U32),
         ("ack_out", _U32),
-        ("generation", _U32),
         ("created_s", _U32),
+        ("deadline_ms", _U32),
         ("ifindex", _U32),
         ("client_link", _U8 * 6),
+        ("rule", _U16),
+        ("generation", _U16),
         ("target_port", _U16),
+        ("hairpin_port", _U16),
         ("state", _U8),
         ("flags", _U8),
-        ("hairpin_port", _U16),
     )
 
 
 class Bucket(Structure):
-    """Nine flows. The tags (0: free) and deadlines fill the first lines, so a miss and a sweep touch little else."""
+    """Nine flows. The tags (0: free) and deadlines fill one line and a bit, so a miss and a sweep touch little else."""
 
     _fields_ = (
+        ("flow", Flow * 9),
         ("tag", _U32 * 9),
         ("deadline_ms", _U32 * 9),
-        ("flow", Flow * 9),
+        ("key", Key * 9),
         ("reserved", _U64 * 2),
     )
+
+
+class KeyedFlow(Structure):
+    """A copy of a flow for Python."""
+
+    _fields_ = (("key", Key), ("flow", Flow))
 
 
 class Fragment(Structure):
@@ -340,7 +352,45 @@ class Count(Structure):
 class Interface(Structure):
     """Our own link address on an interface: told (`fixed`), or learnt from the frames that were sent to it."""
 
-    _fields_ = (("ifindex", _U32), ("fixed", _U16), ("link", _U8 * 6))
+    _fields_ = (("ifindex", _U32), ("flags", _U32), ("fixed", _U16), ("link", _U8 * 6))
+
+
+class Key4(Structure):
+    """The key of an IPv4 flow in the kernel's map: a hash over 16 bytes takes half the time of one over 40."""
+
+    _fields_ = (
+        ("source", _U32),
+        ("destination", _U32),
+        ("source_port", _U16),
+        ("destination_port", _U16),
+        ("protocol", _U8),
+        ("kind", _U8),
+        ("reserved", _U16),
+    )
+
+
+class FragmentKey(Structure):
+    """What names a datagram in the kernel's map of fragments, whose values are `Fragment`."""
+
+    _fields_ = (("source", Address), ("destination", Address), ("id", _U32), ("protocol", _U32))
+
+
+class KernelControl(Structure):
+    """What the process tells the programs while they run: which of the two images is current."""
+
+    _fields_ = (("active", _U32), ("flags", _U32), ("reserved", _U64 * 7))
+
+
+class KernelSettings(Structure):
+    """What the loader tells the programs before they are loaded. `image_mask` is the images' capacity less one."""
+
+    _fields_ = (("layout_digest", _U32), ("image_mask", _U32), ("rule_limit", _U32), ("member_limit", _U32))
+
+
+class KernelTotals(Structure):
+    """Counters of no rule, for each processor."""
+
+    _fields_ = (("stateless", _U64), ("fast", _U64), ("slow", _U64), ("via_host", _U64))
 
 
 class Egress(Structure):
@@ -386,12 +436,6 @@ class Answer(Structure):
     )
 
 
-class PuntRecord(Structure):
-    """A frame for Python. `vlan` is NONE or the tag."""
-
-    _fields_ = (("ifindex", _U32), ("length", _U32), ("vlan", _U32), ("reserved", _U32), ("data", _U8 * 1_520))
-
-
 class BatchRecord(Structure):
     """What one batch did; `dirty` is a bit for each egress."""
 
@@ -402,10 +446,7 @@ class BatchRecord(Structure):
         ("dropped", _U32),
         ("sent", _U32),
         ("held", _U32),
-        ("punted", _U32),
         ("more", _U32),
-        ("reserved", _U32),
-        ("punts", PuntRecord * 64),
     )
 
 
@@ -439,8 +480,9 @@ class CoreMemory(Structure):
 
 
 STRUCTURES: Final[tuple[type[Structure], ...]] = (
-    *(Address, Section, Image, Place, Entry, PoolMember, MemberRecord, Allow, Hop, Key, Flow, Bucket, Fragment),
-    *(Held, Count, Interface, Egress, Ingress, Answer, PuntRecord, BatchRecord, CoreMemory),
+    *(Address, Section, Image, Place, Entry, PoolMember, MemberRecord, Allow, Hop, Key, Flow, Bucket, KeyedFlow),
+    *(Fragment, Held, Count, Interface, Key4, FragmentKey, KernelControl, KernelSettings, KernelTotals),
+    *(Egress, Ingress, Answer, BatchRecord, CoreMemory),
 )
 ENUMERATIONS: Final[tuple[type[IntEnum], ...]] = (Verdict, Kind, Delivery, Distribution, Conn, Event)
 

@@ -4,7 +4,11 @@
 #define ASYNCLB_LOOKUP_H
 
 #include "hash.h"
+#ifdef __bpf__
+#include "maps_bpf.h"
+#else
 #include "maps.h"
+#endif
 
 /* Spreads places. Not keyed: the operator chooses what is in the table. Python twin: image.place_hash. */
 INLINE u32 place_hash(const struct address *address, u32 port, u32 protocol, u32 kind)
@@ -35,24 +39,66 @@ INLINE const struct place *place_find(const struct image *image, const struct ad
 	return 0;
 }
 
+/* Returns the entry of a place, or NONE. */
+STEP u32 place_entry(const struct work *w, const struct address *address, u32 port, u32 protocol, u32 kind)
+{
+	const struct image *image;
+	const struct place *place;
+
+	GIVEN(w);
+	GIVEN(address);
+	image = work_image(w);
+	place = image ? place_find(image, address, port, protocol, kind) : 0;
+	return place ? place->entry : NONE;
+}
+
+/* Reads what the image says of an address; tells whether it says anything. */
+STEP u32 known_find(const struct work *w, const struct address *address, struct known *known)
+{
+	const struct image *image;
+	const struct place *place;
+
+	GIVEN(w);
+	GIVEN(address);
+	GIVEN(known);
+	*known = (struct known){.entry = NONE, .reverse = NONE};
+	image = work_image(w);
+	place = image ? place_find(image, address, 0, 0, KIND_ADDRESS) : 0;
+	if (!place)
+		return 0;
+	known->flags = place->flags;
+	known->entry = place->entry;
+	known->reverse = place->reverse;
+	return 1;
+}
+
 INLINE const struct entry *entry_at(const struct image *image, u32 index)
 {
 	return index < image->entries.count ? ITEM(image, image->entries, entry, index) : 0;
 }
 
-/* The rule of a VIP: the exact port and protocol, else HA ports. Python twin: Tables.find. */
-INLINE const struct entry *frontend_find(const struct image *image, const struct place *vip, u32 port, u32 protocol)
+/* The entry of a VIP: that of the exact port and protocol, else HA ports. Python twin: Tables.find. */
+INLINE u32 frontend_entry(const struct work *w, const struct key *key, const struct known *vip)
 {
-	const struct place *exact = place_find(image, &vip->address, port, protocol, KIND_FRONTEND);
+	u32 exact = place_entry(w, &key->destination, key->destination_port, key->protocol, KIND_FRONTEND);
 
-	return entry_at(image, exact ? exact->entry : vip->entry);
+	return exact == NONE ? vip->entry : exact;
 }
 
 /* Whether a source may use an entry: binary search in disjoint ranges. Python twin: is_allowed. */
-INLINE int is_allowed(const struct image *image, const struct entry *entry, const struct address *source)
+STEP u32 is_allowed(const struct work *w, u32 index, const struct address *source)
 {
-	u32 low = 0, high = entry->allow.count;
+	const struct image *image;
+	const struct entry *entry;
+	u32 low = 0, high;
 
+	GIVEN(w);
+	GIVEN(source);
+	image = work_image(w);
+	entry = image ? entry_at(image, index) : 0;
+	if (!entry)
+		return 0;
+	high = entry->allow.count;
 	for (u32 i = 0; i < SEARCH_STEPS && low < high; i++) {
 		u32 middle = (low + high) / 2;
 		const struct allow *range = ITEM(image, image->allows, allow, entry->allow.offset + middle);
@@ -70,10 +116,18 @@ INLINE int is_allowed(const struct image *image, const struct entry *entry, cons
 /* Finds the member of an entry's pool that has a name, so that rules over pools of the same names agree.
  * Python twin: Oracle.same_name.
  */
-INLINE u32 pool_find(const struct image *image, const struct entry *entry, u32 identity)
+STEP u32 pool_find(const struct work *w, u32 index, u32 identity)
 {
-	u32 low = 0, high = entry->pool.count;
+	const struct image *image;
+	const struct entry *entry;
+	u32 low = 0, high;
 
+	GIVEN(w);
+	image = work_image(w);
+	entry = image ? entry_at(image, index) : 0;
+	if (!entry)
+		return NONE;
+	high = entry->pool.count;
 	for (u32 i = 0; i < SEARCH_STEPS && low < high; i++) {
 		u32 middle = (low + high) / 2;
 		const struct pool_member *found = ITEM(image, image->pools, pool_member, entry->pool.offset + middle);
@@ -88,18 +142,32 @@ INLINE u32 pool_find(const struct image *image, const struct entry *entry, u32 i
 	return NONE;
 }
 
-/* Returns the id of the member that the Maglev table gives a key, or NONE. Python twin: lookup.choose. */
-INLINE u32 choose(const struct image *image, const struct entry *entry, const struct key *key, u64 five_tuple_hash)
+/* Hashes the five-tuple, unless the flow table has done so. */
+INLINE u64 passage_hash(const struct image *image, const struct passage *way)
 {
-	int symmetric = entry->flags & ENTRY_SYMMETRIC;
-	u64 hash = five_tuple_hash;
+	if (FLOWS_BY_HASH)
+		return way->hash;
+	return key_hash(&way->key, image->key0, image->key1, DISTRIBUTION_FIVE_TUPLE, 0);
+}
+
+/* Returns the id of the member that the Maglev table gives a flow, or NONE. Python twin: lookup.choose. */
+STEP u32 choose(const struct work *w)
+{
+	const struct image *image;
+	const struct entry *entry;
 	const u16 *slot;
 	const u32 *choice;
+	u64 hash;
 
-	if (!entry->slots.count)
+	GIVEN(w);
+	image = work_image(w);
+	entry = image ? entry_at(image, w->way.entry) : 0;
+	if (!entry || !entry->slots.count)
 		return NONE;
-	if (entry->distribution != DISTRIBUTION_FIVE_TUPLE)
-		hash = key_hash(image->key0, image->key1, *key, entry->distribution, symmetric);
+	if (entry->distribution == DISTRIBUTION_FIVE_TUPLE)
+		hash = passage_hash(image, &w->way);
+	else
+		hash = key_hash(&w->way.key, image->key0, image->key1, entry->distribution, entry->flags & ENTRY_SYMMETRIC);
 	slot = image_item(image, image->slots, entry->slots.offset + scale((u32)(hash >> 32), entry->slots.count), 2);
 	choice = image_item(image, image->choices, entry->choices.offset + *slot, 4);
 	return *choice;

@@ -1,18 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Where the core's memory is: the plain form, for the native library. BPF gives the same names to its maps.
+/* Where the core's memory is: the plain form, for the native library. BPF twin: maps_bpf.h gives the same names to maps.
  *
  * The image was checked when it was published (native.c), so its own indexes are believed here.
  */
 #ifndef ASYNCLB_MAPS_H
 #define ASYNCLB_MAPS_H
 
-#include "packet.h"
+#include "work.h"
 
-#define POINTER(type, word) ((type *)(__UINTPTR_TYPE__)(word))
+#define POINTER(type, word) ((type *)(uptr)(word))
+#define FLOWS_BY_HASH 1	 /* the flow table's place for a key comes from its hash */
+#define HOST_ROUTES 0	 /* nobody else forwards what cannot leave by itself */
 
 INLINE const struct image *core_image(const struct core_memory *core)
 {
 	return POINTER(const struct image, core->image);
+}
+
+INLINE const struct image *work_image(const struct work *w)
+{
+	return w->image;
 }
 
 INLINE const void *image_item(const struct image *image, struct section section, u32 index, u32 size)
@@ -38,14 +45,29 @@ INLINE struct hop *core_hop(const struct core_memory *core, u32 index)
 	return index < core->hop_limit ? POINTER(struct hop, core->hops) + index : 0;
 }
 
-INLINE struct count *rule_count(const struct core_memory *core, u32 rule)
+INLINE struct hop *find_hop(const struct work *w, u32 index)
+{
+	return core_hop(w->core, index);
+}
+
+INLINE struct count *core_rule(const struct core_memory *core, u32 rule)
 {
 	return POINTER(struct count, core->rules) + (rule < core->rule_limit ? rule : 0);
 }
 
-INLINE struct count *member_count(const struct core_memory *core, u32 member)
+INLINE struct count *core_member(const struct core_memory *core, u32 member)
 {
 	return POINTER(struct count, core->members) + (member < core->member_limit ? member : 0);
+}
+
+INLINE struct count *rule_count(const struct work *w, u32 rule)
+{
+	return core_rule(w->core, rule);
+}
+
+INLINE struct count *member_count(const struct work *w, u32 member)
+{
+	return core_member(w->core, member);
 }
 
 INLINE void count_drop(const struct core_memory *core, u32 reason)
@@ -54,26 +76,24 @@ INLINE void count_drop(const struct core_memory *core, u32 reason)
 		POINTER(u64, core->drops)[reason]++;
 }
 
-INLINE void count_packet(struct count *count, u32 bytes, int outward)
+INLINE void count_reason(const struct work *w, u32 reason)
 {
-	if (outward) {
-		count->packets_out++;
-		count->bytes_out += bytes;
-	} else {
-		count->packets_in++;
-		count->bytes_in += bytes;
-	}
+	count_drop(w->core, reason);
+}
+
+INLINE void count_stateless(const struct work *w)
+{
+	w->core->stateless++;
 }
 
 /* Our link address on an interface, or 0. */
-INLINE struct interface *core_interface(struct core_memory *core, u32 ifindex)
+INLINE const u8 *our_link(const struct work *w, u32 ifindex)
 {
-	for (u32 i = 0; i < INTERFACES; i++) {
-		if (core->interfaces[i].ifindex == ifindex)
-			return &core->interfaces[i];
-		if (!core->interfaces[i].ifindex)
-			break;
-	}
+	const struct interface *known = w->core->interfaces;
+
+	for (u32 i = 0; i < INTERFACES && known[i].ifindex; i++)
+		if (known[i].ifindex == ifindex)
+			return known[i].link;
 	return 0;
 }
 
@@ -94,9 +114,10 @@ INLINE void learn_interface(struct core_memory *core, u32 ifindex, const u8 *lin
 	}
 }
 
-INLINE u32 link_slot(u64 link)
+INLINE void learn_link(const struct work *w)
 {
-	return (u32)(link * 0x9e3779b97f4a7c15ull >> 50) & (APPLIANCES - 1);
+	if (!our_link(w, w->p->ifindex))
+		learn_interface(w->core, w->p->ifindex, w->p->data, 0);
 }
 
 INLINE u64 link_word(const u8 *link)
@@ -104,10 +125,15 @@ INLINE u64 link_word(const u8 *link)
 	return 1ull << 48 | (u64)load_be16(link) << 32 | load_be32(link + 2);
 }
 
-/* Whether a link address belongs to a member that frames are routed through. */
-INLINE int is_appliance(const struct core_memory *core, const u8 *link)
+INLINE u32 link_slot(u64 link)
 {
-	const u64 *table = POINTER(const u64, core->appliances);
+	return (u32)(link * 0x9e3779b97f4a7c15ull >> 50) & (APPLIANCES - 1);
+}
+
+/* Whether a link address belongs to a member that frames are routed through. */
+INLINE int is_appliance(const struct work *w, const u8 *link)
+{
+	const u64 *table = POINTER(const u64, w->core->appliances);
 	u64 word = link_word(link);
 	u32 slot = link_slot(word);
 
@@ -121,5 +147,9 @@ INLINE int is_appliance(const struct core_memory *core, const u8 *link)
 	}
 	return 0;
 }
+
+#include "table.h"
+
+#include "fragment.h"
 
 #endif

@@ -95,11 +95,9 @@ class FlowMemory:
     def flows(self, cursor: int = 0, limit: int = 1_000) -> tuple[list[FlowView], int | None]:
         """Return at most `limit` (9 at least) flows and the cursor for the next ones, or None at the end."""
         limit = max(limit, CONSTANTS["WAYS"])
-        flows, deadlines, place = (layout.Flow * limit)(), (c_uint32 * limit)(), c_uint32(cursor)
-        count = self._library.asynclb_core_flows(
-            byref(self.record), byref(place), byref(flows), byref(deadlines), c_uint32(limit)
-        )
-        found = [flow_view(flows[index], deadlines[index]) for index in range(count)]
+        flows, place = (layout.KeyedFlow * limit)(), c_uint32(cursor)
+        count = self._library.asynclb_core_flows(byref(self.record), byref(place), byref(flows), c_uint32(limit))
+        found = [flow_view(flows[index]) for index in range(count)]
         return found, place.value if place.value < self.record.bucket_count else None
 
     def close(self) -> None:
@@ -156,9 +154,9 @@ def _counts(items: Any) -> Iterator[tuple[int, layout.Count]]:
                 yield index, items[index]
 
 
-def flow_view(flow: layout.Flow, deadline_ms: int) -> FlowView:
+def flow_view(keyed: layout.KeyedFlow) -> FlowView:
     """Read a flow as the client sees it, whichever end its key names first."""
-    key = flow.key
+    key, flow = keyed.key, keyed.flow
     ends = [(key.source, key.source_port), (key.destination, key.destination_port)]
     if flow.flags & CONSTANTS["FLOW_SWAPPED"]:
         ends.reverse()
@@ -177,5 +175,5 @@ def flow_view(flow: layout.Flow, deadline_ms: int) -> FlowView:
         bytes_in=flow.bytes_in,
         bytes_out=flow.bytes_out,
         created_s=flow.created_s,
-        deadline_ms=deadline_ms,
+        deadline_ms=flow.deadline_ms,
     )

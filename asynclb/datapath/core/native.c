@@ -38,7 +38,7 @@ EXPORT u32 asynclb_core_layout(void)
 /* Hashes a key. Python twin: flow_hash. */
 EXPORT u64 asynclb_core_hash(u64 key0, u64 key1, const struct key *key, u32 distribution, u32 symmetric)
 {
-	return key_hash(key0, key1, *key, distribution, (int)symmetric);
+	return key_hash(key, key0, key1, distribution, symmetric);
 }
 
 /* Parses a frame `times` times and does nothing else: what a benchmark compares with. */
@@ -200,6 +200,20 @@ static struct held *next_released(struct core_memory *core, const struct answer 
 	return 0;
 }
 
+/* Decides a frame with a core's memory. */
+static u32 decide(struct core_memory *core, struct packet *p, u64 now_ns, struct answer *answer)
+{
+	struct work w;
+
+	w.core = core;
+	w.image = core_image(core);
+	w.p = p;
+	w.answer = answer;
+	w.now_ms = (u32)(now_ns / 1000000);
+	w.now_s = (u32)(now_ns / 1000000000);
+	return process(&w);
+}
+
 /* Decides one frame in place. `now_ns` is a monotonic clock's. */
 EXPORT u32 asynclb_core_process(struct core_memory *core, u8 *data, u32 length, u32 ifindex, u32 csum_start,
 				u32 csum_offset, u64 now_ns, struct answer *answer)
@@ -210,7 +224,7 @@ EXPORT u32 asynclb_core_process(struct core_memory *core, u8 *data, u32 length, 
 			   .csum_start = csum_start,
 			   .csum_offset = csum_offset};
 
-	if (process(core, &p, now_ns, answer) == VERDICT_HOLD)
+	if (decide(core, &p, now_ns, answer) == VERDICT_HOLD)
 		return hold(core, &p, NONE, now_ns, answer);
 	return answer->verdict;
 }
@@ -227,23 +241,8 @@ EXPORT struct held *asynclb_core_release(struct core_memory *core, const struct 
 	p.data = held->data;
 	p.length = held->length;
 	p.ifindex = held->ifindex;
-	process(core, &p, now_ns, answer);
+	decide(core, &p, now_ns, answer);
 	return held;
-}
-
-static void punt(struct batch_record *batch, const struct packet *p, u32 vlan)
-{
-	struct punt_record *record = &batch->punts[batch->punted];
-
-	if (batch->punted == PUNTS || p->length > PUNT_BYTES) {
-		batch->passed++;
-		return;
-	}
-	record->ifindex = p->ifindex;
-	record->length = p->length;
-	record->vlan = vlan;
-	copy_bytes(record->data, p->data, p->length);
-	batch->punted++;
 }
 
 /* Counts a verdict and does what it asks for. */
@@ -263,9 +262,6 @@ static void settle(struct core_memory *core, const struct packet *p, const struc
 	case VERDICT_DROP:
 		batch->dropped++;
 		break;
-	case VERDICT_PUNT:
-		punt(batch, p, vlan == NONE ? NONE : vlan & 0xffff);
-		break;
 	case VERDICT_HOLD:
 		batch->held++;
 		break;
@@ -281,7 +277,7 @@ static void receive_one(struct core_memory *core, struct packet *p, const struct
 	static const struct virtio_header none = {0};
 	struct answer answer, released;
 
-	if (process(core, p, now_ns, &answer) == VERDICT_HOLD)
+	if (decide(core, p, now_ns, &answer) == VERDICT_HOLD)
 		hold(core, p, vlan, now_ns, &answer);
 	settle(core, p, virtio, vlan, &answer, batch);
 	for (u32 i = 0; answer.release && i < HELD; i++) {
@@ -331,7 +327,7 @@ EXPORT void asynclb_core_receive(struct core_memory *core, struct ingress *rx, u
 	struct ahead ahead = {0};
 
 	batch->dirty = 0;
-	batch->frames = batch->passed = batch->dropped = batch->sent = batch->held = batch->punted = batch->more = 0;
+	batch->frames = batch->passed = batch->dropped = batch->sent = batch->held = batch->more = 0;
 	for (; batch->frames < budget; batch->frames++) {
 		struct ring_frame *frame = ring_at(rx->ring, rx->head, rx->frame_size);
 		u32 status = __atomic_load_n(&frame->status, __ATOMIC_ACQUIRE);
@@ -379,7 +375,8 @@ EXPORT u32 asynclb_core_collect(u64 ring, u32 frame_size, u32 frame_count, u32 t
 /* Visits `budget` buckets from where the last call stopped; flows that want a reset are copied out, and when there is
  * no room for more, the call stops. Returns how many resets there are; `done` tells that the table's end was reached.
  */
-EXPORT u32 asynclb_core_sweep(struct core_memory *core, u64 now_ns, u32 budget, struct flow *resets, u32 limit, u32 *done)
+EXPORT u32 asynclb_core_sweep(struct core_memory *core, u64 now_ns, u32 budget, struct keyed_flow *resets,
+			       u32 limit, u32 *done)
 {
 	u32 now_ms = (u32)(now_ns / 1000000), count = 0;
 
@@ -395,8 +392,8 @@ EXPORT u32 asynclb_core_sweep(struct core_memory *core, u64 now_ns, u32 budget, 
 
 			if (!bucket->tag[i] || !is_late(bucket->deadline_ms[i], now_ms))
 				continue;
-			if (flow->flags & FLOW_RESET && flow->key.protocol == IP_TCP && flow->state != CONN_CLOSED)
-				resets[count++] = *flow;
+			if (flow->flags & FLOW_RESET && bucket->key[i].protocol == IP_TCP && flow->state != CONN_CLOSED)
+				resets[count++] = (struct keyed_flow){bucket->key[i], *flow};
 			flow_end(core, bucket, i);
 			core->expired++;
 		}
@@ -413,11 +410,11 @@ EXPORT u32 asynclb_core_sweep(struct core_memory *core, u64 now_ns, u32 budget, 
 EXPORT void asynclb_core_recount(struct core_memory *core)
 {
 	for (u32 i = 0; i < core->rule_limit; i++)
-		if (rule_count(core, i)->flows) /* a page that was never written stays that way */
-			rule_count(core, i)->flows = 0;
+		if (core_rule(core, i)->flows) /* a page that was never written stays that way */
+			core_rule(core, i)->flows = 0;
 	for (u32 i = 0; i < core->member_limit; i++)
-		if (member_count(core, i)->flows)
-			member_count(core, i)->flows = 0;
+		if (core_member(core, i)->flows)
+			core_member(core, i)->flows = 0;
 	core->flow_count = 0;
 	for (u32 b = 0; b < core->bucket_count; b++) {
 		const struct bucket *bucket = core_bucket(core, b);
@@ -428,8 +425,8 @@ EXPORT void asynclb_core_recount(struct core_memory *core)
 			core->flow_count++;
 			if (bucket->flow[i].flags & FLOW_RETURN)
 				continue;
-			rule_count(core, bucket->flow[i].rule)->flows++;
-			member_count(core, bucket->flow[i].member)->flows++;
+			core_rule(core, bucket->flow[i].rule)->flows++;
+			core_member(core, bucket->flow[i].member)->flows++;
 		}
 	}
 }
@@ -454,7 +451,8 @@ EXPORT u32 asynclb_core_forget(struct core_memory *core, const u8 *forgotten)
 }
 
 /* Copies whole buckets of flows, from bucket `*cursor`, for as long as there is room; returns how many flows. */
-EXPORT u32 asynclb_core_flows(const struct core_memory *core, u32 *cursor, struct flow *flows, u32 *deadlines, u32 limit)
+EXPORT u32 asynclb_core_flows(const struct core_memory *core, u32 *cursor, struct keyed_flow *flows,
+			       u32 limit)
 {
 	u32 count = 0;
 
@@ -464,8 +462,8 @@ EXPORT u32 asynclb_core_flows(const struct core_memory *core, u32 *cursor, struc
 		for (u32 i = 0; i < WAYS; i++) {
 			if (!bucket->tag[i] || bucket->flow[i].flags & FLOW_RETURN)
 				continue;
-			deadlines[count] = bucket->deadline_ms[i];
-			flows[count++] = bucket->flow[i];
+			flows[count] = (struct keyed_flow){bucket->key[i], bucket->flow[i]};
+			flows[count++].flow.deadline_ms = bucket->deadline_ms[i];
 		}
 	}
 	return count;

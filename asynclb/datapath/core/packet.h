@@ -7,21 +7,40 @@
 
 #include "layout.h" /* written by layout.py, after the words that it uses */
 
+/* BPF decides on a copy of what the headers can be: a packet's own memory may not be reached at a computed offset. */
+#define COPY_BYTES 512 /* a power of two, above the 302 of an ICMP error about the longest headers of IPv4 */
+#define COPY_SLACK 64  /* above what is touched at once */
+
 struct packet {
+#ifdef __bpf__
+	u8 data[COPY_BYTES + COPY_SLACK];
+#else
 	u8 *data;
+#endif
 	u32 length;
 	u32 ifindex;
 	u32 csum_start;  /* where a checksum is still partial, from the start of the frame; NONE: nowhere */
 	u32 csum_offset; /* of the field, from csum_start */
 	u32 segmented;   /* the kernel cuts it before it leaves, so its size says nothing */
+#ifdef __bpf__
+	u32 copied;	      /* how much of the frame is in `data` */
+	u32 deferred;	      /* the transport's checksum is changed by the kernel's helper, and by these differences */
+	u32 addresses, ports; /* what of them the pseudo-header covers, and what it does not */
+#endif
 };
 
 /* Returns the bytes [offset, offset + size) of the frame, or 0 when it does not have them. */
-INLINE u8 *at(const struct packet *p, u32 offset, u32 size)
+INLINE u8 *at(struct packet *p, u32 offset, u32 size)
 {
+#ifdef __bpf__
+	if (offset > p->copied || size > p->copied - offset)
+		return 0;
+	return p->data + bound(offset, COPY_BYTES - 1);
+#else
 	if (offset > p->length || size > p->length - offset)
 		return 0;
 	return p->data + offset;
+#endif
 }
 
 INLINE u16 load_be16(const u8 *from)

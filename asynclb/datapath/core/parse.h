@@ -49,6 +49,7 @@
 #define FORM_LINK 2  /* neighbour discovery, multicast listeners: never leaves a link */
 
 #define NEIGHBOUR_SOLICITATION 135
+#define NEIGHBOUR_ADVERTISEMENT 136
 
 struct network {
 	struct address source, destination;
@@ -70,7 +71,7 @@ struct parsed {
 };
 
 /* Follows the link header and at most two VLAN tags. Python twin: parse_link. */
-INLINE u32 parse_link(const struct packet *p, struct parsed *out)
+INLINE u32 parse_link(struct packet *p, struct parsed *out)
 {
 	const u8 *h = at(p, 0, ETHERNET_BYTES);
 	u32 offset = ETHERNET_BYTES;
@@ -92,7 +93,7 @@ INLINE u32 parse_link(const struct packet *p, struct parsed *out)
 }
 
 /* Reads an IPv4 header; of a quoted packet only the header itself must be there. Python twin: parse_ipv4. */
-INLINE u32 parse_ipv4(const struct packet *p, struct network *net, u32 limit, int quoted)
+INLINE u32 parse_ipv4(struct packet *p, struct network *net, u32 limit, int quoted)
 {
 	const u8 *h = at(p, net->l3, 20);
 	u32 header, total, fragment;
@@ -127,7 +128,7 @@ INLINE int is_extension(u32 protocol)
  * AH is not followed: it is a protocol of its own here, as what it covers cannot be rewritten.
  * Python twin: parse_extensions.
  */
-INLINE u32 parse_extensions(const struct packet *p, struct network *net)
+INLINE u32 parse_extensions(struct packet *p, struct network *net)
 {
 	for (u32 i = 0; i < EXTENSION_HEADERS; i++) {
 		const u8 *h;
@@ -156,7 +157,7 @@ INLINE u32 parse_extensions(const struct packet *p, struct network *net)
 }
 
 /* Reads an IPv6 header and what stands before the transport. Python twin: parse_ipv6. */
-INLINE u32 parse_ipv6(const struct packet *p, struct network *net, u32 limit, int quoted)
+INLINE u32 parse_ipv6(struct packet *p, struct network *net, u32 limit, int quoted)
 {
 	const u8 *h = at(p, net->l3, 40);
 	u32 payload;
@@ -232,7 +233,7 @@ INLINE int is_icmp(const struct network *net)
 }
 
 /* Makes the key of a packet; of a quoted one the first 8 bytes of transport suffice. Python twin: parse_key. */
-INLINE u32 parse_key(const struct packet *p, const struct network *net, struct key *key, int quoted)
+INLINE u32 parse_key(struct packet *p, const struct network *net, struct key *key, int quoted)
 {
 	u32 need = transport_bytes(net->protocol);
 	const u8 *h;
@@ -257,7 +258,7 @@ INLINE u32 parse_key(const struct packet *p, const struct network *net, struct k
 }
 
 /* Checks what TCP and UDP say of their own length, and reads the rest of TCP. Python twin: parse_transport. */
-INLINE u32 parse_transport(const struct packet *p, struct parsed *out)
+INLINE u32 parse_transport(struct packet *p, struct parsed *out)
 {
 	const struct network *net = &out->net;
 	const u8 *h;
@@ -286,7 +287,7 @@ INLINE u32 parse_transport(const struct packet *p, struct parsed *out)
 }
 
 /* Reads the packet that an ICMP error quotes. Python twin: parse_quote. */
-INLINE u32 parse_quote(const struct packet *p, struct parsed *out)
+INLINE u32 parse_quote(struct packet *p, struct parsed *out)
 {
 	struct network *quoted = &out->quoted;
 	u32 reason;
@@ -304,7 +305,7 @@ INLINE u32 parse_quote(const struct packet *p, struct parsed *out)
 }
 
 /* Parses a frame that parse_link found to be IP. Python twin: parse_packet. */
-INLINE u32 parse_packet(const struct packet *p, struct parsed *out)
+INLINE u32 parse_packet(struct packet *p, struct parsed *out)
 {
 	u32 reason = out->type == TYPE_IPV4 ? parse_ipv4(p, &out->net, p->length, 0)
 					    : parse_ipv6(p, &out->net, p->length, 0);

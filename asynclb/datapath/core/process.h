@@ -10,32 +10,9 @@
 #ifndef ASYNCLB_PROCESS_H
 #define ASYNCLB_PROCESS_H
 
-#include "fragment.h"
+#include "flow.h"
+#include "neighbour.h"
 #include "rewrite.h"
-
-struct work {
-	struct core_memory *core;
-	const struct image *image;
-	struct packet *p;
-	struct answer *answer;
-	const struct place *to, *from; /* what the image says of the destination and the source, or 0 */
-	struct parsed in;
-	u32 now_ms, now_s;
-};
-
-/* A flow as one packet meets it. */
-struct passage {
-	const struct entry *entry;
-	struct key key; /* as in the flow table */
-	u64 hash;
-	struct flow_ref found;
-	u32 member;
-	u32 event;
-	u16 target_port;
-	u8 swapped; /* the packet's source is the key's destination */
-	u8 outward; /* the packet comes from the other end than the flow's first */
-	u8 fresh;   /* the flow starts (again) with this packet */
-};
 
 INLINE u32 drop(struct work *w, u32 reason)
 {
@@ -48,11 +25,6 @@ INLINE int is_plain(const struct parsed *in)
 	return in->form == FORM_PLAIN && in->net.fragment != LATER;
 }
 
-INLINE u64 passage_hash(const struct image *image, const struct key *key)
-{
-	return key_hash(image->key0, image->key1, *key, DISTRIBUTION_FIVE_TUPLE, 0);
-}
-
 INLINE struct key reversed(const struct key *key)
 {
 	return (struct key){.source = key->destination,
@@ -62,11 +34,42 @@ INLINE struct key reversed(const struct key *key)
 			    .protocol = key->protocol};
 }
 
+INLINE u32 passage_event(const struct work *w)
+{
+	return w->key.protocol == IP_TCP && is_plain(&w->in) ? tcp_event(w->in.tcp_flags) : EVENT_OTHER;
+}
+
 INLINE u32 transmit(struct work *w, u32 ifindex, const u8 *destination, const u8 *source)
 {
 	set_links(w->p, destination, source);
 	w->answer->ifindex = ifindex;
 	return VERDICT_TX;
+}
+
+/* Leaves what was rewritten to the host's own routing, which finds neighbours and bridges by itself. */
+INLINE u32 host_routes(struct work *w)
+{
+	w->answer->ifindex = 0;
+	return VERDICT_TX;
+}
+
+INLINE void count_packet(struct count *count, u32 bytes, int outward)
+{
+	if (!count)
+		return;
+	if (outward) {
+		count->packets_out++;
+		count->bytes_out += bytes;
+	} else {
+		count->packets_in++;
+		count->bytes_in += bytes;
+	}
+}
+
+INLINE void count_new(struct count *count)
+{
+	if (count)
+		count->new_flows++;
 }
 
 /* Whether an address cannot be a sender's. Source: RFC 1122 3.2.1.3, RFC 4291 2.5 and 2.7. */
@@ -89,170 +92,186 @@ INLINE int is_link_scope(const struct address *a, u32 version)
 	return is_mapped(a) || a->high >> 56 == 0xff || a->high >> 54 == 0x3fa || (a->high == 0 && a->low <= 1);
 }
 
-/* ARP for a VIP that the host does not own is a question for Python. Python twin: Oracle.arp. */
-INLINE u32 process_arp(struct work *w)
+/* Finds the flow of the packet that `w->key` names. Python twin: Oracle.find. */
+INLINE struct flow_ref passage_find(struct work *w, const struct image *image, const struct entry *entry)
 {
-	const u8 *h = at(w->p, w->in.net.l3, 28);
-	const struct place *place;
-	struct address target;
+	struct passage *way = &w->way;
+	struct flow_ref found;
 
-	if (!h || load_be16(h + 2) != TYPE_IPV4)
-		return VERDICT_PASS;
-	target = address4(h + 24);
-	place = place_find(w->image, &target, 0, 0, KIND_ADDRESS);
-	return place && (place->flags & (ADDRESS_VIP | ADDRESS_LOCAL)) == ADDRESS_VIP ? VERDICT_PUNT : VERDICT_PASS;
-}
-
-INLINE u32 process_neighbour(struct work *w)
-{
-	const u8 *h = at(w->p, w->in.net.l4, 24);
-	const struct place *place;
-	struct address target;
-
-	if (!h || h[0] != NEIGHBOUR_SOLICITATION)
-		return VERDICT_PASS;
-	target = address6(h + 8);
-	place = place_find(w->image, &target, 0, 0, KIND_ADDRESS);
-	return place && (place->flags & (ADDRESS_VIP | ADDRESS_LOCAL)) == ADDRESS_VIP ? VERDICT_PUNT : VERDICT_PASS;
-}
-
-/* Finds the flow of a packet that goes the way of `key`. */
-INLINE void passage_find(struct work *w, struct passage *way, const struct entry *entry, const struct key *key)
-{
-	way->entry = entry;
-	way->key = *key;
+	way->key = w->key;
+	way->outward = way->swapped = 0;
 	if (entry->flags & ENTRY_SYMMETRIC) {
 		way->key.kind = KEY_SYMMETRIC;
 		way->swapped = (u8)key_order(&way->key);
 	}
-	way->hash = passage_hash(w->image, &way->key);
-	way->event = key->protocol == IP_TCP && is_plain(&w->in) ? tcp_event(w->in.tcp_flags) : EVENT_OTHER;
-	way->found = flow_find(w->core, &way->key, way->hash, w->now_ms);
+	way->hash = flow_hash(w, &way->key);
+	way->event = passage_event(w);
 	way->member = NONE;
+	way->translated = 0;
 	way->target_port = entry->backend_port;
-	if (!way->found.flow)
-		return;
-	way->outward = way->swapped != (way->found.flow->flags & FLOW_SWAPPED);
-	way->member = flow_member(w->image, entry, way->found.flow);
-	way->target_port = way->found.flow->target_port;
+	found = flow_find(w, &way->key, way->hash);
+	if (!found.flow)
+		return found;
+	way->outward = way->swapped != (found.flow->flags & FLOW_SWAPPED);
+	way->member = flow_member(w, image, entry, found.flow);
+	way->target_port = found.flow->target_port;
+	return found;
 }
 
 /* Decides the member: the flow's own, or for a new flow the Maglev table's. A SYN that was never answered, or that
  * follows a closed connection, asks the table again. Python twin: Oracle.choose_member.
  */
-INLINE u32 passage_choose(struct work *w, struct passage *way)
+INLINE u32 passage_choose(struct work *w, const struct entry *entry, const struct flow *flow)
 {
-	const struct flow *flow = way->found.flow;
+	struct passage *way = &w->way;
 	u32 chosen;
 
 	way->fresh = way->member == NONE;
-	if (way->member != NONE && way->event == EVENT_SYN && !way->outward)
+	if (flow && way->member != NONE && way->event == EVENT_SYN && !way->outward)
 		way->fresh = flow->state == CONN_SYN || flow->state == CONN_CLOSED;
 	if (!way->fresh)
 		return DROP_NONE;
-	chosen = choose(w->image, way->entry, &way->key, way->hash);
+	chosen = choose(w);
 	if (chosen == NONE)
 		return DROP_NO_ELIGIBLE_MEMBER;
 	/* A repeated SYN that meets the same member goes on with its flow. */
 	if (chosen == way->member && flow && flow->state == CONN_SYN)
 		way->fresh = 0;
 	else
-		way->target_port = way->entry->backend_port;
+		way->target_port = entry->backend_port;
 	way->member = chosen;
 	return DROP_NONE;
 }
 
 /* Whether the client is itself a member that this entry delivers to, so that its source must be translated. */
-INLINE int is_hairpin(const struct work *w, const struct passage *way, const struct key *key)
+INLINE int is_hairpin(const struct work *w, const struct entry *entry)
 {
-	const struct entry *entry = way->entry, *other;
-	const struct place *exact;
+	u32 exact;
 
-	if (entry->delivery != DELIVERY_NAT || !w->from || !(w->from->flags & ADDRESS_MEMBER))
+	if (entry->delivery != DELIVERY_NAT || !(w->from.flags & ADDRESS_MEMBER))
 		return 0;
-	exact = place_find(w->image, &key->source, entry->backend_port, key->protocol, KIND_REVERSE);
-	other = entry_at(w->image, exact ? exact->entry : w->from->reverse);
-	return other == entry;
+	exact = place_entry(w, &w->key.source, entry->backend_port, w->key.protocol, KIND_REVERSE);
+	return (exact == NONE ? w->from.reverse : exact) == w->way.entry;
+}
+
+/* The key by which the member's answers to a hairpin come back. */
+INLINE struct key hairpin_key(const struct passage *way, const struct address *member, u16 port)
+{
+	return (struct key){.source = *member,
+			    .destination = way->key.destination,
+			    .source_port = way->target_port ? way->target_port : way->key.destination_port,
+			    .destination_port = port,
+			    .protocol = way->key.protocol};
 }
 
 /* Gives a hairpin flow a port of the VIP, and the way back an entry of its own, whose counters hold the client.
  * Python twin: Oracle.hairpin.
  */
-INLINE u16 hairpin_port(struct work *w, const struct passage *way, const struct member_record *member)
+STEP u32 hairpin_port(struct work *w, const struct address *member, u32 rule, u32 idle_ms)
 {
-	const struct key *key = &way->key;
-	struct key back = {.source = member->address,
-			   .destination = key->destination,
-			   .source_port = way->target_port ? way->target_port : key->destination_port,
-			   .protocol = key->protocol};
+	const struct passage *way;
+	const struct image *image;
+	struct flow back = {.flags = FLOW_RETURN, .rule = (u16)rule};
+	u32 first;
 
+	GIVEN(w);
+	GIVEN(member);
+	way = &w->way;
+	image = work_image(w);
+	if (!image)
+		return 0;
+	back.bytes_in = way->key.source.high;
+	back.bytes_out = way->key.source.low;
+	back.member = way->member;
+	back.target_port = way->key.source_port;
+	back.hairpin_port = way->key.destination_port;
+	back.deadline_ms = w->now_ms + idle_ms;
+	first = (u32)passage_hash(image, way);
 	for (u32 i = 0; i < HAIRPIN_TRIES; i++) {
-		u16 port = (u16)(HAIRPIN_FIRST + (((u32)way->hash + i) & (HAIRPIN_PORTS - 1)));
-		struct flow_ref ref;
-		u64 hash;
+		u16 port = (u16)(HAIRPIN_FIRST + ((first + i) & (HAIRPIN_PORTS - 1)));
+		struct key key = hairpin_key(way, member, port);
+		u64 hash = flow_hash(w, &key);
 
-		back.destination_port = port;
-		hash = passage_hash(w->image, &back);
-		if (flow_find(w->core, &back, hash, w->now_ms).flow)
+		if (flow_find(w, &key, hash).flow)
 			continue;
-		ref = flow_insert(w->core, &back, hash, w->now_ms);
-		if (!ref.flow)
-			return 0;
-		ref.flow->flags = FLOW_RETURN;
-		ref.flow->bytes_in = key->source.high;
-		ref.flow->bytes_out = key->source.low;
-		ref.flow->member = way->member;
-		ref.flow->rule = way->entry->rule;
-		ref.flow->target_port = key->source_port;
-		ref.flow->hairpin_port = key->destination_port;
-		*ref.deadline_ms = w->now_ms + way->entry->idle_ms;
-		return port;
+		return flow_insert(w, &key, hash, &back).flow ? port : 0;
 	}
 	return 0;
 }
 
-/* Starts a flow, or starts an old one anew. */
-INLINE int flow_start(struct work *w, struct passage *way, u16 translated)
+/* Keeps the way back of a hairpin alive as long as the way there. */
+INLINE void hairpin_touch(struct work *w, const struct address *member, u32 idle_ms)
 {
-	struct flow *flow = way->found.flow;
+	struct key back = hairpin_key(&w->way, member, w->way.translated);
+	struct flow_ref found = flow_find(w, &back, flow_hash(w, &back));
 
-	if (flow) {
-		rule_count(w->core, flow->rule)->flows--;
-		member_count(w->core, flow->member)->flows--;
-	} else {
-		way->found = flow_insert(w->core, &way->key, way->hash, w->now_ms);
-		flow = way->found.flow;
+	if (found.flow)
+		flow_touch(found, w->now_ms + idle_ms);
+}
+
+/* Translates a client that is a member of the pool; returns a drop reason. */
+INLINE u32 passage_hairpin(struct work *w, const struct entry *entry, const struct member_record *member,
+			   struct flow_ref *found)
+{
+	struct passage *way = &w->way;
+	struct address address = member->address;
+
+	if (found->flow && !way->fresh && found->flow->flags & FLOW_HAIRPIN) {
+		way->translated = found->flow->hairpin_port;
+		hairpin_touch(w, &address, entry->idle_ms);
+	} else if (way->fresh && is_hairpin(w, entry)) {
+		if (!is_plain(&w->in) || (w->key.protocol != IP_TCP && w->key.protocol != IP_UDP))
+			return DROP_NO_HAIRPIN;
+		way->translated = (u16)hairpin_port(w, &address, entry->rule, entry->idle_ms);
+		if (!way->translated)
+			return DROP_FLOW_TABLE_FULL;
+		*found = flow_find(w, &way->key, way->hash); /* it may have moved */
 	}
-	if (!flow)
+	return DROP_NONE;
+}
+
+/* Starts a flow, or starts an old one anew. */
+INLINE int flow_start(struct work *w, const struct image *image, const struct entry *entry, struct flow_ref *found)
+{
+	struct passage *way = &w->way;
+	struct flow flow = {.member = way->member,
+			    .rule = (u16)entry->rule,
+			    .generation = (u16)image->generation,
+			    .created_s = w->now_s,
+			    .deadline_ms = w->now_ms + SYN_MS,
+			    .target_port = way->target_port,
+			    .hairpin_port = way->translated};
+
+	flow.flags = (u8)((way->swapped ? FLOW_SWAPPED : 0) | (way->translated ? FLOW_HAIRPIN : 0) |
+			  (entry->flags & ENTRY_RESET ? FLOW_RESET : 0) |
+			  (entry->delivery == DELIVERY_NAT ? FLOW_NAT : 0));
+	if (found->flow) {
+		count_flow(w, found->flow, 0);
+		*found->flow = flow;
+	} else {
+		*found = flow_insert(w, &way->key, way->hash, &flow);
+	}
+	if (!found->flow)
 		return 0;
-	*flow = (struct flow){.key = way->key,
-			      .member = way->member,
-			      .rule = way->entry->rule,
-			      .generation = w->image->generation,
-			      .created_s = w->now_s,
-			      .target_port = way->target_port,
-			      .hairpin_port = translated};
-	flow->flags = (u8)((way->swapped ? FLOW_SWAPPED : 0) | (translated ? FLOW_HAIRPIN : 0) |
-			   (way->entry->flags & ENTRY_RESET ? FLOW_RESET : 0) |
-			   (way->entry->delivery == DELIVERY_NAT ? FLOW_NAT : 0));
 	way->outward = 0;
-	rule_count(w->core, flow->rule)->flows++;
-	rule_count(w->core, flow->rule)->new_flows++;
-	member_count(w->core, flow->member)->flows++;
-	member_count(w->core, flow->member)->new_flows++;
+	count_flow(w, found->flow, 1);
+	count_new(rule_count(w, entry->rule));
+	count_new(member_count(w, way->member));
 	return 1;
 }
 
 /* Counts a packet and lets its flow take notice of it. */
-INLINE void flow_notice(struct work *w, struct passage *way)
+INLINE void flow_notice(struct work *w, const struct entry *entry, struct flow_ref found)
 {
-	struct flow *flow = way->found.flow;
+	const struct passage *way = &w->way;
+	struct count *rule = rule_count(w, entry->rule);
+	struct flow *flow = found.flow;
 	u32 bytes = w->p->length;
 
-	count_packet(rule_count(w->core, way->entry->rule), bytes, way->outward);
-	count_packet(member_count(w->core, way->member), bytes, way->outward);
-	if (way->event == EVENT_SYN && !way->outward && !(w->in.tcp_flags & TCP_ACK))
-		rule_count(w->core, way->entry->rule)->syn++;
+	count_packet(rule, bytes, way->outward);
+	count_packet(member_count(w, way->member), bytes, way->outward);
+	if (rule && way->event == EVENT_SYN && !way->outward && !(w->in.tcp_flags & TCP_ACK))
+		rule->syn++;
 	if (!flow || w->in.form == FORM_ERROR)
 		return;
 	if (way->outward) {
@@ -262,14 +281,14 @@ INLINE void flow_notice(struct work *w, struct passage *way)
 		flow->packets_in++;
 		flow->bytes_in += bytes;
 	}
-	if (flow->key.protocol == IP_TCP && is_plain(&w->in)) {
+	if (way->key.protocol == IP_TCP && is_plain(&w->in)) {
 		flow->state = tcp_next(flow->state, way->event, way->outward);
 		if (w->in.tcp_flags & TCP_ACK && way->outward)
 			flow->ack_out = w->in.ack;
 		else if (w->in.tcp_flags & TCP_ACK)
 			flow->ack_in = w->in.ack;
 	}
-	*way->found.deadline_ms = w->now_ms + timeout_ms(flow, way->entry->idle_ms);
+	flow_touch(found, w->now_ms + timeout_ms(flow, entry->idle_ms));
 }
 
 /* Remembers how the client is reached: what it sends next may come another way. */
@@ -283,208 +302,239 @@ INLINE void flow_client(struct work *w, struct flow *flow)
 	copy_link(flow->client_link, h + 6);
 }
 
-/* Keeps the way back of a hairpin alive as long as the way there. */
-INLINE void hairpin_touch(struct work *w, const struct passage *way, const struct member_record *member)
-{
-	const struct flow *flow = way->found.flow;
-	struct key back = {.source = member->address,
-			   .destination = flow->key.destination,
-			   .source_port = flow->target_port ? flow->target_port : flow->key.destination_port,
-			   .destination_port = flow->hairpin_port,
-			   .protocol = flow->key.protocol};
-	struct flow_ref ref = flow_find(w->core, &back, passage_hash(w->image, &back), w->now_ms);
-
-	if (ref.flow)
-		*ref.deadline_ms = w->now_ms + way->entry->idle_ms;
-}
-
 /* Rewrites what goes to the member. An error has its quote rewritten too: there, the flow goes the other way. */
-INLINE void rewrite_forward(struct work *w, const struct passage *way, const struct member_record *member, u16 translated)
+INLINE void rewrite_forward(struct work *w, const struct entry *entry, const struct member_record *to)
 {
 	const struct network *net = &w->in.net, *quoted = &w->in.quoted;
+	const struct passage *way = &w->way;
+	struct address member = to->address, vip = entry->vip;
 	u32 difference;
 
-	if (way->entry->delivery != DELIVERY_NAT)
-		return;
 	if (w->in.form == FORM_ERROR) {
-		difference = set_address(w->p, quoted, 0, &member->address);
+		difference = set_address(w->p, quoted, 0, &member);
 		if (way->target_port)
 			difference += set_port(w->p, quoted, 0, way->target_port);
-		follow_quote(w->p, net, difference);
-		set_address(w->p, net, 1, &member->address);
+		follow_icmp(w->p, net, difference);
+		set_address(w->p, net, 1, &member);
 		return;
 	}
-	set_address(w->p, net, 1, &member->address);
+	set_address(w->p, net, 1, &member);
 	if (way->target_port)
 		set_port(w->p, net, 1, way->target_port);
-	if (translated) {
-		set_address(w->p, net, 0, &way->entry->vip);
-		set_port(w->p, net, 0, translated);
+	if (way->translated) {
+		set_address(w->p, net, 0, &vip);
+		set_port(w->p, net, 0, way->translated);
 	}
 }
 
-/* What a client sends, or an error on its way to a member. Python twin: Oracle.forward. */
-INLINE u32 forward(struct work *w, const struct entry *entry, const struct key *key)
+/* Whether the packet may go on: only answers of a known flow need not be allowed. Returns a drop reason. */
+INLINE u32 passage_admit(const struct work *w, const struct flow *flow)
 {
-	const struct member_record *member;
-	const u8 *link = at(w->p, 6, 6);
-	struct passage way = {0};
-	u16 translated = 0;
-	struct hop *hop;
-	u32 reason;
+	if (flow && flow->flags & FLOW_RETURN)
+		return DROP_NO_FLOW;
+	if (!(flow && w->way.outward) && !is_allowed(w, w->way.entry, &w->key.source))
+		return DROP_SOURCE_NOT_ALLOWED;
+	return DROP_NONE;
+}
 
-	passage_find(w, &way, entry, key);
-	if (way.found.flow && way.found.flow->flags & FLOW_RETURN)
-		return drop(w, DROP_NO_FLOW);
-	if (!(way.found.flow && way.outward) && !is_allowed(w->image, entry, &key->source))
-		return drop(w, DROP_SOURCE_NOT_ALLOWED);
-	if (entry->delivery == DELIVERY_ROUTED && link && is_appliance(w->core, link))
-		return VERDICT_PASS; /* it has been through an appliance: the host routes it on */
-	reason = passage_choose(w, &way);
-	if (reason)
-		return drop(w, reason);
-	member = image_member(w->image, way.member);
-	hop = member ? core_hop(w->core, member->next_hop) : 0;
-	if (!hop || !hop->resolved) {
-		if (hop)
-			hop->wanted = 1;
-		return drop(w, DROP_NEXT_HOP_UNRESOLVED);
+/* Looks whether frames can leave by a hop; returns a drop reason. */
+INLINE u32 hop_check(const struct work *w, const struct entry *entry, struct hop *hop)
+{
+	if (!hop)
+		return DROP_NEXT_HOP_UNRESOLVED;
+	if (!hop->resolved) {
+		hop->wanted = 1;
+		if (!HOST_ROUTES || entry->delivery != DELIVERY_NAT)
+			return DROP_NEXT_HOP_UNRESOLVED;
 	}
 	if (hop->mtu && w->in.net.end - w->in.net.l3 > hop->mtu && !w->p->segmented)
-		return drop(w, DROP_TOO_BIG);
-	if (way.found.flow && !way.fresh && way.found.flow->flags & FLOW_HAIRPIN) {
-		translated = way.found.flow->hairpin_port;
-		hairpin_touch(w, &way, member);
-	} else if (way.fresh && is_hairpin(w, &way, key)) {
-		if (!is_plain(&w->in) || (key->protocol != IP_TCP && key->protocol != IP_UDP))
-			return drop(w, DROP_NO_HAIRPIN);
-		translated = hairpin_port(w, &way, member);
-		if (!translated)
+		return DROP_TOO_BIG;
+	return DROP_NONE;
+}
+
+/* What a client sends, or an error on its way to a member, by the entry `index`. Python twin: Oracle.forward. */
+STEP u32 forward(struct work *w, u32 index)
+{
+	const struct member_record *member;
+	const struct image *image;
+	const struct entry *entry;
+	struct passage *way;
+	struct flow_ref found;
+	struct hop *hop;
+	const u8 *link;
+	u32 reason;
+
+	GIVEN(w);
+	way = &w->way;
+	way->entry = index;
+	image = work_image(w);
+	entry = image ? entry_at(image, index) : 0;
+	if (!entry)
+		return VERDICT_PASS;
+	found = passage_find(w, image, entry);
+	reason = passage_admit(w, found.flow);
+	if (reason)
+		return drop(w, reason);
+	link = at(w->p, 6, 6);
+	if (entry->delivery == DELIVERY_ROUTED && link && is_appliance(w, link))
+		return VERDICT_PASS; /* it has been through an appliance: the host routes it on */
+	reason = passage_choose(w, entry, found.flow);
+	if (reason)
+		return drop(w, reason);
+	member = image_member(image, way->member);
+	hop = member ? find_hop(w, member->next_hop) : 0;
+	reason = hop_check(w, entry, hop);
+	if (!reason && member)
+		reason = passage_hairpin(w, entry, member, &found);
+	if (reason || !hop || !member)
+		return drop(w, reason);
+	if (way->fresh && is_plain(&w->in) && way->event != EVENT_RST && !flow_start(w, image, entry, &found)) {
+		count_stateless(w);
+		if (way->translated)
 			return drop(w, DROP_FLOW_TABLE_FULL);
-		way.found = flow_find(w->core, &way.key, way.hash, w->now_ms); /* it may have moved */
 	}
-	if (way.fresh && is_plain(&w->in) && way.event != EVENT_RST && !flow_start(w, &way, translated)) {
-		w->core->stateless++;
-		if (translated)
-			return drop(w, DROP_FLOW_TABLE_FULL);
-	}
-	if (way.fresh && !is_plain(&w->in))
-		way.found.flow = 0; /* an error or a later fragment starts nothing */
-	flow_notice(w, &way);
-	if (way.found.flow && is_plain(&w->in) && !way.outward)
-		flow_client(w, way.found.flow);
-	rewrite_forward(w, &way, member, translated);
+	if (way->fresh && !is_plain(&w->in))
+		found.flow = 0; /* an error or a later fragment starts nothing */
+	flow_notice(w, entry, found);
+	if (found.flow && is_plain(&w->in) && !way->outward)
+		flow_client(w, found.flow);
+	if (entry->delivery == DELIVERY_NAT)
+		rewrite_forward(w, entry, member);
+	if (HOST_ROUTES && entry->delivery == DELIVERY_NAT && (!hop->resolved || hop->via_kernel))
+		return host_routes(w);
 	return transmit(w, hop->ifindex, hop->destination, hop->source);
 }
 
 /* Sends what now carries the VIP as its source to the client, by the link address that it came from. */
 INLINE u32 to_client(struct work *w, const struct flow *flow)
 {
-	const struct interface *ours = core_interface(w->core, flow->ifindex);
+	const u8 *ours = our_link(w, flow->ifindex);
 
-	return ours ? transmit(w, flow->ifindex, flow->client_link, ours->link) : drop(w, DROP_NO_EGRESS);
+	if (ours)
+		return transmit(w, flow->ifindex, flow->client_link, ours);
+	return HOST_ROUTES ? host_routes(w) : drop(w, DROP_NO_EGRESS);
 }
 
 /* The other half of a hairpin: a member answers the VIP's translated port. Python twin: Oracle.hairpin_return. */
-INLINE u32 hairpin_return(struct work *w, const struct key *key)
+STEP u32 hairpin_return(struct work *w)
 {
-	struct flow_ref back = flow_find(w->core, key, passage_hash(w->image, key), w->now_ms);
-	struct passage way = {.outward = 1};
+	struct passage *way;
+	const struct image *image;
+	const struct entry *entry;
+	struct flow_ref back, found;
 
-	if (!back.flow || !(back.flow->flags & FLOW_RETURN))
+	GIVEN(w);
+	way = &w->way;
+	image = work_image(w);
+	back = flow_find(w, &w->key, flow_hash(w, &w->key));
+	if (!image || !back.flow || !(back.flow->flags & FLOW_RETURN))
 		return VERDICT_PASS;
-	way.key = (struct key){.source = {.high = back.flow->bytes_in, .low = back.flow->bytes_out},
-			       .destination = key->destination,
-			       .source_port = back.flow->target_port,
-			       .destination_port = back.flow->hairpin_port,
-			       .protocol = key->protocol};
-	way.found = flow_find(w->core, &way.key, passage_hash(w->image, &way.key), w->now_ms);
-	way.entry = frontend_find(w->image, w->to, way.key.destination_port, key->protocol);
-	if (!way.found.flow || !way.entry || w->in.form == FORM_ERROR)
+	way->key = (struct key){.source = {.high = back.flow->bytes_in, .low = back.flow->bytes_out},
+				.destination = w->key.destination,
+				.source_port = back.flow->target_port,
+				.destination_port = back.flow->hairpin_port,
+				.protocol = w->key.protocol};
+	way->entry = frontend_entry(w, &way->key, &w->to);
+	entry = entry_at(image, way->entry);
+	found = flow_find(w, &way->key, flow_hash(w, &way->key));
+	if (!found.flow || !entry || w->in.form == FORM_ERROR)
 		return drop(w, DROP_NO_FLOW);
-	*back.deadline_ms = w->now_ms + way.entry->idle_ms;
-	way.member = way.found.flow->member;
-	way.event = key->protocol == IP_TCP && is_plain(&w->in) ? tcp_event(w->in.tcp_flags) : EVENT_OTHER;
-	flow_notice(w, &way);
-	set_address(w->p, &w->in.net, 0, &key->destination);
-	set_port(w->p, &w->in.net, 0, way.key.destination_port);
-	set_address(w->p, &w->in.net, 1, &way.key.source);
-	set_port(w->p, &w->in.net, 1, way.key.source_port);
-	return to_client(w, way.found.flow);
+	flow_touch(back, w->now_ms + entry->idle_ms);
+	way->member = found.flow->member;
+	way->event = passage_event(w);
+	way->outward = 1;
+	flow_notice(w, entry, found);
+	set_address(w->p, &w->in.net, 0, &w->key.destination);
+	set_port(w->p, &w->in.net, 0, way->key.destination_port);
+	set_address(w->p, &w->in.net, 1, &way->key.source);
+	set_port(w->p, &w->in.net, 1, way->key.source_port);
+	return to_client(w, found.flow);
 }
 
 /* Rewrites what a member, or a router behind the balancer, sends to a client. */
-INLINE void rewrite_reverse(struct work *w, const struct entry *entry, const struct address *member, u16 port)
+INLINE void rewrite_reverse(struct work *w, const struct entry *entry, u32 port)
 {
 	const struct network *net = &w->in.net, *quoted = &w->in.quoted;
+	struct address vip = entry->vip;
 	u32 difference;
 
 	if (w->in.form == FORM_ERROR) {
-		difference = set_address(w->p, quoted, 1, &entry->vip) + set_port(w->p, quoted, 1, port);
-		follow_quote(w->p, net, difference);
-		if (same_address(&net->source, member))
-			set_address(w->p, net, 0, &entry->vip);
+		difference = set_address(w->p, quoted, 1, &vip);
+		difference += set_port(w->p, quoted, 1, port);
+		follow_icmp(w->p, net, difference);
+		if (same_address(&net->source, &w->key.destination))
+			set_address(w->p, net, 0, &vip);
 		return;
 	}
-	set_address(w->p, net, 0, &entry->vip);
+	set_address(w->p, net, 0, &vip);
 	set_port(w->p, net, 0, port);
 }
 
-/* Answers of one entry's members: `key` is that of what the client had sent, with the member in the VIP's place.
+/* Answers of one entry's members: `w->key` is that of what the client had sent, with the member in the VIP's place.
  * Returns PASS when there is no such flow: members have connections of their own. Python twin: Oracle.answer.
  */
-INLINE u32 reverse_by(struct work *w, const struct entry *entry, const struct key *key)
+STEP u32 reverse_by(struct work *w, u32 index)
 {
-	struct address from = key->destination;
 	const struct member_record *member;
-	struct passage way = {.outward = 1};
-	u16 port = entry->backend_port ? entry->port : key->destination_port;
+	const struct image *image;
+	const struct entry *entry;
+	struct passage *way;
+	struct flow_ref found;
 
-	way.entry = entry;
-	way.key = *key;
-	way.key.destination = entry->vip;
-	way.key.destination_port = port;
-	way.found = flow_find(w->core, &way.key, passage_hash(w->image, &way.key), w->now_ms);
-	if (!way.found.flow)
+	GIVEN(w);
+	way = &w->way;
+	image = work_image(w);
+	entry = image ? entry_at(image, index) : 0;
+	if (!entry)
 		return VERDICT_PASS;
-	way.member = way.found.flow->member;
-	member = image_member(w->image, way.member);
-	if (!member || !same_address(&member->address, &from))
+	way->key = w->key;
+	way->key.destination = entry->vip;
+	way->key.destination_port = entry->backend_port ? entry->port : w->key.destination_port;
+	found = flow_find(w, &way->key, flow_hash(w, &way->key));
+	if (!found.flow)
+		return VERDICT_PASS;
+	way->member = found.flow->member;
+	member = image_member(image, way->member);
+	if (!member || !same_address(&member->address, &w->key.destination))
 		return drop(w, DROP_NO_FLOW);
-	way.event = key->protocol == IP_TCP && is_plain(&w->in) ? tcp_event(w->in.tcp_flags) : EVENT_OTHER;
-	flow_notice(w, &way);
-	rewrite_reverse(w, entry, &from, port);
-	return to_client(w, way.found.flow);
+	way->event = passage_event(w);
+	way->outward = 1;
+	flow_notice(w, entry, found);
+	rewrite_reverse(w, entry, way->key.destination_port);
+	return to_client(w, found.flow);
 }
 
 /* An answer without a flow (the table was full) goes to where clients usually are; a SYN is no answer. */
-INLINE u32 reverse_stateless(struct work *w, const struct entry *entry, const struct key *key)
+STEP u32 reverse_stateless(struct work *w, u32 index)
 {
-	struct hop *hop = core_hop(w->core, entry->return_hop);
+	const struct image *image;
+	const struct entry *entry;
+	struct hop *hop;
 
-	if (!hop || !hop->resolved || w->in.form == FORM_ERROR)
+	GIVEN(w);
+	image = work_image(w);
+	entry = image ? entry_at(image, index) : 0;
+	hop = entry ? find_hop(w, entry->return_hop) : 0;
+	if (!entry || !hop || !hop->resolved || w->in.form == FORM_ERROR)
 		return VERDICT_PASS;
-	if (key->protocol == IP_TCP && (w->in.tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+	if (w->key.protocol == IP_TCP && (w->in.tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
 		return VERDICT_PASS;
-	count_packet(rule_count(w->core, entry->rule), w->p->length, 1);
-	w->core->stateless++;
-	rewrite_reverse(w, entry, &key->destination, entry->port);
+	count_packet(rule_count(w, entry->rule), w->p->length, 1);
+	count_stateless(w);
+	rewrite_reverse(w, entry, entry->port);
 	return transmit(w, hop->ifindex, hop->destination, hop->source);
 }
 
-/* `member` is what the image says of the member's address. */
-INLINE u32 reverse(struct work *w, const struct place *member, const struct key *key)
+/* `member` is what the image says of the member's address, which stands in `w->key` for the VIP's. */
+INLINE u32 reverse(struct work *w, const struct known *member)
 {
-	const struct place *exact =
-		place_find(w->image, &member->address, key->destination_port, key->protocol, KIND_REVERSE);
-	const struct entry *entry = exact ? entry_at(w->image, exact->entry) : 0, *any;
-	u32 verdict = entry ? reverse_by(w, entry, key) : VERDICT_PASS;
+	u32 exact = place_entry(w, &w->key.destination, w->key.destination_port, w->key.protocol, KIND_REVERSE);
+	u32 verdict = exact == NONE ? VERDICT_PASS : reverse_by(w, exact);
 
-	any = entry_at(w->image, member->reverse);
-	if (verdict == VERDICT_PASS && any)
-		verdict = reverse_by(w, any, key);
-	if (verdict == VERDICT_PASS && entry)
-		verdict = reverse_stateless(w, entry, key);
+	if (verdict == VERDICT_PASS && member->reverse != NONE)
+		verdict = reverse_by(w, member->reverse);
+	if (verdict == VERDICT_PASS && exact != NONE)
+		verdict = reverse_stateless(w, exact);
 	return verdict;
 }
 
@@ -501,85 +551,88 @@ INLINE u32 process_fragment(struct work *w)
 	answer->id = net->fragment_id;
 	answer->protocol = fragment_protocol(net);
 	if (net->fragment == LATER)
-		return fragment_recall(w->core, net, &w->in.key, w->now_ms) ? VERDICT_TX : VERDICT_HOLD;
-	fragment_record(w->core, net, &w->in.key, w->now_ms);
+		return fragment_recall(w) ? VERDICT_TX : VERDICT_HOLD;
+	fragment_record(w);
 	answer->release = 1;
 	return VERDICT_TX;
+}
+
+/* The packet's own direction: an error goes against what it quotes. */
+INLINE struct key own_key(const struct work *w)
+{
+	return w->in.form == FORM_ERROR ? reversed(&w->in.inner) : w->in.key;
 }
 
 /* Traffic to a VIP. */
 INLINE u32 process_direct(struct work *w)
 {
-	struct key key = w->in.form == FORM_ERROR ? reversed(&w->in.inner) : w->in.key;
-	const struct entry *entry;
-	u32 verdict;
+	u32 index, verdict;
 
-	if (!same_address(&key.destination, &w->in.net.destination))
+	w->key = own_key(w);
+	if (!same_address(&w->key.destination, &w->in.net.destination))
 		return drop(w, DROP_QUOTE_UNREADABLE);
-	if (w->from && w->from->flags & ADDRESS_MEMBER && key.destination_port >= HAIRPIN_FIRST) {
-		verdict = hairpin_return(w, &key);
+	if (w->from.flags & ADDRESS_MEMBER && w->key.destination_port >= HAIRPIN_FIRST) {
+		verdict = hairpin_return(w);
 		if (verdict != VERDICT_PASS)
 			return verdict;
 	}
-	entry = frontend_find(w->image, w->to, key.destination_port, key.protocol);
-	if (!entry && w->to->flags & ADDRESS_LOCAL)
-		return VERDICT_PASS;
-	return entry ? forward(w, entry, &key) : drop(w, DROP_NO_RULE);
+	index = frontend_entry(w, &w->key, &w->to);
+	if (index == NONE)
+		return w->to.flags & ADDRESS_LOCAL ? VERDICT_PASS : drop(w, DROP_NO_RULE);
+	return forward(w, index);
 }
 
-/* What a member sends, or an error about what was sent to one. */
-INLINE u32 process_answer(struct work *w, const struct place *quoted)
+/* What a member sends, or an error about what was sent to one, of whose address `quoted` tells. */
+INLINE u32 process_answer(struct work *w, const struct known *quoted)
 {
-	struct key key;
-
-	if (quoted) {
+	if (quoted->flags & ADDRESS_MEMBER) {
 		if (!same_address(&w->in.inner.source, &w->in.net.destination))
 			return VERDICT_PASS;
-		return reverse(w, quoted, &w->in.inner);
+		w->key = w->in.inner;
+		return reverse(w, quoted);
 	}
-	key = reversed(&w->in.key);
-	return reverse(w, w->from, &key);
+	w->key = reversed(&w->in.key);
+	return reverse(w, &w->from);
 }
 
-INLINE const struct entry *routed_entry(const struct work *w)
+/* The entry that takes what arrives here for other addresses, or NONE. */
+INLINE u32 routed_entry(const struct work *w)
 {
 	struct address interface = {.high = w->in.net.version, .low = w->p->ifindex};
-	const struct place *place = place_find(w->image, &interface, 0, 0, KIND_INTERFACE);
 
-	if (!place || is_link_scope(&w->in.net.destination, w->in.net.version))
-		return 0;
-	return entry_at(w->image, place->entry);
+	if (is_link_scope(&w->in.net.destination, w->in.net.version))
+		return NONE;
+	return place_entry(w, &interface, 0, 0, KIND_INTERFACE);
 }
 
 /* Asks in order: is it for a VIP, is it a member's answer, does it come by a routed interface? */
-INLINE u32 process_ip(struct work *w, u32 reason)
+STEP u32 process_ip(struct work *w, u32 reason)
 {
-	const struct network *net = &w->in.net;
-	const struct place *quoted = 0;
-	const struct entry *routed;
+	struct known quoted = {.entry = NONE, .reverse = NONE};
+	const struct network *net;
+	u32 routed = NONE, verdict;
 	int direct, answer;
-	struct key key;
-	u32 verdict;
 
+	GIVEN(w);
+	net = &w->in.net;
 	if (!net->version || (net->version == 6 && is_mapped(&net->destination)))
 		return VERDICT_PASS;
 	if (w->in.form == FORM_LINK)
-		return reason ? VERDICT_PASS : process_neighbour(w);
-	w->to = place_find(w->image, &net->destination, 0, 0, KIND_ADDRESS);
-	w->from = place_find(w->image, &net->source, 0, 0, KIND_ADDRESS);
-	direct = w->to && w->to->flags & ADDRESS_VIP;
-	if (!direct && w->to && w->to->flags & ADDRESS_LOCAL)
+		return reason ? VERDICT_PASS : answer_neighbour(w);
+	known_find(w, &net->destination, &w->to);
+	known_find(w, &net->source, &w->from);
+	direct = !!(w->to.flags & ADDRESS_VIP);
+	if (!direct && w->to.flags & ADDRESS_LOCAL)
 		return VERDICT_PASS;
 	if (!direct && w->in.form == FORM_ERROR && !reason)
-		quoted = place_find(w->image, &w->in.inner.destination, 0, 0, KIND_ADDRESS);
-	if (quoted && !(quoted->flags & ADDRESS_MEMBER))
-		quoted = 0;
-	answer = !direct && (quoted || (w->in.form != FORM_ERROR && w->from && w->from->flags & ADDRESS_MEMBER));
-	routed = direct ? 0 : routed_entry(w);
-	if (!direct && !answer && !routed)
+		known_find(w, &w->in.inner.destination, &quoted);
+	answer = !direct && ((w->in.form == FORM_ERROR ? quoted.flags : w->from.flags) & ADDRESS_MEMBER);
+	if (!direct)
+		routed = routed_entry(w);
+	if (!direct && !answer && routed == NONE)
 		return VERDICT_PASS;
 	if (reason)
-		return direct || routed ? drop(w, reason) : VERDICT_PASS;
+		return direct || routed != NONE ? drop(w, reason) : VERDICT_PASS;
 	if (same_address(&net->source, &net->destination))
 		return drop(w, DROP_LAND);
 	if (is_martian(&net->source, net->version))
@@ -589,40 +642,46 @@ INLINE u32 process_ip(struct work *w, u32 reason)
 		return verdict;
 	if (direct)
 		return process_direct(w);
-	verdict = answer ? process_answer(w, quoted) : VERDICT_PASS;
-	if (verdict != VERDICT_PASS || !routed)
+	verdict = answer ? process_answer(w, &quoted) : VERDICT_PASS;
+	if (verdict != VERDICT_PASS || routed == NONE)
 		return verdict;
-	key = w->in.form == FORM_ERROR ? reversed(&w->in.inner) : w->in.key;
-	return forward(w, routed, &key);
+	w->key = own_key(w);
+	return forward(w, routed);
 }
 
-/* Decides one frame and rewrites it in place. Python twin: Oracle.process. */
-INLINE u32 process(struct core_memory *core, struct packet *p, u64 now_ns, struct answer *answer)
+/* Decides a frame that has a link header. */
+INLINE u32 process_frame(struct work *w)
 {
-	struct work w = {.core = core, .image = core_image(core), .p = p, .answer = answer};
-	u32 reason = parse_link(p, &w.in);
-	u32 unicast;
+	u32 unicast = !(w->p->data[0] & 1), reason;
 
-	w.now_ms = (u32)(now_ns / 1000000);
-	w.now_s = (u32)(now_ns / 1000000000);
-	*answer = (struct answer){.ifindex = p->ifindex};
-	if (reason || !w.image)
-		return answer->verdict = VERDICT_PASS;
-	if (w.in.type == TYPE_ARP)
-		return answer->verdict = process_arp(&w);
-	if (w.in.type != TYPE_IPV4 && w.in.type != TYPE_IPV6)
-		return answer->verdict = VERDICT_PASS;
-	unicast = !(p->data[0] & 1);
-	if (!unicast && w.in.type == TYPE_IPV4)
-		return answer->verdict = VERDICT_PASS;
-	reason = parse_packet(p, &w.in);
-	if (!unicast && w.in.form != FORM_LINK)
-		return answer->verdict = VERDICT_PASS;
-	if (!core_interface(core, p->ifindex) && unicast)
-		learn_interface(core, p->ifindex, p->data, 0);
-	answer->verdict = process_ip(&w, reason);
+	if (w->in.type == TYPE_ARP)
+		return answer_arp(w);
+	if (w->in.type != TYPE_IPV4 && w->in.type != TYPE_IPV6)
+		return VERDICT_PASS;
+	if (!unicast && w->in.type == TYPE_IPV4)
+		return VERDICT_PASS;
+	reason = parse_packet(w->p, &w->in);
+	if (!unicast && w->in.form != FORM_LINK)
+		return VERDICT_PASS;
+	if (unicast)
+		learn_link(w);
+	return process_ip(w, reason);
+}
+
+/* Decides one frame and rewrites it in place. The caller has set the frame, where the answer goes, and the time.
+ * Python twin: Oracle.process.
+ */
+INLINE u32 process(struct work *w)
+{
+	struct answer *answer = w->answer;
+
+	w->in = (struct parsed){0};
+	*answer = (struct answer){.ifindex = w->p->ifindex};
+	if (parse_link(w->p, &w->in))
+		return VERDICT_PASS;
+	answer->verdict = process_frame(w);
 	if (answer->verdict == VERDICT_DROP)
-		count_drop(core, answer->reason);
+		count_reason(w, answer->reason);
 	return answer->verdict;
 }
 

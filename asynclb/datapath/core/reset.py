@@ -17,16 +17,17 @@ End = tuple[Words, int]
 
 
 def reset_frames(
-    flow: layout.Flow, hop: layout.Hop | None, ours: bytes | None, member: Words | None
+    keyed: layout.KeyedFlow, hop: layout.Hop | None, ours: bytes | None, member: Words | None
 ) -> tuple[tuple[int, bytes], ...]:
     """Return (ifindex, frame) to the client and to the member of a flow; none to an end that was not heard or found.
 
     An end that never acknowledged anything through the balancer would not believe a reset. Hairpin flows get none:
     the ends are on one side.
     """
+    flow = keyed.flow
     if flow.flags & CONSTANTS["FLOW_HAIRPIN"]:
         return ()
-    client, frontend = flow_ends(flow)
+    client, frontend = flow_ends(keyed)
     target = (member, flow.target_port or frontend[1]) if flow.flags & CONSTANTS["FLOW_NAT"] else frontend
     frames = []
     if flow.ack_in and ours is not None:
@@ -37,14 +38,14 @@ def reset_frames(
     return tuple(frames)
 
 
-def flow_ends(flow: layout.Flow) -> tuple[End, End]:
+def flow_ends(keyed: layout.KeyedFlow) -> tuple[End, End]:
     """Return the client's end of a flow and the other."""
-    key = flow.key
+    key = keyed.key
     ends = (
         ((key.source.high, key.source.low), key.source_port),
         ((key.destination.high, key.destination.low), key.destination_port),
     )
-    return (ends[1], ends[0]) if flow.flags & CONSTANTS["FLOW_SWAPPED"] else ends
+    return (ends[1], ends[0]) if keyed.flow.flags & CONSTANTS["FLOW_SWAPPED"] else ends
 
 
 def _frame(to: bytes, via: bytes, source: End, destination: End, sequence: int) -> bytes:

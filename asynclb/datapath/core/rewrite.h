@@ -56,8 +56,25 @@ INLINE u32 checksum_offset(const struct network *net)
 	}
 }
 
+/* Leaves the checksum of the packet itself to the kernel, which alone knows whether it is partial: tc. */
+INLINE int defer(struct packet *p, const struct network *net, u32 difference, int ports)
+{
+#ifdef __bpf__
+	if (!p->deferred || p->deferred != net->l4)
+		return 0;
+	if (ports)
+		p->ports = fold(p->ports + fold(difference));
+	else
+		p->addresses = fold(p->addresses + fold(difference));
+	return 1;
+#else
+	(void)p, (void)net, (void)difference, (void)ports;
+	return 0;
+#endif
+}
+
 /* Lets the transport's checksum follow; returns the difference that the field itself made. */
-INLINE u32 follow_transport(const struct packet *p, const struct network *net, u32 difference, int ports)
+INLINE u32 follow_transport(struct packet *p, const struct network *net, u32 difference, int ports)
 {
 	u32 offset = checksum_offset(net);
 	int partial = p->csum_start == net->l4 && p->csum_offset == offset;
@@ -68,15 +85,22 @@ INLINE u32 follow_transport(const struct packet *p, const struct network *net, u
 	field = at(p, net->l4 + offset, 2);
 	if (!field || net->end - net->l4 < offset + 2)
 		return 0;
+	if (defer(p, net, difference, ports))
+		return 0;
 	return follow(field, difference, partial, net->protocol == IP_UDP);
 }
 
 /* Replaces an address; returns the difference that all changed fields made together, for an ICMP around them. */
-INLINE u32 set_address(const struct packet *p, const struct network *net, int destination, const struct address *to)
+STEP u32 set_address(struct packet *p, const struct network *net, u32 destination, const struct address *to)
 {
-	u32 size = net->version == 4 ? 4 : 16, difference = 0, all;
-	u8 *h = at(p, net->l3 + (net->version == 4 ? 12u : 8u) + (destination ? size : 0), size);
+	u32 size, difference = 0, all;
+	u8 *h;
 
+	GIVEN(p);
+	GIVEN(net);
+	GIVEN(to);
+	size = net->version == 4 ? 4 : 16;
+	h = at(p, net->l3 + (net->version == 4 ? 12u : 8u) + (destination ? size : 0), size);
 	if (!h)
 		return 0;
 	if (net->version == 4) {
@@ -93,24 +117,24 @@ INLINE u32 set_address(const struct packet *p, const struct network *net, int de
 }
 
 /* Replaces a port of TCP or UDP where the fragment has it; returns the difference as set_address does. */
-INLINE u32 set_port(const struct packet *p, const struct network *net, int destination, u16 to)
+STEP u32 set_port(struct packet *p, const struct network *net, u32 destination, u32 to)
 {
 	u32 difference;
 	u8 *h;
 
+	GIVEN(p);
+	GIVEN(net);
 	if (net->fragment == LATER || (net->protocol != IP_TCP && net->protocol != IP_UDP))
 		return 0;
 	h = at(p, net->l4 + (destination ? 2u : 0u), 2);
 	if (!h)
 		return 0;
-	difference = replace16(h, to);
+	difference = replace16(h, (u16)to);
 	return difference + follow_transport(p, net, difference, 1);
 }
 
-/* Lets the checksum of an ICMP error follow what was changed in the packet that it quotes; a partial one is computed
- * later over all of it.
- */
-INLINE void follow_quote(const struct packet *p, const struct network *net, u32 difference)
+/* Lets the checksum of ICMP follow what was changed behind it; a partial one is computed later over all of it. */
+INLINE void follow_icmp(struct packet *p, const struct network *net, u32 difference)
 {
 	u8 *field = at(p, net->l4 + 2, 2);
 
@@ -118,7 +142,7 @@ INLINE void follow_quote(const struct packet *p, const struct network *net, u32 
 		follow(field, difference, 0, 0);
 }
 
-INLINE void set_links(const struct packet *p, const u8 *destination, const u8 *source)
+INLINE void set_links(struct packet *p, const u8 *destination, const u8 *source)
 {
 	u8 *h = at(p, 0, 12);
 

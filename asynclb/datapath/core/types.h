@@ -12,7 +12,31 @@ typedef __UINT16_TYPE__ u16;
 typedef __UINT32_TYPE__ u32;
 typedef __UINT64_TYPE__ u64;
 typedef __INT32_TYPE__ s32;
+typedef __UINTPTR_TYPE__ uptr;
 
 #define INLINE static inline __attribute__((always_inline))
+
+/* What differs between the native library and BPF, and is not a map (maps.h):
+ *   STEP      a part of the decision. BPF verifies each once, as a global function, instead of once for every way that
+ *             leads to it; natively it is inlined like the rest. Its pointers are never 0, which BPF has to be told: GIVEN.
+ *   PART      memory that a decision works on: the caller's, or in BPF, whose stack has 512 bytes, part of struct work.
+ *   BOUND     tells the verifier that a number is below a power of two. The compiler must not see why, or it leaves it out.
+ */
+#ifdef __bpf__
+#define STEP __attribute__((noinline))
+#define GIVEN(pointer)       \
+	if (!(pointer))      \
+		return 0
+#define PART(type, name) type name[1]
+INLINE u32 bound(u32 number, u32 mask)
+{
+	__asm__ volatile("" : "+r"(number));
+	return number & mask;
+}
+#else
+#define STEP INLINE
+#define GIVEN(pointer)
+#define PART(type, name) type *name
+#endif
 
 #endif

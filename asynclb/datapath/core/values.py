@@ -13,7 +13,6 @@ __all__ = [
     "CoreCounters",
     "FlowView",
     "NextHop",
-    "Punt",
     "Reset",
     "Result",
     "Swept",
@@ -47,15 +46,6 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Punt:
-    """A frame for Python, and where it came from. `vlan` is the tag that the kernel took off, or None."""
-
-    ifindex: int
-    frame: bytes
-    vlan: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Batch:
     """What one call of `receive` did.
 
@@ -70,7 +60,6 @@ class Batch:
     sent: int
     held: int
     dirty: tuple[int, ...]
-    punted: tuple[Punt, ...]
     more: bool
 
 

@@ -1,7 +1,7 @@
 """The packet datapath: frames of every protocol through AF_PACKET rings and the native core.
 
 ring, ports            sockets, mapped rings, batched sends; one port per interface
-neighbours, announce   where members are on the wire; answering for VIPs that nobody owns
+neighbours, announce   where members are on the wire; telling where VIPs are (the core answers who asks)
 guard                  keeps the host's own stack from what the core takes
 limits, ids, report    what can be carried; numbers for names; the core's numbers under operators' names
 datapath               applies deltas to all of that

@@ -20,7 +20,7 @@ from asynclb.datapath.core.core import Core
 from asynclb.datapath.core.image import Plan, build_image
 from asynclb.datapath.host import Capability, missing, take_namespace
 from asynclb.datapath.nft import Nftables
-from asynclb.datapath.packet.announce import announcement, answer, asked_for
+from asynclb.datapath.packet.announce import announcement
 from asynclb.datapath.packet.guard import Guarded, guarded
 from asynclb.datapath.packet.ids import Ids
 from asynclb.datapath.packet.limits import clashes, static_refusal
@@ -297,16 +297,7 @@ class _Running:
 
     def _serve(self, port: Port) -> None:
         """Take a batch off a ring. The loop calls again while the ring is readable."""
-        for punt in port.serve(self._core, self._ports, time.monotonic_ns()):
-            self._answer(port, punt.frame)
-
-    def _answer(self, port: Port, frame: bytes) -> None:
-        address = asked_for(frame)
-        if self._guarded is None or address not in self._guarded.vips:
-            return
-        reply = answer(frame, port.link.address)
-        if reply is not None:
-            port.egress.send_one(reply)
+        port.serve(self._core, self._ports, time.monotonic_ns())
 
     def _announce(self, rows: Iterable[Row], around: Surroundings) -> None:
         """Tell the networks that VIPs are part of where these are now, once."""

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from asynclb.datapath.core.core import Core
-from asynclb.datapath.core.values import Punt
 from asynclb.datapath.packet.neighbours import Link
 from asynclb.datapath.packet.ring import Egress, ReceiveRing
 
@@ -35,12 +34,11 @@ class Port:
         core.set_interface(self.link.index, self.link.address)
         self._attached = core
 
-    def serve(self, core: Core, ports: Mapping[int, "Port"], now_ns: int) -> tuple[Punt, ...]:
-        """Take one batch off the ring, send what leaves, and return the questions that Python has to answer."""
+    def serve(self, core: Core, ports: Mapping[int, "Port"], now_ns: int) -> None:
+        """Take one batch off the ring and send what leaves."""
         batch = core.receive(self._ring.rx, _BUDGET, now_ns)
         for ifindex in batch.dirty:
             ports[ifindex].egress.flush(core)
-        return batch.punted
 
     def lost(self) -> int:
         """Return how many frames the ring has lost since the last call."""

@@ -1,7 +1,10 @@
 """What the core does to frames, told as conversations."""
 
+import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 
@@ -219,20 +222,59 @@ def test_what_is_not_ours_passes_untouched(core: Core) -> None:
         assert (result.verdict, result.frame) == (Verdict.PASS, frame)
 
 
-def test_a_question_for_a_vip_is_punted() -> None:
-    """ARP for a VIP goes to Python, unless the host owns the address and answers itself."""
+def arp(address: str) -> bytes:
+    """Return the question who has an address, of 10.0.0.9."""
+    head = b"\xff" * 6 + CLIENT_LINK + b"\x08\x06\0\1\x08\0\6\4\0\1"
+    return head + CLIENT_LINK + bytes((10, 0, 0, 9)) + bytes(6) + ip_address(address).packed
 
-    def ask(address: str) -> bytes:
-        target = ip_address(address).packed
-        return b"\xff" * 6 + CLIENT_LINK + b"\x08\x06\0\1\x08\0\6\4\0\1" + CLIENT_LINK + bytes(10) + target
 
+def test_who_asks_for_a_vip_is_told_our_link_address() -> None:
+    """The reply leaves as the question came; what the host owns, it answers itself."""
     owned = world(row(WEB, VIP), row(WEB, "203.0.113.11"), local=frozenset({ip_address("203.0.113.11")}))
     core = owned.core()
-    assert [give(core, ask(a)).verdict for a in (VIP, "203.0.113.11", "192.0.2.1")] == [
-        Verdict.PUNT,
-        Verdict.PASS,
-        Verdict.PASS,
-    ]
+    result = give(core, arp(VIP))
+    reply = CLIENT_LINK + OURS + b"\x08\x06\0\1\x08\0\6\4\0\2"
+    reply += OURS + ip_address(VIP).packed + CLIENT_LINK + bytes((10, 0, 0, 9))
+    assert (result.verdict, result.ifindex, result.frame) == (Verdict.TX, CLIENTS, reply)
+    assert {give(core, arp(a)).verdict for a in ("203.0.113.11", "192.0.2.1")} == {Verdict.PASS}
+    assert give(core, arp(VIP)[:-1]).verdict is Verdict.PASS
+
+
+def solicitation(
+    target: str, source: str = "2001:db8::9", option: bytes = b"\1\1" + CLIENT_LINK, **more: Any
+) -> Packet:
+    """Return a neighbour solicitation to the group of its target."""
+    packed = ip_address(target).packed
+    group = str(ip_address(bytes.fromhex("ff0200000000000000000001ff") + packed[-3:]))
+    to = b"\x33\x33" + ip_address(group).packed[-4:]
+    return Packet(source, group, 58, struct.pack("!BBHI", 135, 0, 0, 0) + packed + option, to=to, hops=255, **more)
+
+
+def test_who_solicits_a_vip_is_told_our_link_address() -> None:
+    """The advertisement goes to who asked, says so, and names our link address in place of theirs."""
+    core = world(row(WEB6, VIP6)).core()
+    result = give(core, solicitation(VIP6))
+    frame, vip = result.frame, ip_address(VIP6).packed
+    assert (result.verdict, result.ifindex, frame[:12]) == (Verdict.TX, CLIENTS, CLIENT_LINK + OURS)
+    assert frame[22:54] == vip + ip_address("2001:db8::9").packed
+    assert (frame[54:56], frame[58:78], frame[78:]) == (b"\x88\0", b"\x60\0\0\0" + vip, b"\2\1" + OURS)
+    assert right(frame)
+
+
+def test_who_looks_for_a_duplicate_of_a_vip_is_told_with_all_others() -> None:
+    """Duplicate address detection has no source that could be answered."""
+    core = world(row(WEB6, VIP6)).core()
+    frame = give(core, solicitation(VIP6, "::", b"")).frame
+    assert (frame[:12], frame[38:54]) == (bytes.fromhex("333300000001") + OURS, ip_address("ff02::1").packed)
+    assert (frame[58:62], right(frame)) == (b"\x20\0\0\0", True)
+
+
+def test_solicitations_that_may_not_be_believed_are_not_answered() -> None:
+    """A forwarded one, one for another address, one on an interface whose link address is not known."""
+    core = world(row(WEB6, VIP6)).core()
+    forwarded = replace(solicitation(VIP6), hops=254)
+    assert {give(core, p).verdict for p in (forwarded, solicitation("2001:db8::77"))} == {Verdict.PASS}
+    assert core.process(bytes(solicitation(VIP6)), ifindex=99, now_ns=SECOND).verdict is Verdict.PASS
 
 
 def test_floating_delivery_changes_only_the_link_addresses() -> None:

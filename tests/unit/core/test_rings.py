@@ -11,6 +11,7 @@ from asynclb.datapath.core import Core, RxRing
 from asynclb.net.drop import Drop
 from tests.unit.core.world import (
     CLIENTS,
+    OURS,
     SECOND,
     SERVERS,
     Packet,
@@ -148,13 +149,17 @@ def test_a_lying_slot_is_not_believed(rings: Rings) -> None:
     assert core.receive(rx, 64, SECOND).passed == 1
 
 
-def test_questions_come_out_with_their_tag(rings: Rings) -> None:
-    """ARP for a VIP is handed to Python."""
+def test_questions_are_answered_under_their_tag(rings: Rings) -> None:
+    """ARP for a VIP leaves by the interface that it came in by, as a reply, in the same VLAN."""
     core, rx = ready(rings)
-    ask = b"\xff" * 6 + b"\2\0\0\0\xcc\1\x08\x06\0\1\x08\0\6\4\0\1" + bytes(16) + bytes((203, 0, 113, 10))
+    asker = b"\2\0\0\0\xcc\1"
+    ask = b"\xff" * 6 + asker + b"\x08\x06\0\1\x08\0\6\4\0\1" + asker + bytes(10) + bytes((203, 0, 113, 10))
     rings.arrive(ask, tci=7, kind=1)
-    (punt,) = core.receive(rx, 64, SECOND).punted
-    assert (punt.ifindex, punt.frame, punt.vlan) == (CLIENTS, ask, 7)
+    core.detach_egress(SERVERS)
+    core.attach_egress(CLIENTS, rings.tx, FRAME_SIZE, FRAMES)
+    assert core.receive(rx, 64, SECOND).sent == 1
+    ((_, frame),) = rings.leave()
+    assert frame[:26] == b"\2\0\0\0\xcc\1" + OURS + b"\x81\0\0\7\x08\6\0\1\x08\0\6\4\0\2"
 
 
 def test_held_fragments_leave_behind_their_first(rings: Rings) -> None:

@@ -138,6 +138,7 @@ class Packet:
     fragment: int = 0
     identification: int = 1
     raw: bool = False
+    hops: int = 64
 
     def __bytes__(self) -> bytes:
         return self.to + self.via + self.vlan + self.type + self.network
@@ -168,7 +169,9 @@ class Packet:
             next_header = 44
         if self.options:
             body, next_header = bytes((next_header,)) + self.options[1:] + body, 60
-        return struct.pack("!IHBB", 6 << 28, len(body), next_header, 64) + source.packed + destination.packed + body
+        return (
+            struct.pack("!IHBB", 6 << 28, len(body), next_header, self.hops) + source.packed + destination.packed + body
+        )
 
 
 def tcp(

@@ -125,7 +125,7 @@ class Forward(Step):
             change = out.set_address(quoted, address, destination=False)
             if way.target_port:
                 change += out.set_port(quoted, way.target_port, destination=False)
-            out.follow_quote(net, change)
+            out.follow_icmp(net, change)
         out.set_address(net, address, destination=True)
         if quoted is None and way.target_port:
             out.set_port(net, way.target_port, destination=True)

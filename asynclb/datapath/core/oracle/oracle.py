@@ -5,10 +5,9 @@ of these passes, however broken it is.
 """
 
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
 
 from asynclb.datapath.core.layout import CONSTANTS, Verdict
-from asynclb.datapath.core.oracle import wire
+from asynclb.datapath.core.oracle import neighbour, wire
 from asynclb.datapath.core.oracle.forward import Forward
 from asynclb.datapath.core.oracle.memory import Memory
 from asynclb.datapath.core.oracle.rewrite import Rewriter
@@ -52,20 +51,27 @@ class _Decision(Forward):
         if net is None or wire.is_mapped(net.destination):
             return self._pass()
         if parsed.form is Form.LINK:
-            return self._asked(wire.neighbour_target(self.frame, parsed))
+            return self._neighbour(net)
         return self._ip(net)
 
     def _arp(self) -> Result:
         at = 14 + 4 * sum(self.frame[12 + 4 * i : 14 + 4 * i] in (b"\x81\x00", b"\x88\xa8") for i in (0, 1))
-        packet = self.frame[at : at + 28]
-        if len(packet) < 28 or packet[2:4] != b"\x08\x00":
+        target, ours = neighbour.arp_target(self.frame, at), self.oracle.interfaces.get(self.ifindex)
+        if target is None or ours is None or not self._answers(target):
             return self._pass()
-        return self._asked(ip_address(packet[24:28]))
+        neighbour.arp_answer(self.out, at, ours)
+        return Result(Verdict.TX, None, self.ifindex, bytes(self.out.frame))
 
-    def _asked(self, address: Address | None) -> Result:
-        if address is None or not self._is_vip(address) or address in self.oracle.plan.local:
+    def _neighbour(self, net: Network) -> Result:
+        target, ours = neighbour.neighbour_target(self.frame, net), self.oracle.interfaces.get(self.ifindex)
+        if self.parsed.reason or target is None or ours is None or not self._answers(target):
             return self._pass()
-        return Result(Verdict.PUNT, None, self.ifindex, self.frame)
+        neighbour.neighbour_answer(self.out, net, target, ours)
+        return Result(Verdict.TX, None, self.ifindex, bytes(self.out.frame))
+
+    def _answers(self, target: Address) -> bool:
+        """Return whether nobody else answers for an address."""
+        return self._is_vip(target) and target not in self.oracle.plan.local
 
     def _ip(self, net: Network) -> Result:
         direct = self._is_vip(net.destination)
@@ -157,7 +163,7 @@ class _Decision(Forward):
         if quoted is not None:
             change = out.set_address(quoted, key.address, destination=True)
             change += out.set_port(quoted, port, destination=True)
-            out.follow_quote(net, change)
+            out.follow_icmp(net, change)
         if quoted is None or net.source == flow.destination:
             out.set_address(net, key.address, destination=False)
         if quoted is None:

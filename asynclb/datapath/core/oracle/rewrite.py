@@ -35,7 +35,8 @@ class Rewriter:
     frame: bytearray
     partial: tuple[int, int] | None = None
 
-    def _put(self, at: int, new: bytes) -> int:
+    def replace(self, at: int, new: bytes) -> int:
+        """Replace bytes; returns what that adds to a sum of 16-bit words."""
         old = bytes(self.frame[at : at + len(new)])
         self.frame[at : at + len(new)] = new
         return difference(old, new)
@@ -43,11 +44,11 @@ class Rewriter:
     def _follow(self, at: int, change: int, *, partial: bool = False, zero_is_none: bool = False) -> int:
         check = int.from_bytes(self.frame[at : at + 2], "big")
         if partial:
-            return self._put(at, fold(check + change).to_bytes(2, "big"))
+            return self.replace(at, fold(check + change).to_bytes(2, "big"))
         if zero_is_none and check == 0:
             return 0
         check = fold((check ^ 0xFFFF) + change) ^ 0xFFFF
-        return self._put(at, (check or (0xFFFF if zero_is_none else 0)).to_bytes(2, "big"))
+        return self.replace(at, (check or (0xFFFF if zero_is_none else 0)).to_bytes(2, "big"))
 
     def _follow_transport(self, net: Network, change: int, *, ports: bool) -> int:
         offset = 2 if net.version == 6 and net.protocol == ICMP6 else _CHECKSUMS.get(net.protocol, 0)
@@ -60,7 +61,7 @@ class Rewriter:
     def set_address(self, net: Network, address: Address, *, destination: bool) -> int:
         """Replace an address; returns the difference that all changed fields make together."""
         size = len(address.packed)
-        change = self._put(net.l3 + (12 if net.version == 4 else 8) + destination * size, address.packed)
+        change = self.replace(net.l3 + (12 if net.version == 4 else 8) + destination * size, address.packed)
         total = change + (self._follow(net.l3 + 10, change) if net.version == 4 else 0)
         return total + self._follow_transport(net, change, ports=False)
 
@@ -68,11 +69,11 @@ class Rewriter:
         """Replace a port of TCP or UDP where the fragment has it."""
         if net.part is Part.LATER or net.protocol not in (TCP, UDP):
             return 0
-        change = self._put(net.l4 + 2 * destination, port.to_bytes(2, "big"))
+        change = self.replace(net.l4 + 2 * destination, port.to_bytes(2, "big"))
         return change + self._follow_transport(net, change, ports=True)
 
-    def follow_quote(self, net: Network, change: int) -> None:
-        """Let the checksum of an ICMP error follow what was changed in its quote."""
+    def follow_icmp(self, net: Network, change: int) -> None:
+        """Let the checksum of ICMP follow what was changed behind it."""
         if self.partial is None or self.partial[0] != net.l4:
             self._follow(net.l4 + 2, change)
 

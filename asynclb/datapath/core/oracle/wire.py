@@ -3,7 +3,7 @@
 import struct
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from asynclb.datapath.core.layout import CONSTANTS
 from asynclb.net.address import Address
@@ -226,13 +226,3 @@ _LINK_LOCAL = {4: ip_network("169.254.0.0/16"), 6: ip_network("fe80::/10")}
 
 def _be16(frame: bytes, at: int) -> int:
     return int.from_bytes(frame[at : at + 2], "big")
-
-
-def neighbour_target(frame: bytes, parsed: Parsed) -> Address | None:
-    """Return the address that an ARP packet or a neighbour solicitation asks for."""
-    if parsed.net is None:
-        return None
-    at = parsed.net.l4
-    if len(frame) < at + 24 or frame[at] != 135:
-        return None
-    return ip_address(frame[at + 8 : at + 24])

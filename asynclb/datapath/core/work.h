@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* What is known of one frame while it is decided. In BPF all of it is in a map, one for each processor, so it holds
+ * no pointers into other maps: what the image says is copied or kept as an index.
+ */
+#ifndef ASYNCLB_WORK_H
+#define ASYNCLB_WORK_H
+
+#include "parse.h"
+
+/* What the image says of an address. */
+struct known {
+	u32 flags, entry, reverse;
+};
+
+/* A flow as one packet meets it. */
+struct passage {
+	struct key key; /* as in the flow table */
+	u64 hash;	/* of the key, where the flow table needs it: see FLOWS_BY_HASH */
+	u32 entry;
+	u32 member;
+	u32 event;
+	u16 target_port;
+	u16 translated; /* the port that stands for the client of a hairpin, or 0 */
+	u8 swapped;	/* the packet's source is the key's destination */
+	u8 outward;	/* the packet comes from the other end than the flow's first */
+	u8 fresh;	/* the flow starts (again) with this packet */
+};
+
+struct work {
+#ifdef __bpf__
+	u32 active; /* which of the two images this frame meets */
+#else
+	struct core_memory *core;
+	const struct image *image;
+#endif
+	PART(struct packet, p);
+	PART(struct answer, answer);
+	struct parsed in;
+	struct known to, from;
+	struct key key; /* of the packet in its own direction; an error goes against what it quotes */
+	struct passage way;
+	u32 now_ms, now_s;
+};
+
+INLINE int is_late(u32 deadline_ms, u32 now_ms)
+{
+	return (s32)(now_ms - deadline_ms) >= 0;
+}
+
+INLINE u32 fragment_protocol(const struct network *net)
+{
+	return net->version == 4 ? net->protocol : 0;
+}
+
+#endif
