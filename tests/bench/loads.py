@@ -43,7 +43,12 @@ Load = Callable[[Arena, Subject, float], Awaitable[Sample]]
 
 async def requests(arena: Arena, subject: Subject, seconds: float) -> Sample:
     """Requests per second over 64 kept-alive connections."""
-    return (await _wrk(arena, subject, seconds, 64))[0]
+    return await kept_alive(arena, subject, seconds, 64)
+
+
+async def kept_alive(arena: Arena, subject: Subject, seconds: float, clients: int) -> Sample:
+    """Requests per second over so many kept-alive connections of one program."""
+    return (await _wrk(arena, subject, seconds, clients))[0]
 
 
 async def latency(arena: Arena, subject: Subject, seconds: float) -> Sample:

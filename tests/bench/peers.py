@@ -172,7 +172,7 @@ async def build(lab: Lab) -> Arena:
     await start_member(member, udp_program)
     arena = Arena(client, member, subjects, udp_program)
     await start_asynclb(subjects[ASYNCLB], _ASYNCLB.format(**_words(subjects[ASYNCLB])))
-    await _start_haproxy(subjects[HAPROXY])
+    await start_haproxy(subjects[HAPROXY], _HAPROXY.format(**_words(subjects[HAPROXY])))
     await _start_nginx(subjects[NGINX])
     for subject in subjects.values():
         await verify(arena, subject)
@@ -187,9 +187,14 @@ def _subject(lab: Lab, client: Host, member: Host, number: int, name: str) -> Su
     target = f"10.2.{number}.11" if name == DIRECT else f"203.0.113.{number}"
     client.route(f"{target}/32", via=f"10.1.{number}.1")
     if name in (HAPROXY, NGINX):  # asynclb sets itself up
-        router.address("lo", f"{target}/32")
-        router.plan += ["rule add fwmark 1 lookup 100", "route add local default dev lo table 100"]
+        prepare_tproxy(router, target)
     return Subject(name, router, f"10.1.{number}.10", target)
+
+
+def prepare_tproxy(router: Host, target: str) -> None:
+    """Declare what a transparent proxy needs of its host; its marks come with it."""
+    router.address("lo", f"{target}/32")
+    router.plan += ["rule add fwmark 1 lookup 100", "route add local default dev lo table 100"]
 
 
 async def compile_program(name: str, output: Path) -> None:
@@ -228,9 +233,10 @@ async def start_asynclb(subject: Subject, config_text: str) -> None:
     await subject.process.wait_for_log('"event": "started"')
 
 
-async def _start_haproxy(subject: Subject) -> None:
+async def start_haproxy(subject: Subject, config_text: str) -> None:
+    """Start HAProxy with a configuration in the subject's router, and return when it serves."""
     _set_up_tproxy(subject.router)
-    config = subject.router.write("haproxy.cfg", _HAPROXY.format(**_words(subject)))
+    config = subject.router.write("haproxy.cfg", config_text)
     subject.process = await subject.router.run("haproxy", "-db", "-f", config)
     await subject.router.wait_listening(subject.process, WEB)
 

@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # this checkout, whatever is installed
 
 import control_bench  # noqa: E402  after the path
+import kernel_bench  # noqa: E402
+import kernel_report  # noqa: E402
 import packet_bench  # noqa: E402
 import packet_report  # noqa: E402
 import proxy_bench  # noqa: E402
@@ -33,7 +35,13 @@ BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 _DESCRIPTORS = 32768  # 5,000 connections have two ends in the balancer, one in a client and one in the member
 _T = TypeVar("_T")
 _CONTROL = ("tables", "probes", "config")
-_KEYS = (*(measure.key for measure in proxy_bench.MEASURES), "memory", *packet_bench.KEYS, *_CONTROL)
+_KEYS = (
+    *(measure.key for measure in proxy_bench.MEASURES),
+    "memory",
+    *packet_bench.KEYS,
+    *kernel_bench.KEYS,
+    *_CONTROL,
+)
 _PROXY = {*(measure.key for measure in proxy_bench.MEASURES), "memory"}
 
 
@@ -78,6 +86,11 @@ def bench(keys: Collection[str], *, quick: bool) -> str:
     if (set(packet_bench.KEYS) - {"core"}) & set(keys):
         require_root("network namespaces")
         packets = asyncio.run(_stoppable(packet_bench.run(plan, keys, _say)))
+    kernel = kernel_bench.KernelResults()
+    if set(kernel_bench.KEYS) & set(keys):
+        require_root("network namespaces")
+        require_tools("ethtool", "tc")
+        kernel = asyncio.run(_stoppable(kernel_bench.run(plan, keys, _say)))
     if "core" in keys:
         _say("the packet core")
         core = packet_bench.core(quick=quick)
@@ -90,8 +103,8 @@ def bench(keys: Collection[str], *, quick: bool) -> str:
     if "config" in keys:
         _say("configuration")
         figures += control_bench.configuration()
-    packet_tables = packet_report.render(packets, core, plan)
-    return report.render(results, figures, plan, report.describe_machine(), *packet_tables)
+    tables = [*kernel_report.render(kernel, plan), *packet_report.render(packets, core, plan)]
+    return report.render(results, figures, plan, report.describe_machine(), *tables)
 
 
 async def _stoppable(work: Coroutine[None, None, _T]) -> _T:
