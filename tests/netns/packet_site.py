@@ -126,6 +126,16 @@ def ones_complement(data: bytes) -> int:
     return total
 
 
+def crc32c(data: bytes) -> int:
+    """Return the checksum of SCTP. Source: RFC 9260, appendix A."""
+    crc = 0xFFFF_FFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F6_3B78 if crc & 1 else 0)
+    return crc ^ 0xFFFF_FFFF
+
+
 def wrong_checksum(frame: bytes) -> str | None:
     """Return which checksum of a whole IPv4 or IPv6 packet without extensions is wrong, if one is."""
     packet = frame[14:]
@@ -138,10 +148,19 @@ def wrong_checksum(frame: bytes) -> str | None:
         addresses, protocol, body = packet[8:40], packet[6], packet[40 : 40 + int.from_bytes(packet[4:6], "big")]
     else:
         return None
+    return None if _is_right(addresses, protocol, body) else f"protocol {protocol}"
+
+
+def _is_right(addresses: bytes, protocol: int, body: bytes) -> bool:
+    """Return whether the checksum of a transport is right, and that of an IPv4 header that an error quotes."""
+    if protocol == 132:
+        return crc32c(body[:8] + bytes(4) + body[12:]) == int.from_bytes(body[8:12], "little")
+    if protocol == 47:
+        return not body[0] & 0x80 or ones_complement(body) == 0xFFFF
+    if protocol == 1 and body[0] in (3, 11) and ones_complement(body[8:28]) != 0xFFFF:
+        return False
     pseudo = b"" if protocol == 1 else addresses + struct.pack("!II", len(body), protocol)
-    if protocol in (1, 6, 17, 58) and ones_complement(pseudo + body) != 0xFFFF:
-        return f"protocol {protocol}"
-    return None
+    return protocol not in (1, 6, 17, 58) or ones_complement(pseudo + body) == 0xFFFF
 
 
 __all__ = [
@@ -151,8 +170,10 @@ __all__ = [
     "UdpMembers",
     "address_of",
     "ask",
+    "crc32c",
     "ha_rule",
     "once",
+    "ones_complement",
     "packets",
     "rule",
     "udp_rule",
