@@ -62,7 +62,7 @@ def _admin(spec: AdminSpec) -> Admin:
 def _frontend(name: str, spec: FrontendSpec) -> Frontend:
     scope = spec.scope if spec.scope is not None else default_scope(spec.address)
     allow = spec.allow if spec.allow is not None else default_allow(spec.address, scope)
-    return Frontend(name, spec.address, scope, allow, spec.interface, spec.routed, spec.zones)
+    return Frontend(name, spec.address, scope, allow, spec.interface, spec.routed, spec.zones, spec.zone_affinity)
 
 
 def _pool(name: str, pool: PoolDraft) -> BackendPool:

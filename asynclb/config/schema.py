@@ -65,6 +65,25 @@ class AdminSpec(Spec):
     """File whose first line is the token that clients send as `Authorization: Bearer`. Null: no token."""
 
 
+class LimitsSpec(Spec):
+    """How much a configuration may hold; the defaults are Azure's limits."""
+
+    frontends: t.Limit = 600
+    """Frontends."""
+    rules: t.Limit = 1500
+    """Load-balancing and inbound NAT rules together."""
+    outbound_rules: t.Limit = 600
+    """Outbound rules."""
+    pool_members: t.PoolLimit = 5000
+    """Members of one pool, up to 65,535."""
+    rules_per_member: t.Limit = 300
+    """Rules of every kind that reach one member's address."""
+    members_per_frontend: t.Limit = 10_000
+    """Members of the pools of one frontend's load-balancing rules, counted once for each rule."""
+    members_of_all_frontends: t.Limit = 500_000
+    """Members of the pools of all load-balancing rules, counted once for each rule."""
+
+
 class InterfaceSpec(Spec):
     """How the kernel datapath uses an interface."""
 
@@ -87,6 +106,8 @@ class FrontendSpec(Spec):
     """The frontend is a next hop: traffic for other addresses that arrives on its interface is balanced too."""
     zones: tuple[t.Zone, ...] = ()
     """Zones of the frontend, in quotes. Empty: zone-redundant."""
+    zone_affinity: t.Flag = False
+    """Prefer members in the frontend's zones while any of them is eligible; false spreads over all zones."""
 
 
 class MemberSpec(Spec):
@@ -110,7 +131,7 @@ class PoolSpec(Spec):
     """A set of members that take the same traffic."""
 
     members: tuple[MemberSpec, ...]
-    """The members; at most 5,000."""
+    """The members; at most `limits.pool_members`."""
     drain_period: DrainPeriod = 300.0
     """How long the flows of a removed or draining member may go on, up to 24h."""
 
@@ -218,7 +239,7 @@ class InboundNatRuleSpec(Spec):
     frontend_port: t.Port | None = None
     """The one port that leads to `member`; either this or `frontend_port_range`."""
     frontend_port_range: t.PortRange | None = None
-    """First and last port, as in `50000-50099`: one port for each member of the pool, in order."""
+    """First and last port, as in `50000-50099`: one for each member, which keeps it while it is in the pool."""
     backend_pool: t.Name
     """The pool of the members."""
     member: t.Name | None = None
@@ -269,6 +290,8 @@ class Settings(Spec):
     """How long open flows may go on after SIGTERM, up to 1h."""
     admin: AdminSpec = AdminSpec()
     """The API, the pages and /metrics: where, and for whom."""
+    limits: LimitsSpec = LimitsSpec()
+    """How much the configuration may hold."""
 
 
 class Document(Settings):
@@ -277,21 +300,22 @@ class Document(Settings):
     interfaces: dict[t.InterfaceName, InterfaceSpec] = {}
     """Interfaces by name, for the kernel datapath."""
     frontends: dict[t.Name, FrontendSpec] = {}
-    """Frontends by name; at most 600."""
+    """Frontends by name; at most `limits.frontends`."""
     backend_pools: dict[t.Name, PoolSpec] = {}
     """Backend pools by name."""
     probes: dict[t.Name, ProbeSpec] = {}
     """Probes by name."""
     rules: tuple[RuleSpec, ...] = ()
-    """Load-balancing rules; with inbound NAT rules at most 1,500."""
+    """Load-balancing rules; with inbound NAT rules at most `limits.rules`."""
     inbound_nat_rules: tuple[InboundNatRuleSpec, ...] = ()
     """Inbound NAT rules."""
     outbound_rules: tuple[OutboundRuleSpec, ...] = ()
-    """Outbound rules; at most 600."""
+    """Outbound rules; at most `limits.outbound_rules`."""
 
 
 PARTS: tuple[type[Spec], ...] = (
     AdminSpec,
+    LimitsSpec,
     InterfaceSpec,
     FrontendSpec,
     MemberSpec,

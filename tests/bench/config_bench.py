@@ -16,7 +16,8 @@ RULES, MEMBERS, FRONTENDS, ROUNDS = 1500, 5000, 600, 5
 
 def one_pool() -> bytes:
     """Return a configuration in which every rule shares one pool."""
-    lines = ["version: 1", "frontends:"]
+    limits = "limits: {rules_per_member: 1500, members_per_frontend: 15000, members_of_all_frontends: 7500000}"
+    lines = ["version: 1", limits, "frontends:"]
     lines += [f"  f{i}: {{address: 10.0.{i >> 8}.{i & 255}}}" for i in range(FRONTENDS)]
     lines += ["backend_pools:", "  web:", "    members:"]
     lines += [f"      - {{name: m{i}, address: 10.1.{i >> 8}.{i & 255}, weight: {i % 10 + 1}}}" for i in range(MEMBERS)]

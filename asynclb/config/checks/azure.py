@@ -43,6 +43,10 @@ def check_azure(draft: Draft, report: Report) -> None:
                 report.problem(
                     path, name, "outbound rules need public frontends in Azure", f"name a public one, {EXTENDED}"
                 )
+    for name, frontend in draft.frontends.items():
+        if frontend.zone_affinity:
+            law = "Azure spreads over all zones and has no zone affinity"
+            report.problem(("frontends", name, "zone_affinity"), True, law, f"remove it, {EXTENDED}")
     check_azure_members(draft, report)
 
 

@@ -4,11 +4,12 @@ A set of members is an integer with one bit per address, so that two sets overla
 pools of 5,000 members are compared in milliseconds.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from asynclb.config.checks.frontends import scope_of
 from asynclb.config.draft import Draft
-from asynclb.config.schema import RuleSpec
+from asynclb.config.schema import InboundNatRuleSpec, RuleSpec
 from asynclb.errors import Path
 from asynclb.model import DatapathName, Scope
 from asynclb.net.address import Address
@@ -49,13 +50,23 @@ class Delivery:
 
 
 def deliveries(draft: Draft) -> list[Delivery]:
-    """Return the delivery of every load-balancing rule whose frontend is sound. Order: as in the file."""
-    masks = _masks(draft)
-    return [
+    """Return the deliveries of every inbound rule whose frontend is sound.
+
+    Order: load-balancing rules as in the file, then inbound NAT rules, which have one for each protocol.
+    """
+    bits: dict[Address, int] = {}
+    masks = _masks(draft, bits)
+    found = [
         _delivery(index, rule, draft, masks.get(rule.backend_pool, 0))
         for index, rule in draft.rules.items()
         if rule.frontend in draft.frontends
     ]
+    for index, nat in draft.nat_rules.items():
+        if nat.frontend in draft.frontends:
+            members = _nat_members(nat, draft, masks.get(nat.backend_pool, 0), bits)
+            protocols = (Protocol.TCP, Protocol.UDP) if nat.protocol is Protocol.ALL else (nat.protocol,)
+            found += [_nat_delivery(index, nat, protocol, draft, members) for protocol in protocols]
+    return found
 
 
 def _delivery(index: int, rule: RuleSpec, draft: Draft, members: int) -> Delivery:
@@ -74,8 +85,29 @@ def _delivery(index: int, rule: RuleSpec, draft: Draft, members: int) -> Deliver
     )
 
 
-def _masks(draft: Draft) -> dict[str, int]:
-    bits: dict[Address, int] = {}
+def _nat_delivery(index: int, nat: InboundNatRuleSpec, protocol: Protocol, draft: Draft, members: int) -> Delivery:
+    return Delivery(
+        name=nat.name,
+        path=("inbound_nat_rules", index),
+        scope=scope_of(draft.frontends[nat.frontend]),
+        protocol=protocol,
+        port=nat.backend_port,
+        members=members,
+        floating=nat.floating_ip,
+        translated=not nat.floating_ip,
+        by_frames=draft.settings.datapath in _FRAMES,
+    )
+
+
+def _nat_members(nat: InboundNatRuleSpec, draft: Draft, whole_pool: int, bits: Mapping[Address, int]) -> int:
+    pool = draft.pools.get(nat.backend_pool)
+    if nat.member is None or pool is None:
+        return whole_pool
+    return sum(1 << bits[member.address] for member in pool.members.values() if member.name == nat.member)
+
+
+def _masks(draft: Draft, bits: dict[Address, int]) -> dict[str, int]:
+    """Return each pool's members as bits; `bits` gets the bit of each address."""
     masks = {}
     for name, pool in draft.pools.items():
         field = bytearray((len(bits) + len(pool.members)) // 8 + 1)

@@ -20,6 +20,7 @@ def check_frontends(draft: Draft, report: Report) -> None:
         if frontend.routed:
             _routed(name, frontend, routed, report)
         _allow(name, frontend, report)
+        _zones(name, frontend, draft, report)
 
 
 def scope_of(frontend: FrontendSpec) -> Scope:
@@ -37,6 +38,22 @@ def _routed(name: str, frontend: FrontendSpec, seen: dict[tuple[str, int], str],
     if other != name:
         rule = f"frontend {other} is routed on {frontend.interface} too, for IPv{frontend.address.version}"
         report.problem(path, True, rule, "route one frontend per interface and address family")
+
+
+def _zones(name: str, frontend: FrontendSpec, draft: Draft, report: Report) -> None:
+    if not frontend.zone_affinity:
+        return
+    path = ("frontends", name, "zone_affinity")
+    if not frontend.zones:
+        law = "a zone-redundant frontend prefers no zone"
+        report.problem(path, True, law, 'name the zones to prefer, as in `zones: ["1"]`, or remove it')
+        return
+    for rule in draft.rules.values():
+        pool = draft.pools.get(rule.backend_pool) if rule.frontend == name else None
+        if pool is not None and pool.whole and not any(m.zone in frontend.zones for m in pool.members.values()):
+            law = f"no member of pool {rule.backend_pool} of rule {rule.name} is in its zones, so none is preferred"
+            report.warning(path, True, law, "give members a `zone`, or remove it")
+            return
 
 
 def _allow(name: str, frontend: FrontendSpec, report: Report) -> None:

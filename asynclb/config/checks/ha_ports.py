@@ -50,7 +50,7 @@ def _clashes(found: Iterable[Delivery], report: Report) -> set[str]:
         if not (delivery.translated and delivery.by_frames):
             continue
         key = delivery.protocol, delivery.port
-        if delivery.members & masks[key] and not report.full:
+        if delivery.members & masks[key] and delivery.name not in refused and not report.full:
             refused.add(delivery.name)
             _clash(delivery, next(earlier for earlier in taken[key] if earlier.meets(delivery)), report)
         taken[key].append(delivery)

@@ -15,6 +15,9 @@ from asynclb.config.report import Report
 from asynclb.errors import Path
 from asynclb.net.flow import Protocol
 
+FRONTEND_PORT_TAKEN = "FRONTEND_PORT_TAKEN"
+"""The problem code of two rules, of any kind, for one port of a frontend. Azure's own code for it is not documented."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
@@ -75,4 +78,5 @@ def _clash(frontend: str, protocol: Protocol, first: _Claim, second: _Claim, rep
     line = report.source.place(first.path)[0]
     what = "HA ports" if protocol is Protocol.ALL else f"{protocol} {first}"
     rule = f"rule {first.name} (line {line}) has {what} on frontend {frontend}"
-    report.problem(second.path, second, rule, "change the port or the frontend of one of the two")
+    remedy = "change the port or the frontend of one of the two"
+    report.problem(second.path, second, rule, remedy, code=FRONTEND_PORT_TAKEN)

@@ -7,6 +7,9 @@ from asynclb.errors import Path
 from asynclb.model import ProxyProtocol
 from asynclb.net.flow import Protocol
 
+RANGE_EXHAUSTED = "NAT_RANGE_EXHAUSTED"
+"""The problem code of a range with fewer ports than the pool has members."""
+
 
 def check_rules(draft: Draft, report: Report) -> None:
     """Refuse rules that contradict themselves or join what does not fit."""
@@ -81,8 +84,11 @@ def _nat_size(nat: InboundNatRuleSpec, path: Path, draft: Draft, report: Report)
     if nat.frontend_port_range is not None:
         first, last = nat.frontend_port_range
         if last - first + 1 < members:
-            law = f"the range has room for {last - first + 1} of the {members} members of pool {nat.backend_pool}"
+            law = (
+                f"the range of rule {nat.name} has room for {last - first + 1} of the {members} members "
+                f"of pool {nat.backend_pool}"
+            )
             remedy = f"make it at least `{first}-{first + members - 1}`"
             if first + members - 1 > 65_535:
                 remedy = f"begin it at {65_536 - members} or lower"
-            report.problem((*path, "frontend_port_range"), f"{first}-{last}", law, remedy)
+            report.problem((*path, "frontend_port_range"), f"{first}-{last}", law, remedy, code=RANGE_EXHAUSTED)

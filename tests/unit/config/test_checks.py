@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from asynclb.config.checks.azure_members import RULE_COUNT
 from asynclb.config.checks.deliveries import BACKEND_PORT_CLASH
+from asynclb.config.checks.limits import RULE_COUNT
 from tests.unit.config.base import BASE, REMOVED, changed, parsed, problems
 
 Changes = dict[str, Any]
@@ -82,6 +82,10 @@ REFUSED: list[tuple[Changes, str, str, str]] = [
         "frontend web is routed on e1 too",
         "one frontend per interface",
     ),
+    ({"frontends.web.zone_affinity": True}, "frontends.web.zone_affinity", "prefers no zone", "name the zones"),
+    ({"limits.frontends": 0}, "limits.frontends", "a limit must be", "within the bounds"),
+    ({"limits.pool_members": 70_000}, "limits.pool_members", "from 1 to 65535", ""),
+    ({"limits.member": 5}, "limits.member", "unknown key", ""),
     ({"frontends.web.zones": [1]}, "frontends.web.zones[0]", "must be text", 'quotes: "1"'),
     ({"frontends.web.scope": "private"}, "frontends.web.scope", "one of `internal`, `public`", "write one of them"),
     ({"frontends.a b": {"address": "10.0.0.99"}}, "frontends.a b", "not a name", "80 characters"),
@@ -233,6 +237,49 @@ REFUSED: list[tuple[Changes, str, str, str]] = [
 ]
 
 
+THREE_HUNDRED = [rule(name=f"r{i}", frontend_port=10_000 + i, backend_port=1 + i) for i in range(299)]
+BIG_POOL = {
+    "backend_pools.big": {"members": members(5000)},
+    "rules": [rule(name=f"r{i}", frontend_port=10 + i, backend_pool="big") for i in range(3)],
+}
+LIMITED: list[tuple[Changes, str, int, str]] = [
+    ({}, "frontends", 2, "frontends"),
+    ({}, "rules", 2, "rules"),
+    ({"outbound_rules.+": {"name": "p", "frontends": ["pub"], "backend_pool": "web"}}, "outbound_rules", 1, ""),
+    ({}, "pool_members", 1, "backend_pools.web.members"),
+    ({"rules": THREE_HUNDRED}, "rules_per_member", 300, "backend_pools.web.members[0].address"),
+    (BIG_POOL, "members_per_frontend", 10_000, "frontends.web"),
+    (BIG_POOL | {"limits.members_per_frontend": 20_000}, "members_of_all_frontends", 14_000, "rules"),
+]
+
+
+@pytest.mark.parametrize(("changes", "key", "most", "where"), LIMITED)
+def test_limits_can_be_raised(changes: Changes, key: str, most: int, where: str) -> None:
+    """What goes beyond a limit is refused with the limit's number and the key that raises it, and is then accepted."""
+    (problem,) = problems(changed({**changes, f"limits.{key}": most}))
+    assert problem.where == (where or key)
+    assert f"{most:,}" in problem.rule
+    assert f"`limits.{key}`" in problem.remedy
+    assert problem.code == (RULE_COUNT if key == "rules_per_member" else "")
+    assert problems(changed({**changes, f"limits.{key}": 100 * most})) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"rules.+": rule(frontend_port=80)}, "FRONTEND_PORT_TAKEN"),
+        ({"rules.+": rule(frontend_port=5003)}, "FRONTEND_PORT_TAKEN"),
+        ({"inbound_nat_rules.+": nat(protocol="all", frontend_port_range="5005-5020")}, "FRONTEND_PORT_TAKEN"),
+        ({"inbound_nat_rules.0.frontend_port_range": "5000-5000"}, "NAT_RANGE_EXHAUSTED"),
+        ({"datapath": "packet", "inbound_nat_rules.+": nat()}, BACKEND_PORT_CLASH),
+        ({"rules": THREE_HUNDRED}, RULE_COUNT),
+    ],
+)
+def test_codes(changes: Changes, code: str) -> None:
+    """Conflicts have a code that programs can tell apart."""
+    assert {problem.code for problem in problems(changed(changes))} == {code}
+
+
 @pytest.mark.parametrize(
     ("changes", "where", "law", "remedy"), REFUSED, ids=[f"{i}-{case[1][:60]}" for i, case in enumerate(REFUSED)]
 )
@@ -275,20 +322,28 @@ AZURE_REFUSED: list[tuple[Changes, str, str, str]] = [
         BACKEND_PORT_CLASH,
     ),
     (
-        {"rules": [rule(name=f"r{i}", frontend_port=10_000 + i, backend_port=1 + i) for i in range(299)]},
-        "backend_pools.web.members[0].address",
-        "301 rules reach this member",
-        RULE_COUNT,
+        {"inbound_nat_rules.+": nat(backend_port=22)},
+        "inbound_nat_rules[1].backend_port",
+        "rule n delivers to the same members on tcp 22",
+        BACKEND_PORT_CLASH,
+    ),
+    (
+        {"inbound_nat_rules.+": nat(frontend_port=7000, frontend_port_range=None, member="web-1", backend_port=80)},
+        "inbound_nat_rules[1].backend_port",
+        "rule a delivers to the same members on tcp 80",
+        BACKEND_PORT_CLASH,
     ),
     (
         {
-            "backend_pools.big": {"members": members(5000)},
-            "rules": [rule(name=f"r{i}", frontend_port=10 + i, backend_pool="big") for i in range(3)],
+            "frontends.web": {"address": "10.0.0.10", "zones": ["1"], "zone_affinity": True},
+            "backend_pools.web.members.0.zone": "1",
         },
-        "frontends.web",
-        "15,000 members together",
+        "frontends.web.zone_affinity",
+        "no zone affinity",
         "",
     ),
+    ({"limits.frontends": 601}, "limits.frontends", "Azure's limit is 600", ""),
+    ({"limits.rules_per_member": 301}, "limits.rules_per_member", "Azure's limit is 300", ""),
 ]
 
 
@@ -333,6 +388,12 @@ WARNED: list[tuple[Changes, str, str, str]] = [
     ({"frontends.web.allow": []}, "frontends.web", "an empty `allow` admits nobody", '["0.0.0.0/0"]'),
     ({"frontends.six.scope": "public"}, "frontends.six", "admits nobody", '["::/0"]'),
     ({"probes.http.number_of_probes": 2}, "probes.http.number_of_probes", "ignored", "threshold"),
+    (
+        {"frontends.web": {"address": "10.0.0.10", "zones": ["1"], "zone_affinity": True}},
+        "frontends.web.zone_affinity",
+        "no member of pool web of rule a is in its zones",
+        "give members a `zone`",
+    ),
     ({"compat": "azure", "rules.0.idle_timeout": "31m"}, "rules[0].idle_timeout", "end at 30m", "keep-alives"),
 ]
 

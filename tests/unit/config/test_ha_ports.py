@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from asynclb.config.checks.deliveries import BACKEND_PORT_CLASH
+from asynclb.config.checks.ports import FRONTEND_PORT_TAKEN
 from asynclb.datapath.packet.limits import clashes
 from asynclb.model import BackendPool, Frontend, LoadBalancingRule, Member, Model, Scope
 from asynclb.net.flow import Protocol
@@ -79,7 +80,9 @@ PUBLIC = Said("rules[0].frontend", "Azure refuses HA ports on a public frontend"
 PORT = Said("rules[0].frontend_port", "protocol `all` takes every port (HA ports)", "write `frontend_port: 0`")
 BACKEND = Said("rules[0].backend_port", "protocol `all` takes every port (HA ports)", "write `backend_port: 0`")
 EVERY = Said("rules[0].frontend_port", "port 0 is every port, which needs protocol `all`", "or `protocol: all`")
-TWICE = Said("rules[1].frontend_port", "has HA ports on frontend in1", "change the port or the frontend")
+TWICE = Said(
+    "rules[1].frontend_port", "has HA ports on frontend in1", "change the port or the frontend", FRONTEND_PORT_TAKEN
+)
 NO_PROXY = Said("rules[0].proxy_protocol", "PROXY protocol is for tcp and udp", "remove it")
 
 
@@ -255,5 +258,6 @@ def test_many_rules_are_compared_quickly() -> None:
     """Six hundred HA-ports rules that clash with each other are refused, each once, by the first that it meets."""
     frontends = {f"f{n}": {"address": f"10.7.{n >> 8}.{n & 255}"} for n in range(600)}
     rules = [{"name": f"r{n}", **ha(f"f{n}")} for n in range(600)]
-    found = problems(changed(document(Combination("many", []), frontends=frontends, rules=rules, backend_pools=POOLS)))
+    more = {"rules": rules, "backend_pools": POOLS, "limits": {"rules_per_member": 100_000}}
+    found = problems(changed(document(Combination("many", []), frontends=frontends, **more)))
     assert [problem.rule.split()[1] for problem in found] == ["r0"] * 599
