@@ -26,7 +26,12 @@ class Event(StrEnum):
 
     DATAPATH_CHOSEN = "datapath_chosen"  # rule, datapath, mode, why
     DATAPATH_APPLIED = "datapath_applied"  # datapath, generation, took_ms
+    DATAPATH_ATTACHED = "datapath_attached"  # datapath, interface, mode
+    DATAPATH_ADOPTED = "datapath_adopted"  # datapath, interfaces, rules, members: what an instance before had left forwarding
+    DATAPATH_LEFT = "datapath_left"  # datapath, interfaces: go on forwarding without the process
     DATAPATH_FAILED = "datapath_failed"  # datapath, error
+    WORKER_STARTED = "worker_started"  # datapath, worker, pid, took_ms
+    WORKER_DIED = "worker_died"  # datapath, worker, pid, why: another one follows and goes on with its flows
     RULE_SILENT = "rule_silent"  # rule, pool: no member is eligible and new flows are dropped
     RULE_SERVING = "rule_serving"  # rule, pool, eligible
     ALL_MEMBERS_DOWN = "all_members_down"  # rule, pool, policy

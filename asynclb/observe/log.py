@@ -18,6 +18,7 @@ from asynclb.events import Emit, Event
 _LEVELS = {
     Event.HOST_LIMIT: logging.WARNING,
     Event.CONFIG_WARNING: logging.WARNING,
+    Event.WORKER_DIED: logging.WARNING,
     Event.CONFIG_WATCH_FAILED: logging.WARNING,
     Event.RULE_SILENT: logging.WARNING,
     Event.ALL_MEMBERS_DOWN: logging.WARNING,

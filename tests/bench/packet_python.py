@@ -6,6 +6,7 @@ to MEMBER:PORT. Runs until it is killed.
 
 import asyncio
 import ctypes
+import socket
 import struct
 import sys
 import time
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from asynclb.datapath.core.layout import Verdict
 from asynclb.datapath.core.oracle import Oracle
 from asynclb.datapath.packet.neighbours import look_around
-from asynclb.datapath.packet.ring import Egress, ReceiveRing
+from asynclb.datapath.packet.ring import ReceiveRing, open_receiver, open_sender, send_one
 from asynclb.net.flow import Protocol
 from tests.unit.core.world import pool, row, world
 
@@ -30,10 +31,10 @@ _HEAD = struct.Struct("=IIIHH")  # status, length, snapped, mac, net of struct t
 class PythonPort:
     """One interface: its ring, its sender, and the oracle in between. Owner: `main`."""
 
-    def __init__(self, oracle: Oracle, name: str, index: int, egresses: dict[int, Egress]) -> None:
-        self._oracle, self._index, self._egresses = oracle, index, egresses
-        self.ring = ReceiveRing(name, index, _FRAMES)
-        egresses[index] = Egress(name, index, _FRAMES)
+    def __init__(self, oracle: Oracle, name: str, index: int, senders: dict[int, socket.socket]) -> None:
+        self._oracle, self._index, self._senders = oracle, index, senders
+        self.ring = ReceiveRing(open_receiver(name, _FRAMES), index, _FRAMES)
+        senders[index] = open_sender(name)
 
     def serve(self) -> None:
         """Take a batch off the ring, decide each frame and send what leaves."""
@@ -44,7 +45,7 @@ class PythonPort:
                 return
             result = self._oracle.process(frame, ifindex=self._index, now_ns=now_ns)
             if result.verdict is Verdict.TX:
-                self._egresses[result.ifindex].send_one(result.frame)
+                send_one(self._senders[result.ifindex], result.frame)
 
     def _next(self) -> bytes | None:
         record = self.ring.rx.record
@@ -64,9 +65,9 @@ async def main(vip: str, member: str, port: int) -> None:
     around = await asyncio.to_thread(look_around, frozenset({address}))
     site = world(row(pool("bench", member), vip, port, protocol=Protocol.UDP), local=frozenset(around.addresses))
     oracle = Oracle(site.tables, site.plan, {site.plan.next_hops[address]: around.hops[address]})
-    egresses: dict[int, Egress] = {}
+    senders: dict[int, socket.socket] = {}
     for link in around.links.values():
-        served = PythonPort(oracle, link.name, link.index, egresses)
+        served = PythonPort(oracle, link.name, link.index, senders)
         asyncio.get_running_loop().add_reader(served.ring.sock.fileno(), served.serve)
     print("ready", flush=True)
     await asyncio.Event().wait()

@@ -261,6 +261,10 @@ class Core:
         """Return at most `limit` (9 at least) flows and the cursor for the next ones, or None at the end."""
         return self._flows.flows(cursor, limit)
 
+    def flow_count(self) -> int:
+        """Return how many flows are open."""
+        return self._flows.flow_count()
+
     def close(self) -> None:
         """Give the memory back. Nothing may be called afterwards."""
         self._memory = layout.CoreMemory()

@@ -1,12 +1,16 @@
-"""The packet datapath: frames from receive rings through the native core and out again, on the event loop.
+"""The packet datapath: frames from receive rings through the native core and out again.
 
     ring --> core (native, a bounded batch, in place) --> sendmmsg for each egress --> slots back to the kernel
     netlink --> neighbours --> next hops in the core, interfaces attached, guard
     tables --> plan, image --> one pointer swap
 
-A delta is applied in three steps. Prepare: look at routes and neighbours, build the image in a thread, open rings on
-interfaces that are new, put up the guard for the old keys and the new ones together. Commit: swap the image. Tidy:
-narrow the guard, close what is not needed any more. What was prepared is undone when something fails before the commit.
+Frames are moved by an engine on this event loop, or by one in each of several workers (`crew`). What decides is here:
+neighbours, numbers, plan, image, guard, announcements, sockets.
+
+A delta is applied in three steps. Prepare: look at routes and neighbours, build the image in a thread, open sockets on
+interfaces that are new, let every engine take both in, put up the guard for the old keys and the new ones together.
+Commit: every engine swaps the image. Tidy: narrow the guard, close what is not needed any more. What was prepared is
+undone when something fails before the commit.
 """
 
 import asyncio
@@ -16,32 +20,29 @@ from contextlib import suppress
 
 from asynclb import native
 from asynclb.datapath.base import Counters, FlowRecord, Refusal
-from asynclb.datapath.core.core import Core
 from asynclb.datapath.core.image import Plan, build_image
+from asynclb.datapath.core.values import NextHop
 from asynclb.datapath.host import Capability, missing, take_namespace
 from asynclb.datapath.nft import Nftables
 from asynclb.datapath.packet.announce import announcement
+from asynclb.datapath.packet.crew import Alone, Crew
+from asynclb.datapath.packet.engine import MAX_MEMBERS, MAX_NEXT_HOPS, MAX_RULES, Present
+from asynclb.datapath.packet.fanout import Pinning
 from asynclb.datapath.packet.guard import Guarded, guarded
 from asynclb.datapath.packet.ids import Ids
 from asynclb.datapath.packet.limits import clashes, static_refusal
 from asynclb.datapath.packet.neighbours import Link, Neighbours, Surroundings
-from asynclb.datapath.packet.ports import Port
 from asynclb.datapath.packet.report import counters_of, record_of
+from asynclb.datapath.packet.ring import send_one
 from asynclb.datapath.packet.ruleset import NO_TABLE, TABLE, ruleset, watches_egress
+from asynclb.datapath.packet.sockets import LinkSockets, open_sockets
+from asynclb.datapath.packet.workers import Workers
 from asynclb.errors import ApplyError, HostError, Problem
 from asynclb.events import Emit, Event
 from asynclb.net.address import Address
 from asynclb.tables.diff import Delta
 from asynclb.tables.row import FrontendKey, Row
 from asynclb.tables.tables import EMPTY_TABLES, Tables
-
-MAX_FLOWS = 1_000_000
-MAX_RULES = 8_192
-MAX_MEMBERS = 65_536
-MAX_NEXT_HOPS = 65_536
-
-_SWEEP_S = 0.02
-_SWEEP_BUCKETS = 512  # a full table of 111,112 buckets is seen once in 4.5 s; one call takes well under 1 ms
 
 MemberName = tuple[str, str, Address]
 """(pool, member, address): a member that changes its address is another one to its flows."""
@@ -52,8 +53,11 @@ class PacketDatapath:
 
     name = "packet"
 
-    def __init__(self, *, emit: Emit) -> None:
+    def __init__(self, *, emit: Emit, workers: int = 1) -> None:
+        """Make it; with several workers, as many processes move the frames."""
         self._emit = emit
+        self._workers = workers
+        self._remedy = "run as root or with these capabilities, or use `datapath: proxy` where it can"
         self._why_not = "it has not been opened"
         self._running: _Running | None = None
         self._leftover = False
@@ -76,19 +80,19 @@ class PacketDatapath:
         elif not native.available:
             self._why_not = f"the native library is not there: {native.reason}"
         else:
+            if self._workers > 1:
+                self._why_not, self._remedy = _unpinnable(self._workers), "grant CAP_BPF, or set `workers: 1`"
             self._leftover = await asyncio.to_thread(_has_leftover)
 
     def mode(self, _row: Row) -> str:
-        """Return `rings`: every rule is carried in the same way."""
-        return "rings"
+        """Return `rings`, or how many workers have some: every rule is carried in the same way."""
+        return "rings" if self._workers == 1 else f"rings of {self._workers} workers"
 
     def refusal(self, row: Row) -> Refusal | None:
         """Return why this datapath cannot carry the row, or None."""
         refused = static_refusal(row)
         if refused is None and self._why_not:
-            return Refusal(
-                self._why_not, "run as root or with these capabilities, or use `datapath: proxy` where it can"
-            )
+            return Refusal(self._why_not, self._remedy)
         return refused
 
     async def apply(self, delta: Delta) -> None:
@@ -99,7 +103,7 @@ class PacketDatapath:
             return
         try:
             if self._running is None:
-                self._running = _Running(self._emit)
+                self._running = _Running(self._emit, self._workers)
             await self._running.execute(delta.new)
         except (HostError, OSError, LookupError, ValueError) as error:
             raise ApplyError([Problem((), "", f"packet datapath: {error}", "nothing was changed")]) from error
@@ -132,16 +136,18 @@ class PacketDatapath:
 
 
 class _Running:
-    """Rings, core and guard while there is something to execute. Owner: the datapath."""
+    """Engines, sockets and guard while there is something to execute. Owner: the datapath."""
 
-    def __init__(self, emit: Emit) -> None:
+    def __init__(self, emit: Emit, workers: int) -> None:
         """Take the namespace. Raises: HostError -> another instance runs here, or a library is missing."""
         self._emit = emit
         self._loop = asyncio.get_running_loop()
         self._nft = Nftables()
         self._lock = take_namespace("packet")
-        self._core = Core(MAX_FLOWS, max_rules=MAX_RULES, max_members=MAX_MEMBERS, max_next_hops=MAX_NEXT_HOPS)
-        self._ports: dict[int, Port] = {}
+        self._pinning = Pinning() if workers > 1 else None
+        self._crew: Crew = Workers(workers, emit) if workers > 1 else Alone()
+        self._started = False
+        self._present = Present()
         self._rules: Ids[str] = Ids(MAX_RULES)
         self._members: Ids[MemberName] = Ids(MAX_MEMBERS)
         self._hops: Ids[Address] = Ids(MAX_NEXT_HOPS)
@@ -157,7 +163,6 @@ class _Running:
         self._news: Surroundings | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._neighbours = Neighbours(emit, self._surroundings_changed)
-        self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
 
     async def execute(self, tables: Tables) -> None:
         """Prepare, commit, tidy. Raises: OSError, HostError, LookupError, ValueError -> nothing has changed."""
@@ -166,28 +171,35 @@ class _Running:
         if problems:
             raise ApplyError(problems)
         async with self._turn:
+            if not self._started:
+                await self._crew.start()
+                self._started = True
             around = await self._neighbours.want(_member_addresses(rows))
             await self._enter(tables, rows, around)
 
     async def _enter(self, tables: Tables, rows: list[Row], around: Surroundings) -> None:
         plan = self._plan(rows, around)
         image = await asyncio.to_thread(build_image, tables, plan)
-        fresh = self._open_ports(around.links)
+        links = self._open_links(around.links)
         wanted = guarded(rows, ((link.name, link.index) for link in around.links.values()), plan.local)
         both = wanted if self._guarded is None else self._guarded | wanted
+        ours = {row.key.address for row in rows} | wanted.members
+        present = Present(image, self._reached(around), links)
         try:
+            if self._pinning is not None:
+                self._pinning.add(ours)
+            await self._crew.prepare(present)
             await self._guard(both)
         except BaseException:
-            for port in fresh:
-                port.close()
+            await self._crew.abandon()
+            _close_links(links, but=self._present.links)
             raise
-        self._core.publish(image)
-        self._set_hops(around)
-        self._tables = tables
-        for port in fresh:
-            self._attach(port)
-        for index in self._ports.keys() - around.links.keys():
-            self._detach(index)
+        before, self._present, self._tables = self._present, present, tables
+        await self._crew.commit()
+        self._lost += sum(sockets.lost() for sockets in before.links.values())
+        _close_links(before.links, but=links)
+        if self._pinning is not None:
+            self._pinning.keep(ours)
         await self._guard(wanted)
         self._announce(rows, around)
 
@@ -199,36 +211,38 @@ class _Running:
             self._guarded = wanted
 
     def counters(self) -> Counters:
-        """Return the core's counters by name."""
-        self._lost += sum(port.lost() for port in self._ports.values())
-        return counters_of(self._core.counters(), self._rules.names(), self._members.names(), self._lost)
+        """Return the engines' counters by name."""
+        self._lost += sum(sockets.lost() for sockets in self._present.links.values())
+        return counters_of(self._crew.counters(), self._rules.names(), self._members.names(), self._lost)
 
     def flows(self) -> Iterator[FlowRecord]:
-        """Walk through the flow table."""
-        cursor: int | None = 0
+        """Walk through the flow tables."""
         rules, members = self._rules.names(), self._members.names()
         rows = {entry.row.rule.name: entry.row for entry in self._tables.entries.values()}
-        while cursor is not None:
-            found, cursor = self._core.flows(cursor)
-            for flow in found:
-                yield record_of(flow, rules, members, rows, time.monotonic())
+        for pages in self._crew.tables():
+            cursor: int | None = 0
+            while cursor is not None:
+                found, cursor = pages(cursor)
+                for flow in found:
+                    yield record_of(flow, rules, members, rows, time.monotonic())
 
     async def close(self, drain_s: float) -> int:
         """Wait for flows to end, at most `drain_s`; then undo everything. Returns how many flows were left."""
         with suppress(TimeoutError):
             async with asyncio.timeout(drain_s):
-                while self._core.counters().flows:  # noqa: ASYNC110  nothing hot shall signal it
+                while self._crew.flow_count():  # noqa: ASYNC110  nothing hot shall signal it
                     await asyncio.sleep(0.1)
-        left = self._core.counters().flows
-        self._sweeper.cancel()
+        left = self._crew.flow_count()
         self._neighbours.close()
         if self._refreshing is not None:
             self._refreshing.cancel()
-        for index in tuple(self._ports):
-            self._detach(index)
+            await asyncio.wait((self._refreshing,))
+        await self._crew.close()
+        _close_links(self._present.links, but={})
         with suppress(OSError):
             await asyncio.to_thread(self._nft.run, NO_TABLE)
-        self._core.close()
+        if self._pinning is not None:
+            self._pinning.close()
         self._lock.close()
         return left
 
@@ -249,13 +263,14 @@ class _Running:
             local=frozenset(around.addresses),
         )
 
-    def _set_hops(self, around: Surroundings) -> None:
-        for index, address in self._hops.names().items():
-            self._core.set_next_hop(index, around.hops.get(address))
+    def _reached(self, around: Surroundings) -> dict[int, NextHop]:
+        """Return the next hops that are resolved, by number."""
+        names = self._hops.names()
+        return {number: around.hops[address] for number, address in names.items() if address in around.hops}
 
     def _surroundings_changed(self, around: Surroundings) -> None:
         """Follow neighbours at once; interfaces and addresses need a new image and come in their turn."""
-        self._set_hops(around)
+        self._crew.set_hops(self._reached(around))
         self._news = around
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = self._loop.create_task(self._refresh(), name="packet-surroundings")
@@ -270,57 +285,49 @@ class _Running:
                 except (OSError, HostError, LookupError, ValueError) as error:
                     self._emit(Event.DATAPATH_FAILED, datapath="packet", error=str(error))
 
-    def _open_ports(self, links: Mapping[int, Link]) -> list[Port]:
-        fresh: list[Port] = []
+    def _open_links(self, links: Mapping[int, Link]) -> Mapping[int, LinkSockets]:
+        """Return the sockets of every interface, opening those that are new. Raises: OSError -> none was opened."""
+        found: dict[int, LinkSockets] = {}
         try:
             for index, link in links.items():
-                known = self._ports.get(index)
-                if known is None or known.link != link:
-                    fresh.append(Port(link))
+                known = self._present.links.get(index)
+                if known is not None and known.link == link:
+                    found[index] = known
+                else:
+                    found[index] = open_sockets(link, self._pinning, self._crew.engines)
         except BaseException:
-            for port in fresh:
-                port.close()
+            _close_links(found, but=self._present.links)
             raise
-        return fresh
-
-    def _attach(self, port: Port) -> None:
-        if port.link.index in self._ports:
-            self._detach(port.link.index)
-        port.attach(self._core)
-        self._ports[port.link.index] = port
-        self._loop.add_reader(port.fileno(), self._serve, port)
-
-    def _detach(self, index: int) -> None:
-        port = self._ports.pop(index)
-        self._loop.remove_reader(port.fileno())
-        port.close()
-
-    def _serve(self, port: Port) -> None:
-        """Take a batch off a ring. The loop calls again while the ring is readable."""
-        port.serve(self._core, self._ports, time.monotonic_ns())
+        return found
 
     def _announce(self, rows: Iterable[Row], around: Surroundings) -> None:
         """Tell the networks that VIPs are part of where these are now, once."""
         vips = {row.key.address for row in rows} - around.addresses.keys()
         due = {(vip, index) for vip in vips for network, index in around.prefixes if vip in network}
         for vip, index in due - self._announced:
-            port = self._ports.get(index)
-            if port is not None:
-                port.egress.send_one(announcement(vip, port.link.address))
+            sockets = self._present.links.get(index)
+            if sockets is not None:
+                send_one(sockets.senders[0], announcement(vip, sockets.link.address))
         self._announced = due
-
-    def _sweep(self) -> None:
-        self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
-        swept = self._core.sweep(time.monotonic_ns(), _SWEEP_BUCKETS)
-        for reset in swept.resets:
-            for index, frame in reset.frames:
-                port = self._ports.get(index)
-                if port is not None:
-                    port.egress.send_one(frame)
 
 
 def _member_addresses(rows: Iterable[Row]) -> frozenset[Address]:
     return frozenset(member.address for row in rows for member in row.pool.members)
+
+
+def _close_links(links: Mapping[int, LinkSockets], *, but: Mapping[int, LinkSockets]) -> None:
+    for index, sockets in links.items():
+        if but.get(index) is not sockets:
+            sockets.close()
+
+
+def _unpinnable(workers: int) -> str:
+    """Return why flows cannot be pinned to workers here, or nothing."""
+    try:
+        Pinning().close()
+    except OSError as error:
+        return f"`workers: {workers}` needs a program that pins flows, which the kernel refused: {error}"
+    return ""
 
 
 def _has_leftover() -> bool:

@@ -1,10 +1,11 @@
-"""A port: one interface of the host, with its receive ring and its sender."""
+"""A port: one interface of the host as one engine has it, with a receive ring and a sender of its own."""
 
+import socket
 from collections.abc import Mapping
 
 from asynclb.datapath.core.core import Core
 from asynclb.datapath.packet.neighbours import Link
-from asynclb.datapath.packet.ring import Egress, ReceiveRing
+from asynclb.datapath.packet.ring import Egress, ReceiveRing, send_one
 
 RING_FRAMES = 480
 """Frames that may wait for the loop: large ones hold 30 MiB of streams, small ones 2 ms at 250,000 a second."""
@@ -14,19 +15,24 @@ _BUDGET = 128
 """Frames a call: 128 large ones take about 2 ms, then the loop's other work has its turn."""
 
 
-class Port:
-    """Owner: the datapath."""
+_SLOW_NS = 20_000_000
+"""A frame that is announced but not there after so long is not being written: it stands elsewhere in the ring."""
 
-    def __init__(self, link: Link) -> None:
-        """Open both sockets. Raises: OSError -> the interface is gone, or a capability is missing."""
-        self.link = link
-        self._ring = ReceiveRing(link.name, link.index, RING_FRAMES)
+
+class Port:
+    """Owner: an engine."""
+
+    def __init__(self, link: Link, receiver: socket.socket, sender: socket.socket, *, own: bool = False) -> None:
+        """Map the ring and make a buffer; `own`: the sockets are the port's. Raises: OSError -> no memory."""
+        self.link, self._own = link, own
+        self._ring = ReceiveRing(receiver, link.index, RING_FRAMES)
         try:
-            self.egress = Egress(link.name, link.index, _EGRESS_FRAMES)
+            self.egress = Egress(sender, link.index, _EGRESS_FRAMES)
         except BaseException:
             self._ring.close()
             raise
         self._attached: Core | None = None
+        self._idle_since_ns: int | None = None
 
     def attach(self, core: Core) -> None:
         """Let the core send by this port."""
@@ -39,16 +45,31 @@ class Port:
         batch = core.receive(self._ring.rx, _BUDGET, now_ns)
         for ifindex in batch.dirty:
             ports[ifindex].egress.flush(core)
+        if batch.frames:
+            self._idle_since_ns = None
+        else:
+            self._look_for_frame(now_ns)
 
-    def lost(self) -> int:
-        """Return how many frames the ring has lost since the last call."""
-        return self._ring.statistics().lost
+    def _look_for_frame(self, now_ns: int) -> None:
+        """Find the frame that is announced: in an idle ring nobody could know where the reader before has stopped."""
+        if self._idle_since_ns is None:
+            self._idle_since_ns = now_ns
+        elif now_ns - self._idle_since_ns > _SLOW_NS:
+            self._ring.rx.seek()
+            self._idle_since_ns = None
+
+    def send(self, frame: bytes) -> None:
+        """Send one frame of our own."""
+        send_one(self.egress.sock, frame)
 
     def fileno(self) -> int:
-        """Return the receive ring's descriptor."""
+        """Return the receiver's descriptor."""
         return self._ring.sock.fileno()
 
     def close(self) -> None:
-        """Close both sockets; the core sends nothing more by this port."""
+        """Let go of the ring; the core sends nothing more by this port."""
         self._ring.close()
         self.egress.close(self._attached)
+        if self._own:
+            self._ring.sock.close()
+            self.egress.sock.close()

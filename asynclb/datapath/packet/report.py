@@ -1,8 +1,10 @@
 """The core's numbers under the operator's names. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import TypeVar
 
-from asynclb.datapath.base import Counters, FlowRecord, MemberCounters
+from asynclb.datapath.base import Counters, FlowRecord, MemberCounters, RuleCounters
 from asynclb.datapath.core.values import CoreCounters, FlowView
 from asynclb.net.address import Address, endpoint
 from asynclb.net.drop import Drop
@@ -11,6 +13,8 @@ from asynclb.tables.row import Row
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 47: "gre", 50: "esp", 51: "ah", 58: "icmpv6", 132: "sctp"}
 
 MemberName = tuple[str, str, Address]
+
+Counted = TypeVar("Counted", RuleCounters, MemberCounters)
 
 
 def counters_of(core: CoreCounters, rules: Mapping[int, str], members: Mapping[int, MemberName], lost: int) -> Counters:
@@ -55,10 +59,26 @@ def record_of(
     )
 
 
-def _sum(one: MemberCounters, other: MemberCounters) -> MemberCounters:
-    return MemberCounters(
-        bytes_in=one.bytes_in + other.bytes_in,
-        bytes_out=one.bytes_out + other.bytes_out,
-        new_flows=one.new_flows + other.new_flows,
-        flows=one.flows + other.flows,
+def _sum(one: Counted, other: Counted) -> Counted:
+    return type(one)(*(getattr(one, f.name) + getattr(other, f.name) for f in fields(one)))
+
+
+def total(parts: Iterable[CoreCounters]) -> CoreCounters:
+    """Add up what several cores counted."""
+    found = tuple(parts)
+    return CoreCounters(
+        rules=_by_number([part.rules for part in found]),
+        members=_by_number([part.members for part in found]),
+        drops={reason: sum(part.drops.get(reason, 0) for part in found) for part in found for reason in part.drops},
+        flows=sum(part.flows for part in found),
+        stateless=sum(part.stateless for part in found),
+        expired=sum(part.expired for part in found),
     )
+
+
+def _by_number(parts: Iterable[Mapping[int, Counted]]) -> dict[int, Counted]:
+    summed: dict[int, Counted] = {}
+    for part in parts:
+        for number, counted in part.items():
+            summed[number] = _sum(summed[number], counted) if number in summed else counted
+    return summed

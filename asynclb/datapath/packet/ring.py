@@ -15,13 +15,13 @@ import ctypes
 import mmap
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 from asynclb.datapath.core.core import Core, RxRing
 from asynclb.datapath.packet.ruleset import MARK
 
-_SOL_PACKET = 263
+SOL_PACKET = 263
 _PACKET_RX_RING = 5
 _PACKET_STATISTICS = 6
 _PACKET_VERSION = 10
@@ -47,68 +47,81 @@ _LIBC.sendmmsg.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.
 _LIBC.sendmmsg.restype = ctypes.c_int
 
 
-@dataclass(frozen=True, slots=True)
-class RingStatistics:
-    """Frames since the last call: taken by the ring, and lost because it was full."""
+def open_receiver(
+    interface: str, frames: int, *, before: Callable[[socket.socket], None] | None = None
+) -> socket.socket:
+    """Open a socket with a TPACKET_V2 ring, bound: frames arrive from now on. `frames` is a multiple of 240.
 
-    frames: int
-    lost: int
+    V2, because it hands every frame over at once; V3 holds a lone frame back until its block retires. `before` may
+    set more options before frames arrive. Whoever has the socket needs no capability to map and read the ring.
+    Raises: OSError -> no such interface, no capability.
+    """
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+    try:
+        sock.setsockopt(SOL_PACKET, _PACKET_VERSION, _TPACKET_V2)
+        sock.setsockopt(SOL_PACKET, _PACKET_VNET_HDR, 1)
+        sock.setsockopt(SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+        blocks = frames // _BLOCK_FRAMES
+        request = struct.pack("IIII", _BLOCK_FRAMES * FRAME_BYTES, blocks, FRAME_BYTES, frames)
+        sock.setsockopt(SOL_PACKET, _PACKET_RX_RING, request)
+        if before is not None:
+            before(sock)
+        sock.bind((interface, _ETH_P_ALL))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def open_sender(interface: str) -> socket.socket:
+    """Open a socket whose frames leave by an interface, marked as ours. Raises: OSError -> as `open_receiver`."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+    try:
+        sock.setsockopt(SOL_PACKET, _PACKET_VNET_HDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
+        sock.bind((interface, 0))  # protocol 0: this socket receives nothing
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def send_one(sock: socket.socket, frame: bytes) -> None:
+    """Send one frame of our own; the wire may lose it as any other."""
+    with suppress(OSError):
+        sock.send(_NO_OFFLOAD + frame)
+
+
+def lost_frames(sock: socket.socket) -> int:
+    """Return how many frames a receiver had no room for since the last call."""
+    _taken, lost = struct.unpack("II", sock.getsockopt(SOL_PACKET, _PACKET_STATISTICS, 8))
+    return int(lost)
 
 
 class ReceiveRing:
-    """A TPACKET_V2 ring on one interface. Owner: a port.
+    """The ring of a receiver, mapped. Owner: a port; the socket stays its opener's."""
 
-    V2, because it hands every frame over at once; V3 holds a lone frame back until its block retires.
-    """
-
-    def __init__(self, interface: str, ifindex: int, frames: int) -> None:
-        """Open, map and bind: frames arrive from now on. `frames` is a multiple of 240, for whole blocks.
-
-        Raises: OSError -> no such interface, no capability.
-        """
-        self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-        try:
-            self.sock.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V2)
-            self.sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
-            self.sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-            blocks = frames // _BLOCK_FRAMES
-            request = struct.pack("IIII", _BLOCK_FRAMES * FRAME_BYTES, blocks, FRAME_BYTES, frames)
-            self.sock.setsockopt(_SOL_PACKET, _PACKET_RX_RING, request)
-            self._map = mmap.mmap(self.sock.fileno(), frames * FRAME_BYTES, mmap.MAP_SHARED)
-            self.rx = RxRing(self._map, ifindex=ifindex, frame_size=FRAME_BYTES, frame_count=frames)
-            self.sock.bind((interface, _ETH_P_ALL))
-        except BaseException:
-            self.sock.close()
-            raise
-
-    def statistics(self) -> RingStatistics:
-        """Read and reset the kernel's counters."""
-        taken, lost = struct.unpack("II", self.sock.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
-        return RingStatistics(taken, lost)
+    def __init__(self, sock: socket.socket, ifindex: int, frames: int) -> None:
+        """Map it. Raises: OSError -> no memory."""
+        self.sock = sock
+        self._map = mmap.mmap(sock.fileno(), frames * FRAME_BYTES, mmap.MAP_SHARED)
+        self.rx = RxRing(self._map, ifindex=ifindex, frame_size=FRAME_BYTES, frame_count=frames)
+        self.rx.seek()
 
     def close(self) -> None:
-        """Unmap and close."""
+        """Unmap."""
         self.rx.close()
         self._map.close()
-        self.sock.close()
 
 
 class Egress:
-    """Sends what the core has written for one interface. Owner: a port."""
+    """Sends what the core has written for one interface. Owner: a port; the socket stays its opener's."""
 
-    def __init__(self, interface: str, ifindex: int, frames: int) -> None:
-        """Open the socket and make the buffer. Raises: OSError -> no such interface, no capability."""
-        self.ifindex = ifindex
+    def __init__(self, sock: socket.socket, ifindex: int, frames: int) -> None:
+        """Make the buffer. Raises: OSError -> no memory."""
+        self.sock, self.ifindex = sock, ifindex
         self._frames = frames
         self._tail = 0
-        self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-        try:
-            self.sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
-            self.sock.bind((interface, 0))  # protocol 0: this socket receives nothing
-        except BaseException:
-            self.sock.close()
-            raise
         self.buffer = mmap.mmap(-1, frames * _STRIDE)
         self._vectors = ctypes.create_string_buffer(_IOVEC_BYTES * frames)
         self._messages = ctypes.create_string_buffer(_MMSGHDR.size * frames)
@@ -133,15 +146,9 @@ class Egress:
             sent = _LIBC.sendmmsg(self.sock.fileno(), base + at * _MMSGHDR.size, count - at, 0)
             at += max(sent, 1)
 
-    def send_one(self, frame: bytes) -> None:
-        """Send one frame of our own; the wire may lose it as any other."""
-        with suppress(OSError):
-            self.sock.send(_NO_OFFLOAD + frame)
-
     def close(self, core: Core | None = None) -> None:
-        """Take the buffer from the core and close."""
+        """Take the buffer from the core and give it back."""
         if core is not None:
             core.detach_egress(self.ifindex)
-        self.sock.close()
         with suppress(BufferError):  # the core's view goes with its next collection
             self.buffer.close()

@@ -1,0 +1,105 @@
+"""Who moves the frames: one engine in this process, or one in each of several workers."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from asynclb.datapath.core.values import CoreCounters, FlowView, NextHop
+from asynclb.datapath.packet.engine import Engine, Present, change, changed_hops
+
+Pages = Callable[[int], tuple[list[FlowView], int | None]]
+"""A flow table in pages: from a cursor, 0 at first, to flows and the next cursor, None at the end."""
+
+
+class Crew(Protocol):
+    """Engines that are told the same. Owner: the datapath, which prepares one change at a time."""
+
+    engines: int
+
+    async def start(self) -> None:
+        """Be ready for changes. Raises: HostError, OSError."""
+
+    async def prepare(self, wanted: Present) -> None:
+        """Let every engine make ready for what it shall have.
+
+        Raises: OSError, ValueError -> one of them cannot; `abandon` lets the others give up.
+        """
+
+    async def commit(self) -> None:
+        """Let every engine do what was prepared. Cannot fail; when it returns, every engine has done it."""
+
+    async def abandon(self) -> None:
+        """Let every engine give up what was prepared."""
+
+    def set_hops(self, hops: Mapping[int, NextHop]) -> None:
+        """Let every engine have these next hops, soon."""
+
+    def forget(self, members: Collection[int]) -> None:
+        """Let every engine remove the flows of these members, before anything that is told later."""
+
+    def counters(self) -> CoreCounters:
+        """Return a snapshot of the counters of all."""
+
+    def tables(self) -> tuple[Pages, ...]:
+        """Return every engine's flow table."""
+
+    def flow_count(self) -> int:
+        """Return how many flows are open."""
+
+    async def close(self) -> None:
+        """Stop every engine."""
+
+
+class Alone:
+    """The engine in this process. Owner: the datapath."""
+
+    engines = 1
+
+    def __init__(self) -> None:
+        self._engine = Engine()
+        self._has = Present()
+        self._wanted: Present | None = None
+
+    async def start(self) -> None:
+        """Be ready at once."""
+
+    async def prepare(self, wanted: Present) -> None:
+        """Prepare. Raises: OSError, ValueError."""
+        self._engine.prepare(change(self._has, wanted, 0))
+        self._wanted = wanted
+
+    async def commit(self) -> None:
+        """Commit."""
+        if self._wanted is not None:
+            self._engine.commit(changed_hops(self._has.hops, self._wanted.hops))
+            self._has, self._wanted = self._wanted, None
+
+    async def abandon(self) -> None:
+        """Abandon."""
+        self._engine.abandon()
+        self._wanted = None
+
+    def set_hops(self, hops: Mapping[int, NextHop]) -> None:
+        """Set those that changed."""
+        self._engine.set_hops(changed_hops(self._has.hops, hops))
+        self._has = replace(self._has, hops=hops)
+
+    def forget(self, members: Collection[int]) -> None:
+        """Remove the flows of these members."""
+        self._engine.forget(members)
+
+    def counters(self) -> CoreCounters:
+        """Return the core's counters."""
+        return self._engine.core.counters()
+
+    def tables(self) -> tuple[Pages, ...]:
+        """Return the one flow table."""
+        return (self._engine.core.flows,)
+
+    def flow_count(self) -> int:
+        """Return how many flows are open."""
+        return self._engine.core.flow_count()
+
+    async def close(self) -> None:
+        """Close the engine."""
+        self._engine.close()

@@ -1,0 +1,177 @@
+"""The packet datapath with two workers: flows are pinned, numbers add up, and a worker may die."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from asynclb.datapath.packet import PacketDatapath
+from asynclb.events import Event
+from asynclb.lab import Site
+from tests.netns.balancer import WAIT_S, Balancer
+from tests.netns.balancer import balancer as driven
+from tests.netns.packet_site import VIPS, UdpMembers, address_of, ask, ha_rule, once, rule
+from tests.netns.proxy_site import Members
+from tests.netns.test_packet_traffic import BOTH, greet
+
+WORKERS = 2
+CLIENTS = 64
+PORT = 5300
+
+
+@pytest.fixture
+async def balancer(site: Site) -> AsyncIterator[Balancer]:
+    """Give the test the packet datapath with two workers on the balancer's host."""
+    async with driven(site.lb, partial(PacketDatapath, workers=WORKERS)) as found:
+        yield found
+
+
+async def many_clients(site: Site, version: int, stack: ExitStack) -> list[socket.socket]:
+    """Return a datagram socket from each of many addresses of one client's network, connected to the VIP."""
+    host = site.clients[0]
+    own, bits, extra = address_of(host, version), "32" if version == 4 else "128", () if version == 4 else ("nodad",)
+    device = (await host.check_output("ip", "-o", "route", "get", VIPS[version])).split(" dev ")[1].split()[0]
+    sockets = []
+    for number in range(100, 100 + CLIENTS):
+        address = own[: own.rindex("." if version == 4 else ":") + 1] + str(number)
+        await host.check_output("ip", "address", "add", f"{address}/{bits}", "dev", device, *extra)
+        sock = host.open_socket(socket.AF_INET6 if version == 6 else socket.AF_INET, socket.SOCK_DGRAM)
+        stack.enter_context(sock)
+        sock.setblocking(False)
+        sock.bind((address, 0))
+        sock.connect((VIPS[version], PORT))
+        sockets.append(sock)
+    return sockets
+
+
+async def pids(balancer: Balancer) -> dict[int, int]:
+    """Return the process of each worker."""
+    return {int(str(f["worker"])): int(str(f["pid"])) for f in balancer.events.of(Event.WORKER_STARTED)}
+
+
+def shares(balancer: Balancer) -> list[int]:
+    """Return how many flows each worker has made: read where the datapath lives."""
+    running = balancer._driver.proxy._running
+    return [sum(m.new_flows for m in w.flows.counters().rules.values()) for w in running._crew._workers]
+
+
+@BOTH
+async def test_flows_are_shared_and_counted_once(site: Site, balancer: Balancer, version: int) -> None:
+    """Datagrams of many clients are all answered, both workers take part, and the numbers are those of one balancer."""
+    await balancer.apply(ha_rule(site, version))
+    with UdpMembers(site, version, port=PORT), ExitStack() as stack:
+        sockets = await many_clients(site, version, stack)
+        for _ in range(3):
+            assert all(await asyncio.gather(*(once(sock, b"?", wait_s=WAIT_S) for sock in sockets)))
+    assert all(share > CLIENTS // 8 for share in shares(balancer)), shares(balancer)
+    assert sum(shares(balancer)) == CLIENTS
+    counters = await balancer.counters()
+    counted = counters.rules[f"ha{version}"]
+    assert (counted.packets_in, counted.packets_out, counted.new_flows) == (3 * CLIENTS, 3 * CLIENTS, CLIENTS)
+    flows = [flow for flow in await balancer.flows() if flow.protocol == "udp"]
+    assert Counter(flow.client for flow in flows).most_common(1)[0][1] == 1
+    assert len(flows) == CLIENTS
+    assert all(flow.bytes_in and flow.bytes_out for flow in flows)
+
+
+@BOTH
+async def test_every_kind_of_packet_meets_its_worker(site: Site, balancer: Balancer, version: int) -> None:
+    """Connections, pings, and datagrams in fragments of many clients come through, one as another."""
+    await balancer.apply(ha_rule(site, version))
+    with Members(site, version, port=80) as members, UdpMembers(site, version, port=PORT), ExitStack() as stack:
+        sockets = await many_clients(site, version, stack)
+        for sock in sockets:
+            answer = await once(sock, b"x" * 4_000, wait_s=WAIT_S)
+            assert answer is not None
+            assert answer.endswith(b"x" * 4_000)
+        for sock in sockets[:8]:
+            await site.clients[0].check_output("ping", "-c1", "-W5", "-I", sock.getsockname()[0], VIPS[version])
+        for host in site.clients:
+            async with members.joined(host, VIPS[version], 80) as (client, accepted):
+                await greet(client, accepted)
+
+
+@BOTH
+async def test_a_member_that_is_a_client(site: Site, balancer: Balancer, version: int) -> None:
+    """A member reaches its own VIP, whichever member is chosen: both halves meet one worker."""
+    await balancer.apply(ha_rule(site, version))
+    with UdpMembers(site, version, port=PORT) as members:
+        for _ in range(8):
+            with site.members[0].udp(VIPS[version], PORT) as sock:
+                await ask(sock)
+    assert len(set(members.served)) > 1
+
+
+async def test_a_worker_that_is_killed(site: Site, balancer: Balancer) -> None:
+    """The other one goes on, it returns with its flows, an event says so, and no number ever falls."""
+    await balancer.apply(ha_rule(site))
+    with UdpMembers(site, port=PORT), ExitStack() as stack:
+        sockets = await many_clients(site, 4, stack)
+        assert all(await asyncio.gather(*(once(sock, b"?", wait_s=WAIT_S) for sock in sockets)))
+        before = await balancer.counters()
+        owners = {flow.client: flow.target for flow in await balancer.flows() if flow.protocol == "udp"}
+        os.kill((await pids(balancer))[1], signal.SIGKILL)
+        answers = await asyncio.gather(*(once(sock, b"!", wait_s=1.5) for sock in sockets))
+        assert all(answers), "what came while the worker was away waits in its ring"
+        died = balancer.events.of(Event.WORKER_DIED)
+        assert [(event["worker"], event["why"]) for event in died] == [(1, "killed by SIGKILL")]
+        assert len(balancer.events.of(Event.WORKER_STARTED)) == WORKERS + 1
+        after = await balancer.counters()
+        assert after.rules["ha4"].packets_in == before.rules["ha4"].packets_in + CLIENTS
+        assert after.rules["ha4"].new_flows == before.rules["ha4"].new_flows
+        assert after.flows == before.flows
+        assert {f.client: f.target for f in await balancer.flows() if f.protocol == "udp"} == owners
+
+
+async def test_tables_change_while_a_worker_is_away(site: Site, balancer: Balancer) -> None:
+    """A worker that comes back has the tables of now, not those that its predecessor knew."""
+    await balancer.apply(ha_rule(site))
+    for pid in (await pids(balancer)).values():
+        os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(WAIT_S):
+        while len(balancer.events.of(Event.WORKER_DIED)) < WORKERS:
+            await asyncio.sleep(0.001)
+    await balancer.apply(ha_rule(site), down=["be1", "be2"])
+    with UdpMembers(site, port=PORT) as members, ExitStack() as stack:
+        sockets = await many_clients(site, 4, stack)
+        assert all(await asyncio.gather(*(once(sock, b"?", wait_s=WAIT_S) for sock in sockets)))
+        assert set(members.served) == {"be3"}
+
+
+async def test_reloads_under_traffic(site: Site, balancer: Balancer) -> None:
+    """Generations take turns while many clients ask: every question is answered."""
+    await balancer.apply(ha_rule(site))
+    with UdpMembers(site, port=PORT), ExitStack() as stack:
+        sockets = await many_clients(site, 4, stack)
+        done = False
+
+        async def visit(sock: socket.socket) -> int:
+            asked = 0
+            while not done:
+                assert await once(sock, b"?", wait_s=WAIT_S)
+                asked += 1
+            return asked
+
+        visits = [asyncio.create_task(visit(sock)) for sock in sockets[:16]]
+        for number in range(10):
+            await balancer.apply(ha_rule(site), rule(site, 6), down=["be1"] if number % 2 else [])
+        done = True
+        assert all(await asyncio.gather(*visits))
+
+
+async def test_closing_leaves_nothing(site: Site, balancer: Balancer) -> None:
+    """After closing there is no worker, no filter and no packet socket."""
+    await balancer.apply(ha_rule(site))
+    found = list((await pids(balancer)).values())
+    assert len(found) == WORKERS
+    assert await balancer.close() == 0
+    assert not [pid for pid in found if Path(f"/proc/{pid}").exists()]
+    assert await site.lb.check_output("nft", "list", "ruleset") == ""
+    assert len((await site.lb.check_output("cat", "/proc/net/packet")).splitlines()) == 1
