@@ -16,7 +16,7 @@ from asynclb.datapath.core.oracle import Oracle
 from asynclb.datapath.core.oracle.wire import Part, parse
 from asynclb.net.flow import Protocol
 from asynclb.net.flowhash import Distribution
-from asynclb.tables.row import Delivery, FrontendKey
+from asynclb.tables.row import Delivery, FrontendKey, Row
 from tests.unit.core.world import (
     CLIENTS,
     OURS,
@@ -24,6 +24,7 @@ from tests.unit.core.world import (
     SERVERS,
     Packet,
     World,
+    followed,
     ha,
     icmp_error,
     member_link,
@@ -43,6 +44,8 @@ VIPS6 = ("2001:db8::10", "2001:db8::20", "2001:db8:5::1", "fe80::5")
 MEMBERS4 = ("10.1.0.11", "10.1.0.12", "10.1.0.13", "10.2.0.11", "10.2.0.12")
 MEMBERS6 = ("2001:db8:1::11", "2001:db8:1::12")
 HELD_NS = SECOND
+MTU = 350  # towards clients
+MEMBERS_MTU = 400
 PORTS = (80, 443, 8080, 53, 5000, 41000, 61500)
 
 
@@ -70,6 +73,8 @@ def make_world(
         generation=generation,
         routed={(CLIENTS, 4): nva, (CLIENTS, 6): nva6, (SERVERS, 4): back},
         local=frozenset({ip_address("192.0.2.200"), ip_address("203.0.113.20")}),
+        mtu=MEMBERS_MTU,
+        return_hops=seed % 2 == 0,
     )
 
 
@@ -81,11 +86,12 @@ class Step:
     ifindex: int
     later_ms: int
     partial: bool = False
+    segment: int = 0
 
 
 transports: st.SearchStrategy[tuple[int, bytes]] = st.one_of(
     st.builds(
-        lambda s, d, f, n: (6, struct.pack("!HHIIBBHHH", s, d, 1, 2, n << 4, f, 9, 0, 0) + b"abcd"),
+        lambda s, d, f, n: (6, struct.pack("!HHIIBBHHH", s, d, 1, 2, n << 4, f, 9, 0, 0) + b"abcd" * n * n),
         *(st.sampled_from(PORTS), st.sampled_from(PORTS)),
         *(st.sampled_from([2, 16, 18, 17, 4, 20, 0]), st.sampled_from([5, 5, 5, 6, 4, 15])),
     ),
@@ -101,6 +107,7 @@ transports: st.SearchStrategy[tuple[int, bytes]] = st.one_of(
     st.tuples(st.sampled_from([132, 33, 136, 47, 50, 51, 4, 0, 59, 255]), st.binary(max_size=24)),
 )
 fragments = st.sampled_from([0, 0, 0, 0, 0x2000, 0x2003, 3, 0x4000])
+payloads = st.sampled_from([b"", b"a", bytes(range(100)), bytes(range(250)) * 2, bytes(400)])
 
 
 @st.composite
@@ -137,6 +144,9 @@ def likely(draw: st.DrawFn) -> Packet:
     flags = draw(st.sampled_from([2, 16, 16, 17, 4]))
     make: Callable[..., Packet] = draw(st.sampled_from([tcp, udp]))
     more: dict[str, Any] = {"flags": flags} if make is tcp else {"fragment": draw(st.sampled_from([0, 0, 0x2000, 5]))}
+    if make is tcp:
+        more["fragment"] = draw(st.sampled_from([0, 0x4000]))
+    more["payload"] = draw(payloads)
     target, dport = draw(
         st.sampled_from([(VIPS4[0], 80), (VIPS4[0], 53), (VIPS4[1], 9), ("172.16.0.1", 7), (VIPS4[2], 5)])
     )
@@ -162,7 +172,8 @@ def steps(draw: st.DrawFn) -> Step:
     elif damage == 2:
         frame += bytes(draw(st.integers(0, 20)))
     later = draw(st.sampled_from([0, 0, 0, 1, 500, 5_000, 31_000, 241_000]))
-    return Step(frame, draw(st.sampled_from([CLIENTS, SERVERS])), later, draw(st.integers(0, 9)) == 0)
+    segment = draw(st.sampled_from([0, 0, 0, 0, 60, 1_400]))
+    return Step(frame, draw(st.sampled_from([CLIENTS, SERVERS])), later, draw(st.integers(0, 9)) == 0, segment)
 
 
 def partial_of(step: Step) -> dict[str, int]:
@@ -178,6 +189,7 @@ def replied(step: Step, result: Result) -> Step | None:
     frame = result.frame
     if result.verdict is not Verdict.TX or frame[12:14] != b"\x08\x00" or frame[14] != 0x45 or len(frame) < 54:
         return None
+    step = replace(step, segment=0)
     turned = frame[6:12] + frame[:6] + frame[12:26] + frame[30:34] + frame[26:30]
     return replace(step, frame=turned + frame[36:38] + frame[34:36] + frame[38:], ifindex=result.ifindex, later_ms=0)
 
@@ -192,7 +204,7 @@ class Pair:
 
     def decide(self, step: Step, now: int) -> Result:
         """Let both decide a frame, and whatever it sets free."""
-        arguments = {"ifindex": step.ifindex, "now_ns": now, **partial_of(step)}
+        arguments = {"ifindex": step.ifindex, "now_ns": now, "segment": step.segment, **partial_of(step)}
         got = self.core.process(step.frame, **arguments)
         wanted = self.oracle.process(step.frame, **arguments)
         assert replace(got, released=()) == wanted
@@ -241,17 +253,43 @@ def test_the_core_and_the_oracle_agree(
     travel(seed, distribution, journey, change)
 
 
+def _rows(found: World) -> list[Row]:
+    return [entry.row for entry in found.tables.entries.values()]
+
+
+def _moved(row: Row) -> Row:
+    """Return a rule as it is with every second member at another address, and on another port if it has one."""
+    backend = row.pool.members
+    members = tuple(replace(m, address=m.address + 64 * (i % 2)) for i, m in enumerate(backend))
+    port = row.rule.backend_port and 9090
+    return replace(row, rule=replace(row.rule, backend_port=port), pool=replace(row.pool, members=members))
+
+
+CHANGES: tuple[Callable[[World, World], World], ...] = (
+    lambda start, after: replace(start, tables=after.tables),  # nobody is given time
+    lambda start, after: followed(start, *_rows(after)),  # a member leaves
+    lambda start, after: followed(start, *_rows(after)[::2]),  # rules are removed
+    lambda start, after: followed(start, *_rows(after)[1::2]),
+    lambda start, _after: followed(start, *map(_moved, _rows(start))),  # members change their address
+)
+
+
 def travel(seed: int, distribution: Distribution, journey: list[tuple[Step, bool]], change: int) -> None:
     """Send a journey through both."""
-    start, after = make_world(seed, distribution), make_world(seed, distribution, 2, MEMBERS4[:2])
+    start = make_world(seed, distribution)
+    after = CHANGES[seed % len(CHANGES)](start, make_world(seed, distribution, 2, MEMBERS4[:2]))
     core, now = start.core(), 5 * SECOND
+    core.set_interface(CLIENTS, OURS, MTU)
     links = {SERVERS: start.hops[0].source, CLIENTS: OURS}
-    pair = Pair(core, Oracle(start.tables, start.plan, start.hops, links), [None] * 64)
+    mtus = {SERVERS: start.hops[0].mtu, CLIENTS: MTU}
+    pair = Pair(core, Oracle(start.tables, start.plan, start.hops, links, mtus=mtus), [None] * 64)
     try:
         for index, (step, answered) in enumerate(journey):
             if index == change:
-                core.publish(build_image(after.tables, start.plan))
-                pair.oracle.tables = after.tables
+                core.publish(build_image(after.tables, after.plan))
+                for number in after.hops.keys() - start.hops.keys():
+                    core.set_next_hop(number, after.hops[number])
+                pair.oracle.tables, pair.oracle.plan, pair.oracle.hops = after.tables, after.plan, after.hops
             now += step.later_ms * 1_000_000
             result = pair.decide(step, now)
             answer = replied(step, result) if answered else None

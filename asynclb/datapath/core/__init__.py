@@ -4,8 +4,8 @@
 the memory and calls C, `oracle` is the same logic again in Python, slow and plain, that the tests hold C to.
 """
 
-from asynclb.datapath.core.core import Core, RxRing
-from asynclb.datapath.core.image import Plan, build_image
+from asynclb.datapath.core.core import Core, Going, RxRing
+from asynclb.datapath.core.image import Leaver, Plan, build_image
 from asynclb.datapath.core.values import Batch, CoreCounters, FlowView, NextHop, Reset, Result, Swept, Verdict
 
 __all__ = [
@@ -13,6 +13,8 @@ __all__ = [
     "Core",
     "CoreCounters",
     "FlowView",
+    "Going",
+    "Leaver",
     "NextHop",
     "Plan",
     "Reset",

@@ -7,7 +7,7 @@ Laws:
 """
 
 import mmap
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from ctypes import Array, addressof, byref, c_char, c_uint8, c_uint32, c_uint64, memmove, sizeof
 from typing import Any
 
@@ -17,7 +17,7 @@ from asynclb.datapath.core.memory import DROPS, FlowMemory, core_library, flow_v
 from asynclb.datapath.core.reset import reset_frames
 from asynclb.datapath.core.values import Batch, CoreCounters, FlowView, NextHop, Reset, Result, Swept
 
-__all__ = ["DROPS", "Core", "RxRing"]
+__all__ = ["DROPS", "Core", "Going", "RxRing"]
 
 _NONE = CONSTANTS["NONE"]
 _RESETS = 512  # resets that one call of sweep can report; it goes on with the next call
@@ -61,6 +61,20 @@ class RxRing:
     def close(self) -> None:
         """Let go of the mapping, so that its owner can close it."""
         del self._view
+
+
+class Going:
+    """Which flows end: all of some members, and some of others. Made once, for both passes of `Core.part`."""
+
+    def __init__(self, flows: Iterable[tuple[int, int, int]], members: Iterable[int], *, max_members: int) -> None:
+        """Take flows by (rule, member, port on the member, 0 for HA ports), and members whose flows all end."""
+        self.fates = (c_uint8 * max_members)()
+        words = sorted({rule << 40 | member << 16 | port for rule, member, port in flows})
+        self.words = (c_uint64 * len(words))(*words)
+        for word in words:
+            self.fates[word >> 16 & 0xFF_FFFF] = CONSTANTS["PART_SOME"]
+        for member in members:
+            self.fates[member] = CONSTANTS["PART_ALL"]
 
 
 class Core:
@@ -120,9 +134,12 @@ class Core:
             record.destination[:], record.source[:] = hop.destination, hop.source
         self._library.asynclb_core_set_hop(byref(self._memory), c_uint32(index), byref(record))
 
-    def set_interface(self, ifindex: int, link: bytes) -> None:
-        """Say which link address is ours on an interface; else it is learnt from next hops and from frames."""
-        self._library.asynclb_core_set_interface(byref(self._memory), c_uint32(ifindex), link)
+    def set_interface(self, ifindex: int, link: bytes, mtu: int = 0) -> None:
+        """Say which link address is ours on an interface; else it is learnt from next hops and from frames.
+
+        `mtu` is that of what is sent there, 0 when it is not known.
+        """
+        self._library.asynclb_core_set_interface(byref(self._memory), c_uint32(ifindex), link, c_uint32(mtu))
 
     def wanted_next_hops(self) -> tuple[int, ...]:
         """Return the unresolved next hops that frames were dropped for since the last call: resolve them."""
@@ -131,18 +148,28 @@ class Core:
         return tuple(indexes[:count])
 
     def process(
-        self, frame: bytes, *, ifindex: int, now_ns: int, csum_start: int | None = None, csum_offset: int = 0
+        self,
+        frame: bytes,
+        *,
+        ifindex: int,
+        now_ns: int,
+        csum_start: int | None = None,
+        csum_offset: int = 0,
+        segment: int = 0,
     ) -> Result:
-        """Decide one frame; `csum_start` (from the frame's start) says that its checksum is partial there."""
+        """Decide one frame; `csum_start` (from the frame's start) says that its checksum is partial there.
+
+        `segment`: the kernel is yet to cut the frame into segments with so many bytes of payload; 0: it is whole.
+        """
         data = (c_uint8 * len(frame)).from_buffer_copy(frame) if frame else (c_uint8 * 1)()
         answer = layout.Answer()
         self._library.asynclb_core_process(
             *(byref(self._memory), byref(data), c_uint32(len(frame)), c_uint32(ifindex)),
             *(c_uint32(_NONE if csum_start is None else csum_start), c_uint32(csum_offset)),
-            *(c_uint64(now_ns), byref(answer)),
+            *(c_uint32(segment), c_uint64(now_ns), byref(answer)),
         )
         released = tuple(self._released(answer, now_ns)) if answer.release else ()
-        return _result(answer, bytes(data)[: len(frame)], released)
+        return _result(answer, bytes(data)[: answer.length or len(frame)], released)
 
     def _released(self, first: layout.Answer, now_ns: int) -> Iterator[Result]:
         answer = layout.Answer()
@@ -246,12 +273,24 @@ class Core:
     def _interface(self, ifindex: int) -> bytes | None:
         return next((bytes(i.link) for i in self._memory.interfaces if i.ifindex == ifindex), None)
 
-    def forget_members(self, members: Collection[int]) -> int:
-        """Remove every flow of these member ids; returns how many there were."""
-        forgotten = (c_uint8 * self.max_members)()
-        for member in members:
-            forgotten[member] = 1
-        return int(self._library.asynclb_core_forget(byref(self._memory), byref(forgotten)))
+    def part(self, going: Going, cursor: int, budget: int, *, last: bool) -> tuple[tuple[Reset, ...], int | None]:
+        """Visit at most `budget` buckets for flows that end, and return resets for both ends of connections.
+
+        Two passes make resets that ends accept though data was under way: the first silences connections and tells who
+        listens, the last removes what ends and tells again, with what the ends have acknowledged since. The ids in
+        `going` may be used again after the last. Returns the cursor for the next call, or None at the end.
+        """
+        place = c_uint32(cursor)
+        count = self._library.asynclb_core_part(
+            *(byref(self._memory), going.fates, going.words, c_uint32(len(going.words)), c_uint32(last)),
+            *(byref(place), c_uint32(budget), byref(self._resets), c_uint32(_RESETS)),
+        )
+        resets = tuple(self._reset(self._resets[index]) for index in range(count))
+        return resets, place.value if place.value < self._memory.bucket_count else None
+
+    def release_ids(self, rules: Iterable[int], members: Iterable[int]) -> CoreCounters:
+        """Return what was counted under these ids and begin again at zero, so that others may have them."""
+        return self._flows.release_ids(rules, members)
 
     def counters(self) -> CoreCounters:
         """Return a snapshot of the counters that are not zero."""

@@ -39,21 +39,38 @@ INLINE u32 timeout_ms(const struct flow *flow, u32 idle_ms)
 	return most < idle_ms ? most : idle_ms;
 }
 
+/* Whether a member of an entry's pool is the one of that name that a flow has: an appliance has another address on each
+ * of its sides; any other member with another address is another machine.
+ */
+INLINE int same_machine(const struct image *image, const struct entry *entry, const struct member_record *member, u32 found)
+{
+	const struct member_record *other = image_member(image, found & POOL_MEMBER);
+
+	return entry->delivery == DELIVERY_ROUTED || (other && same_address(&other->address, &member->address));
+}
+
 /* The flow's member as the passage's entry knows it, or NONE when it has gone, or takes no more of this protocol.
- * Asked anew after each publication; TCP connections stay where they are for as long as the pool has the member.
- * Python twin: Oracle.flow_member.
+ * Asked anew after each publication; TCP connections stay where they are for as long as the pool has the member, and
+ * for its drain period. Python twin: Forward._flow_target.
  */
 INLINE u32 flow_member(const struct work *w, const struct image *image, const struct entry *entry, struct flow *flow)
 {
 	const struct member_record *member = image_member(image, flow->member);
-	u32 found;
+	u32 found, stay = NONE;
 
 	if (!member)
 		return NONE;
 	if (flow->rule == entry->rule && flow->generation == (u16)image->generation)
 		return flow->member;
+	if (w->way.key.protocol == IP_TCP && entry->leaving.count)
+		stay = leaving_find(w, w->way.entry,
+				    entry->delivery == DELIVERY_ROUTED ? member->identity : flow->member);
+	if (stay != NONE && member->flags & MEMBER_LEFT)
+		return stay;
 	found = pool_find(w, w->way.entry, member->identity);
-	if (found == NONE || (w->way.key.protocol != IP_TCP && !(found & POOL_KEEPS)))
+	if (found == NONE || !same_machine(image, entry, member, found))
+		return stay;
+	if (w->way.key.protocol != IP_TCP && !(found & POOL_KEEPS))
 		return NONE;
 	if (flow->rule == entry->rule && flow->member == (found & POOL_MEMBER))
 		flow->generation = (u16)image->generation;

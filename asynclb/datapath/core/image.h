@@ -53,7 +53,8 @@ static int entries_fit(const struct core_memory *core, const struct image *image
 		const struct entry *entry = ITEM(image, image->entries, entry, i);
 
 		if (!part_fits(entry->slots, image->slots) || !part_fits(entry->choices, image->choices) ||
-		    !part_fits(entry->pool, image->pools) || !part_fits(entry->allow, image->allows) ||
+		    !part_fits(entry->pool, image->pools) || !part_fits(entry->leaving, image->pools) ||
+		    !part_fits(entry->allow, image->allows) ||
 		    entry->rule >= core->rule_limit || !index_fits(entry->return_hop, core->hop_limit))
 			return 0;
 		if (previous && previous->slots.offset == entry->slots.offset &&

@@ -15,12 +15,13 @@ from ipaddress import IPv4Address, IPv6Address
 
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS, Kind
+from asynclb.datapath.core.leaving import MemberName, member_names
 from asynclb.model import AdminState, BackendPool, Member
 from asynclb.net.address import Address, Prefix
 from asynclb.net.flow import PROTOCOL_NUMBERS, Protocol
 from asynclb.net.flowhash import KEY1_TWEAK
 from asynclb.tables.row import Delivery, FrontendKey, Row
-from asynclb.tables.tables import Entry, PoolTable, Tables
+from asynclb.tables.tables import EMPTY_POOL_TABLE, Entry, PoolTable, Tables
 
 NONE = CONSTANTS["NONE"]
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
@@ -29,9 +30,21 @@ _MAPPED = 0xFFFF << 32
 _DELIVERIES = {Delivery.NAT: 0, Delivery.FLOATING: 1, Delivery.ROUTED: 2}
 _DISTRIBUTIONS = {"five_tuple": 0, "source_ip": 1, "source_ip_protocol": 2}
 _PLACE = struct.Struct("=QQHBBIII")
-_ENTRY = struct.Struct("=QQ11I2H3B5x")
+_ENTRY = struct.Struct("=QQ13I2H3B5x")
 _MEMBER = struct.Struct("=QQ4I")
 _FIRST_PLACES = 16  # a power of two; doubled until no address needs more than PROBES looks
+
+
+@dataclass(frozen=True, slots=True)
+class Leaver:
+    """A rule as it was, with the members that only its established TCP connections may still use.
+
+    It closes a frontend that the tables do not have, and hangs on to the entry that takes its traffic otherwise.
+    """
+
+    row: Row
+    rule: int
+    """The rule id that its flows have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +65,9 @@ class Plan:
     """(ingress ifindex, IP version) -> the routed frontend that takes traffic for other addresses."""
     return_hops: Mapping[Address, int] = field(default_factory=dict)
     """Frontend address -> next hop towards clients, used for replies only when there is no flow entry."""
+    leaving: tuple[Leaver, ...] = ()
+    left: Mapping[MemberName, int] = field(default_factory=dict)
+    """The member id of every member of every leaver's pool."""
     local: frozenset[Address] = frozenset()
     """Addresses that the host itself owns: what no rule takes there passes to the host instead of being dropped."""
 
@@ -111,18 +127,26 @@ class _Builder:
     members: dict[int, bytes] = field(default_factory=dict)
     allows: list[bytes] = field(default_factory=list)
     identities: dict[str, int] = field(default_factory=dict)
+    leavers: dict[FrontendKey, list[Leaver]] = field(default_factory=dict)
+    """By the key of the entry whose packets their flows' packets are."""
     shared: dict[object, tuple[int, int]] = field(default_factory=dict)
     """Parts that are stored already: what they were made of -> (offset, count) in items."""
 
     def build(self) -> bytes:
         rows = [entry.row for entry in self.tables.entries.values()]
-        names = {member.name for row in rows for member in row.pool.members}
+        before = [leaver.row for leaver in self.plan.leaving]
+        names = {member.name for pool in _pools((*rows, *before)) for member in pool.members}
         self.identities = {name: index for index, name in enumerate(sorted(names))}
         routed_pools = {row.pool.name for row in rows if row.delivery is Delivery.ROUTED}
+        self._add_left(before)
         for pool in {row.pool.name: row.pool for row in rows}.values():
             self._add_members(pool, routed=pool.name in routed_pools)
-        for index, (key, entry) in enumerate(self.tables.entries.items()):
-            self._add_entry(index, key, entry)
+        for leaver in self.plan.leaving:
+            found = self.tables.find(leaver.row.key)
+            self.leavers.setdefault(found.row.key if found else leaver.row.key, []).append(leaver)
+        for key, entry in self.tables.entries.items():
+            self._add_entry(key, entry, self.plan.rules[entry.row.rule.name])
+        self._add_closed()
         self._add_interfaces()
         for address in self.plan.local:
             self._place(mapped(address), 0, 0, Kind.ADDRESS).flags |= CONSTANTS["ADDRESS_LOCAL"]
@@ -139,24 +163,57 @@ class _Builder:
             record = _MEMBER.pack(*words, hop, self.identities[member.name], flags, 0)
             self.members[self.plan.members[pool.name, member.name]] = record
 
-    def _add_entry(self, index: int, key: FrontendKey, entry: Entry) -> None:
-        row, table = entry.row, entry.table
+    def _add_left(self, rows: Iterable[Row]) -> None:
+        """Store the members that leave; those that are in their pool still are stored again, without the mark."""
+        routed = {row.pool.name for row in rows if row.delivery is Delivery.ROUTED}
+        for pool in _pools(rows):
+            for member in pool.members:
+                hop = self.plan.next_hops.get(member.address, NONE)
+                flags = CONSTANTS["MEMBER_PRESENT"] | CONSTANTS["MEMBER_LEFT"]
+                flags |= CONSTANTS["MEMBER_ROUTED"] * (pool.name in routed)
+                record = _MEMBER.pack(*mapped(member.address), hop, self.identities[member.name], flags, 0)
+                self.members[self.plan.left[pool.name, member.name, member.address]] = record
+
+    def _add_closed(self) -> None:
+        """Add an entry for each rule that the tables have no more, and the ways back of all that leave."""
+        index = {key: number for number, key in enumerate(self.tables.entries)}
+        for leaver in self.plan.leaving:
+            key = leaver.row.key
+            if key not in index:
+                index[key] = len(self.entries)
+                self._add_entry(key, Entry(leaver.row, EMPTY_POOL_TABLE), leaver.rule)
+            if leaver.row.delivery is Delivery.NAT:
+                self._add_way_back(index[key], leaver.row)
+
+    def _add_way_back(self, index: int, row: Row) -> None:
+        every = row.key.protocol is Protocol.ALL
+        port, number = (0, 0) if every else (row.rule.backend_port, PROTOCOL_NUMBERS[row.key.protocol])
+        for member in row.pool.members:
+            words = mapped(member.address)
+            self._place(words, 0, 0, Kind.ADDRESS).flags |= CONSTANTS["ADDRESS_MEMBER"] | CONSTANTS["ADDRESS_LEFT"]
+            self._place(words, port, number, Kind.LEFT).entry = index
+
+    def _add_entry(self, key: FrontendKey, entry: Entry, rule_id: int) -> None:
+        index, row, table = len(self.entries), entry.row, entry.table
+        closed = key not in self.tables.entries
         vip = mapped(key.address)
         place = self._place(vip, 0, 0, Kind.ADDRESS)
         place.flags |= CONSTANTS["ADDRESS_VIP"]
-        if row.delivery is not Delivery.ROUTED:
+        if row.delivery is not Delivery.ROUTED and not (closed and self.tables.find(key)):
             if key.protocol is Protocol.ALL:
                 place.entry = index
             else:
                 self._place(vip, key.port, PROTOCOL_NUMBERS[key.protocol], Kind.FRONTEND).entry = index
-        if row.delivery is Delivery.NAT:
+        if row.delivery is Delivery.NAT and not closed:
             self._add_reverse(index, key, row)
         rule, backend_port = row.rule, 0 if key.protocol is Protocol.ALL else row.rule.backend_port
-        parts = (*self._slots(table), *self._choices(row.pool, table), *self._pool(row.pool, table))
+        pool = (0, 0) if closed else self._pool(row.pool, table)
+        parts = (*self._slots(table), *self._choices(row.pool, table), *pool, *self._leaving(row))
         flags = CONSTANTS["ENTRY_SYMMETRIC"] * row.symmetric | CONSTANTS["ENTRY_RESET"] * rule.tcp_reset
+        flags |= CONSTANTS["ENTRY_CLOSED"] * closed
         packed = _ENTRY.pack(
             *vip,
-            self.plan.rules[rule.name],
+            rule_id,
             min(round(rule.idle_timeout_s * 1000), 0x7FFF_FFFF),
             *parts,
             *self._allow(row.frontend.allow),
@@ -201,6 +258,21 @@ class _Builder:
                 self.pools.extend((self.identities[member.name], self.plan.members[pool.name, member.name] | keeps))
         return part
 
+    def _leaving(self, row: Row) -> tuple[int, int]:
+        """Store the members that leave the entry, by their id, or by their name where frames are routed."""
+        names = [name for leaver in self.leavers.get(row.key, ()) for name in member_names([leaver.row])]
+        if not names:
+            return 0, 0
+        if (part := self.shared.get(("leaving", row.delivery, *names))) is None:
+            found = {}
+            for name in names:
+                number = self.plan.left[name]
+                found[self.identities[name[1]] if row.delivery is Delivery.ROUTED else number] = number
+            part = self.shared["leaving", row.delivery, *names] = (len(self.pools) // 2, len(found))
+            for pair in sorted(found.items()):
+                self.pools.extend(pair)
+        return part
+
     def _allow(self, prefixes: tuple[Prefix, ...]) -> tuple[int, int]:
         if (part := self.shared.get(("allow", prefixes))) is None:
             ranges = allow_ranges(prefixes)
@@ -210,7 +282,10 @@ class _Builder:
         return part
 
     def _add_interfaces(self) -> None:
-        order = {key: index for index, key in enumerate(self.tables.entries)}
+        closed = dict.fromkeys(
+            leaver.row.key for leaver in self.plan.leaving if leaver.row.key not in self.tables.entries
+        )
+        order = {key: index for index, key in enumerate((*self.tables.entries, *closed))}
         for (ifindex, version), key in self.plan.routed.items():
             if key not in order:
                 raise ValueError(f"interface {ifindex} is routed to {key}, which the tables do not have")
@@ -238,6 +313,11 @@ class _Builder:
         generation = self.tables.generation & 0xFFFF_FFFF
         head = struct.pack("=4I2Q14I", magic, version, offset, generation, seed, seed ^ KEY1_TWEAK, *parts)
         return b"".join((head, *body))
+
+
+def _pools(rows: Iterable[Row]) -> Iterable[BackendPool]:
+    """Return the rows' pools, each once."""
+    return {id(row.pool): row.pool for row in rows}.values()
 
 
 def keeps_sessions(member: Member, eligible: Iterable[str]) -> bool:

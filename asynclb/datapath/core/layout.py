@@ -43,6 +43,8 @@ class Kind(IntEnum):
     """(member, backend port, protocol) -> the entry whose replies come from there."""
     INTERFACE = 4
     """(IP version, ifindex) -> the routed entry; the version stands in `high`, the ifindex in `low`."""
+    LEFT = 5
+    """As REVERSE, for members and rules that leave; port and protocol 0 for HA ports."""
 
 
 class Delivery(IntEnum):
@@ -106,18 +108,22 @@ CONSTANTS: Final[dict[str, int]] = {
     "ADDRESS_MEMBER": 4,
     "INTERFACE_LINK": 1,  # the link address is valid
     "INTERFACE_REDIRECT": 2,  # XDP can redirect to it; to others the host's own routing sends
+    "ADDRESS_LEFT": 8,  # there is a LEFT place for it
     "MEMBER_PRESENT": 1,
     "MEMBER_ROUTED": 2,  # frames from its link address have been through it already
+    "MEMBER_LEFT": 4,  # its pool has it no more
     "POOL_KEEPS": 0x8000_0000,  # in PoolMember.member: flows other than TCP may stay
     "POOL_MEMBER": 0x7FFF_FFFF,
     "ENTRY_SYMMETRIC": 1,
     "ENTRY_RESET": 2,  # tcp_reset
+    "ENTRY_CLOSED": 4,  # the rule was removed: established connections only
     "KEY_SYMMETRIC": 1,  # in Key.kind: the ends are in order, lower first
     "FLOW_SWAPPED": 1,  # the client is the key's destination
     "FLOW_RESET": 2,
     "FLOW_HAIRPIN": 4,  # the client is a member of the pool; its source is translated
     "FLOW_NAT": 16,  # the member does not see the VIP
     "FLOW_RETURN": 8,  # the other half of a hairpin: its counters hold the client's address
+    "FLOW_OVER": 32,  # its drain period is over: nothing passes, but for the resets that end it
     "SYN_MS": 30_000,  # how long an unanswered SYN is remembered: the client gives up or asks again by then
     "CLOSED_MS": 10_000,  # for last acknowledgements and repeats
     "VLAN_TAGS": 2,
@@ -134,6 +140,11 @@ CONSTANTS: Final[dict[str, int]] = {
     "EGRESSES": 64,
     "INTERFACES": 64,
     "APPLIANCES": 16_384,  # link addresses, hashed; more than three for each of 5,000 members
+    "PART_SOME": 1,  # the fate of a member's flows in asynclb_core_part: those that are named
+    "PART_ALL": 2,
+    "QUOTE_BYTES": 256,  # of a packet that is too big: enough for its headers, and a bounded copy for BPF
+    "ICMP_BURST": 50,  # messages of our own at once; Linux: icmp_msgs_burst
+    "ICMP_MS": 1,  # the time that one more takes; Linux: icmp_msgs_per_sec is 1,000
     "VNET_BYTES": 10,  # struct virtio_net_hdr without mergeable buffers
 }
 
@@ -187,7 +198,11 @@ class Place(Structure):
 
 
 class Entry(Structure):
-    """One rule on one frontend. `slots` of the Maglev table are indexes into its part of `choices` (member ids)."""
+    """One rule on one frontend. `slots` of the Maglev table are indexes into its part of `choices` (member ids).
+
+    `leaving` is a part of `pools` as well: members that established TCP connections may stay with, by their own id,
+    or by their name's number where frames are routed.
+    """
 
     _fields_ = (
         ("vip", Address),
@@ -196,6 +211,7 @@ class Entry(Structure):
         ("slots", Section),
         ("choices", Section),
         ("pool", Section),
+        ("leaving", Section),
         ("allow", Section),
         ("return_hop", _U32),
         ("port", _U16),
@@ -350,9 +366,12 @@ class Count(Structure):
 
 
 class Interface(Structure):
-    """Our own link address on an interface: told (`fixed`), or learnt from the frames that were sent to it."""
+    """Our own link address on an interface: told (`fixed`), or learnt from the frames that were sent to it.
 
-    _fields_ = (("ifindex", _U32), ("flags", _U32), ("fixed", _U16), ("link", _U8 * 6))
+    `mtu` is 0 when it is not known.
+    """
+
+    _fields_ = (("ifindex", _U32), ("flags", _U32), ("mtu", _U32), ("fixed", _U16), ("link", _U8 * 6))
 
 
 class Key4(Structure):
@@ -422,7 +441,10 @@ class Ingress(Structure):
 
 
 class Answer(Structure):
-    """What became of one frame. `release`: a first fragment was recorded, so held ones may go."""
+    """What became of one frame. `release`: a first fragment was recorded, so held ones may go.
+
+    `length` is not 0 when the frame is a message of our own in the place of the one that came.
+    """
 
     _fields_ = (
         ("verdict", _U32),
@@ -433,6 +455,8 @@ class Answer(Structure):
         ("destination", Address),
         ("id", _U32),
         ("protocol", _U32),
+        ("length", _U32),
+        ("reserved", _U32),
     )
 
 
@@ -471,6 +495,8 @@ class CoreMemory(Structure):
         ("flow_limit", _U32),
         ("cursor", _U32),
         ("held_count", _U32),
+        ("icmp_tokens", _U32),
+        ("icmp_ms", _U32),
         ("flow_count", _U64),
         ("stateless", _U64),
         ("expired", _U64),

@@ -113,24 +113,14 @@ STEP u32 is_allowed(const struct work *w, u32 index, const struct address *sourc
 	return 0;
 }
 
-/* Finds the member of an entry's pool that has a name, so that rules over pools of the same names agree.
- * Python twin: Oracle.same_name.
- */
-STEP u32 pool_find(const struct work *w, u32 index, u32 identity)
+/* Finds an identity in a part of the pools, which is sorted by it; returns what is said of the member, or NONE. */
+INLINE u32 part_find(const struct image *image, struct section part, u32 identity)
 {
-	const struct image *image;
-	const struct entry *entry;
-	u32 low = 0, high;
+	u32 low = 0, high = part.count;
 
-	GIVEN(w);
-	image = work_image(w);
-	entry = image ? entry_at(image, index) : 0;
-	if (!entry)
-		return NONE;
-	high = entry->pool.count;
 	for (u32 i = 0; i < SEARCH_STEPS && low < high; i++) {
 		u32 middle = (low + high) / 2;
-		const struct pool_member *found = ITEM(image, image->pools, pool_member, entry->pool.offset + middle);
+		const struct pool_member *found = ITEM(image, image->pools, pool_member, part.offset + middle);
 
 		if (found->identity == identity)
 			return found->member;
@@ -140,6 +130,34 @@ STEP u32 pool_find(const struct work *w, u32 index, u32 identity)
 			high = middle;
 	}
 	return NONE;
+}
+
+/* Finds the member of an entry's pool that has a name, so that rules over pools of the same names agree.
+ * Python twin: Forward._flow_target.
+ */
+STEP u32 pool_find(const struct work *w, u32 index, u32 identity)
+{
+	const struct image *image;
+	const struct entry *entry;
+
+	GIVEN(w);
+	image = work_image(w);
+	entry = image ? entry_at(image, index) : 0;
+	return entry ? part_find(image, entry->pool, identity) : NONE;
+}
+
+/* Finds whom established connections may stay with though the entry's pool has them no more: a member by its id, or by
+ * its name where frames are routed. Python twin: Forward._stay.
+ */
+STEP u32 leaving_find(const struct work *w, u32 index, u32 identity)
+{
+	const struct image *image;
+	const struct entry *entry;
+
+	GIVEN(w);
+	image = work_image(w);
+	entry = image ? entry_at(image, index) : 0;
+	return entry ? part_find(image, entry->leaving, identity) : NONE;
 }
 
 /* Hashes the five-tuple, unless the flow table has done so. */

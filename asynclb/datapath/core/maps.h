@@ -97,8 +97,19 @@ INLINE const u8 *our_link(const struct work *w, u32 ifindex)
 	return 0;
 }
 
+/* How large a packet may be that leaves by an interface; 0 when that is not known. */
+INLINE u32 our_mtu(const struct work *w, u32 ifindex)
+{
+	const struct interface *known = w->core->interfaces;
+
+	for (u32 i = 0; i < INTERFACES && known[i].ifindex; i++)
+		if (known[i].ifindex == ifindex)
+			return known[i].mtu;
+	return 0;
+}
+
 /* Remembers our link address on an interface; what was told outweighs what was learnt. */
-INLINE void learn_interface(struct core_memory *core, u32 ifindex, const u8 *link, int fixed)
+INLINE void learn_interface(struct core_memory *core, u32 ifindex, const u8 *link, u32 mtu, int fixed)
 {
 	for (u32 i = 0; i < INTERFACES; i++) {
 		struct interface *known = &core->interfaces[i];
@@ -109,6 +120,7 @@ INLINE void learn_interface(struct core_memory *core, u32 ifindex, const u8 *lin
 			known->ifindex = ifindex;
 			known->fixed = (u16)fixed;
 			copy_link(known->link, link);
+			known->mtu = mtu ? mtu : known->mtu;
 		}
 		return;
 	}
@@ -117,7 +129,7 @@ INLINE void learn_interface(struct core_memory *core, u32 ifindex, const u8 *lin
 INLINE void learn_link(const struct work *w)
 {
 	if (!our_link(w, w->p->ifindex))
-		learn_interface(w->core, w->p->ifindex, w->p->data, 0);
+		learn_interface(w->core, w->p->ifindex, w->p->data, 0, 0);
 }
 
 INLINE u64 link_word(const u8 *link)

@@ -9,7 +9,7 @@ Law: whoever maps a file later gives the same limits.
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from ctypes import addressof, byref, c_uint32, c_uint64, c_void_p, sizeof
 from typing import Any
@@ -86,6 +86,18 @@ class FlowMemory:
             flows=kept.flow_count,
             stateless=kept.stateless,
             expired=kept.expired,
+        )
+
+    def release_ids(self, rules: Iterable[int], members: Iterable[int]) -> CoreCounters:
+        """Return what was counted under these ids and begin again at zero."""
+        counted, gone_rules, gone_members = self.counters(), set(rules), set(members)
+        for index in gone_rules:
+            self._rules[index] = layout.Count()
+        for index in gone_members:
+            self._members[index] = layout.Count()
+        return CoreCounters(
+            rules={index: counts for index, counts in counted.rules.items() if index in gone_rules},
+            members={index: counts for index, counts in counted.members.items() if index in gone_members},
         )
 
     def flow_count(self) -> int:

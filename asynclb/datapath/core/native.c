@@ -115,13 +115,13 @@ EXPORT void asynclb_core_set_hop(struct core_memory *core, u32 index, const stru
 		return;
 	*hop = *to;
 	if (to->resolved)
-		learn_interface(core, to->ifindex, to->source, 1);
+		learn_interface(core, to->ifindex, to->source, to->mtu, 1);
 	renew_appliances(core);
 }
 
-EXPORT void asynclb_core_set_interface(struct core_memory *core, u32 ifindex, const u8 *link)
+EXPORT void asynclb_core_set_interface(struct core_memory *core, u32 ifindex, const u8 *link, u32 mtu)
 {
-	learn_interface(core, ifindex, link, 1);
+	learn_interface(core, ifindex, link, mtu, 1);
 }
 
 /* Collects the unresolved next hops that were wanted; returns how many. */
@@ -214,15 +214,16 @@ static u32 decide(struct core_memory *core, struct packet *p, u64 now_ns, struct
 	return process(&w);
 }
 
-/* Decides one frame in place. `now_ns` is a monotonic clock's. */
+/* Decides one frame in place. `now_ns` is a monotonic clock's; `segmented` is that of struct packet. */
 EXPORT u32 asynclb_core_process(struct core_memory *core, u8 *data, u32 length, u32 ifindex, u32 csum_start,
-				u32 csum_offset, u64 now_ns, struct answer *answer)
+				u32 csum_offset, u32 segmented, u64 now_ns, struct answer *answer)
 {
 	struct packet p = {.data = data,
 			   .length = length,
 			   .ifindex = ifindex,
 			   .csum_start = csum_start,
-			   .csum_offset = csum_offset};
+			   .csum_offset = csum_offset,
+			   .segmented = segmented};
 
 	if (decide(core, &p, now_ns, answer) == VERDICT_HOLD)
 		return hold(core, &p, NONE, now_ns, answer);
@@ -249,11 +250,12 @@ EXPORT struct held *asynclb_core_release(struct core_memory *core, const struct 
 static void settle(struct core_memory *core, const struct packet *p, const struct virtio_header *virtio, u32 vlan,
 		   const struct answer *answer, struct batch_record *batch)
 {
+	static const struct virtio_header none = {0};
 	u32 reason;
 
 	switch (answer->verdict) {
 	case VERDICT_TX:
-		reason = ring_send(core, p, virtio, vlan, answer->ifindex, &batch->dirty);
+		reason = ring_send(core, p, answer->length ? &none : virtio, vlan, answer->ifindex, &batch->dirty);
 		batch->sent += !reason;
 		batch->dropped += !!reason;
 		if (reason)
@@ -314,7 +316,7 @@ static void receive_frame(struct core_memory *core, const struct ingress *rx, st
 		p.csum_offset = virtio.csum_offset;
 	}
 	virtio.flags &= VIRTIO_NEEDS_CSUM;
-	p.segmented = virtio.gso_type;
+	p.segmented = virtio.gso_type ? virtio.gso_bytes : 0;
 	if (status & FRAME_VLAN)
 		vlan = (status & FRAME_TPID ? (u32)frame->tpid : TYPE_VLAN) << 16 | frame->tci;
 	receive_one(core, &p, &virtio, vlan, now_ns, batch);
@@ -431,23 +433,62 @@ EXPORT void asynclb_core_recount(struct core_memory *core)
 	}
 }
 
-/* Removes the flows of members whose byte in `forgotten` is set; `forgotten` has member_limit bytes. */
-EXPORT u32 asynclb_core_forget(struct core_memory *core, const u8 *forgotten)
+/* Whether a sorted list of words has one. */
+static int has_word(const u64 *words, u32 count, u64 word)
 {
-	u32 count = 0;
+	u32 low = 0, high = count;
 
-	for (u32 b = 0; b < core->bucket_count; b++) {
-		struct bucket *bucket = core_bucket(core, b);
+	while (low < high) {
+		u32 middle = (low + high) / 2;
+
+		if (words[middle] == word)
+			return 1;
+		if (words[middle] < word)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return 0;
+}
+
+/* Whether a flow ends. `fates` has a byte for each member id; PART_SOME are flows that `words` name, by rule, member and
+ * target port.
+ */
+static int is_parting(const struct core_memory *core, const struct flow *flow, const u8 *fates, const u64 *words, u32 count)
+{
+	u32 fate = flow->member < core->member_limit ? fates[flow->member] : 0;
+
+	if (fate != PART_SOME)
+		return fate == PART_ALL;
+	return has_word(words, count, (u64)flow->rule << 40 | (u64)flow->member << 16 | flow->target_port);
+}
+
+/* Visits `budget` buckets from `*cursor` on for flows that end with their member's time. The first pass (`last` 0)
+ * silences connections, so that what the ends acknowledge comes to rest; the last removes all that end. Either copies
+ * connections out for their resets, and stops when there is no room for more; returns how many.
+ */
+EXPORT u32 asynclb_core_part(struct core_memory *core, const u8 *fates, const u64 *words, u32 count, u32 last,
+			     u32 *cursor, u32 budget, struct keyed_flow *resets, u32 limit)
+{
+	u32 found = 0;
+
+	for (; budget && *cursor < core->bucket_count && limit - found >= WAYS; budget--, ++*cursor) {
+		struct bucket *bucket = core_bucket(core, *cursor);
 
 		for (u32 i = 0; i < WAYS; i++) {
-			if (!bucket->tag[i] || bucket->flow[i].member >= core->member_limit ||
-			    !forgotten[bucket->flow[i].member])
+			struct flow *flow = &bucket->flow[i];
+
+			if (!bucket->tag[i] || !is_parting(core, flow, fates, words, count))
 				continue;
-			flow_end(core, bucket, i);
-			count++;
+			if (bucket->key[i].protocol == IP_TCP && flow->state != CONN_CLOSED && !(flow->flags & FLOW_RETURN)) {
+				resets[found++] = (struct keyed_flow){bucket->key[i], *flow};
+				flow->flags |= FLOW_OVER;
+			}
+			if (last)
+				flow_end(core, bucket, i);
 		}
 	}
-	return count;
+	return found;
 }
 
 /* Copies whole buckets of flows, from bucket `*cursor`, for as long as there is room; returns how many flows. */

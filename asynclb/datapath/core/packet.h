@@ -21,7 +21,7 @@ struct packet {
 	u32 ifindex;
 	u32 csum_start;  /* where a checksum is still partial, from the start of the frame; NONE: nowhere */
 	u32 csum_offset; /* of the field, from csum_start */
-	u32 segmented;   /* the kernel cuts it before it leaves, so its size says nothing */
+	u32 segmented;   /* payload of each segment that the kernel cuts it into before it leaves; 0: it is whole */
 #ifdef __bpf__
 	u32 copied;	      /* how much of the frame is in `data` */
 	u32 deferred;	      /* the transport's checksum is changed by the kernel's helper, and by these differences */

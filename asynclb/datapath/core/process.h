@@ -11,6 +11,7 @@
 #define ASYNCLB_PROCESS_H
 
 #include "flow.h"
+#include "icmp.h"
 #include "neighbour.h"
 #include "rewrite.h"
 
@@ -44,6 +45,63 @@ INLINE u32 transmit(struct work *w, u32 ifindex, const u8 *destination, const u8
 	set_links(w->p, destination, source);
 	w->answer->ifindex = ifindex;
 	return VERDICT_TX;
+}
+
+/* What does not fit the next link goes nowhere; its sender is told, if it may and wants to be. */
+INLINE u32 too_big(struct work *w, const struct address *from, u32 mtu)
+{
+#ifdef __bpf__
+	(void)from, (void)mtu;
+	return drop(w, DROP_TOO_BIG);
+#else
+	const u8 *links = at(w->p, 0, 12);
+	u8 back[6], ours[6];
+
+	if (!links || !wants_too_big(w->p, &w->in) || !icmp_allowed(w->core, w->now_ms))
+		return drop(w, DROP_TOO_BIG);
+	copy_link(ours, links);
+	copy_link(back, links + 6);
+	if (!make_too_big(w->p, &w->in, from, mtu))
+		return drop(w, DROP_TOO_BIG);
+	count_reason(w, DROP_TOO_BIG);
+	w->answer->length = w->p->length;
+	return transmit(w, w->p->ifindex, back, ours);
+#endif
+}
+
+/* The MTU of a link towards a client if the packet does not fit it, else 0. */
+INLINE u32 client_mtu(struct work *w, u32 ifindex)
+{
+#ifdef __bpf__
+	(void)w, (void)ifindex; /* the kernel says so itself, to the member */
+	return 0;
+#else
+	u32 mtu = our_mtu(w, ifindex);
+
+	return mtu && packet_size(w->p, &w->in.net) > mtu ? mtu : 0;
+#endif
+}
+
+/* Whether the packet does not fit the link to a member. */
+INLINE int exceeds(struct work *w, u32 mtu)
+{
+#ifdef __bpf__
+	return mtu && w->in.net.end - w->in.net.l3 > mtu && !w->p->segmented;
+#else
+	return mtu && packet_size(w->p, &w->in.net) > mtu;
+#endif
+}
+
+/* What is said when the drain period is over is not heard, but the resets that follow must fit it. */
+INLINE u32 over(struct work *w, struct flow *flow, int outward)
+{
+	if (w->way.key.protocol == IP_TCP && is_plain(&w->in) && w->in.tcp_flags & TCP_ACK) {
+		if (outward)
+			flow->ack_out = w->in.ack;
+		else
+			flow->ack_in = w->in.ack;
+	}
+	return drop(w, DROP_NO_FLOW);
 }
 
 /* Leaves what was rewritten to the host's own routing, which finds neighbours and bridges by itself. */
@@ -115,6 +173,8 @@ INLINE struct flow_ref passage_find(struct work *w, const struct image *image, c
 	way->outward = way->swapped != (found.flow->flags & FLOW_SWAPPED);
 	way->member = flow_member(w, image, entry, found.flow);
 	way->target_port = found.flow->target_port;
+	if (found.flow->flags & FLOW_OVER && way->event == EVENT_SYN && !way->outward)
+		way->member = NONE; /* the client knows that it is over */
 	return found;
 }
 
@@ -133,7 +193,7 @@ INLINE u32 passage_choose(struct work *w, const struct entry *entry, const struc
 		return DROP_NONE;
 	chosen = choose(w);
 	if (chosen == NONE)
-		return DROP_NO_ELIGIBLE_MEMBER;
+		return entry->flags & ENTRY_CLOSED ? DROP_NO_RULE : DROP_NO_ELIGIBLE_MEMBER;
 	/* A repeated SYN that meets the same member goes on with its flow. */
 	if (chosen == way->member && flow && flow->state == CONN_SYN)
 		way->fresh = 0;
@@ -199,7 +259,7 @@ STEP u32 hairpin_port(struct work *w, const struct address *member, u32 rule, u3
 	return 0;
 }
 
-/* Keeps the way back of a hairpin alive as long as the way there. */
+/* Keeps the way back of a hairpin alive as long as the way there; `idle_ms` 0 ends it. */
 INLINE void hairpin_touch(struct work *w, const struct address *member, u32 idle_ms)
 {
 	struct key back = hairpin_key(&w->way, member, w->way.translated);
@@ -314,8 +374,14 @@ INLINE void rewrite_forward(struct work *w, const struct entry *entry, const str
 		difference = set_address(w->p, quoted, 0, &member);
 		if (way->target_port)
 			difference += set_port(w->p, quoted, 0, way->target_port);
+		if (way->translated) {
+			difference += set_address(w->p, quoted, 1, &vip);
+			difference += set_port(w->p, quoted, 1, way->translated);
+		}
 		follow_icmp(w->p, net, difference);
 		set_address(w->p, net, 1, &member);
+		if (way->translated)
+			set_address(w->p, net, 0, &vip);
 		return;
 	}
 	set_address(w->p, net, 1, &member);
@@ -338,7 +404,7 @@ INLINE u32 passage_admit(const struct work *w, const struct flow *flow)
 }
 
 /* Looks whether frames can leave by a hop; returns a drop reason. */
-INLINE u32 hop_check(const struct work *w, const struct entry *entry, struct hop *hop)
+INLINE u32 hop_check(struct work *w, const struct entry *entry, struct hop *hop)
 {
 	if (!hop)
 		return DROP_NEXT_HOP_UNRESOLVED;
@@ -347,9 +413,7 @@ INLINE u32 hop_check(const struct work *w, const struct entry *entry, struct hop
 		if (!HOST_ROUTES || entry->delivery != DELIVERY_NAT)
 			return DROP_NEXT_HOP_UNRESOLVED;
 	}
-	if (hop->mtu && w->in.net.end - w->in.net.l3 > hop->mtu && !w->p->segmented)
-		return DROP_TOO_BIG;
-	return DROP_NONE;
+	return exceeds(w, hop->mtu) ? DROP_TOO_BIG : DROP_NONE;
 }
 
 /* What a client sends, or an error on its way to a member, by the entry `index`. Python twin: Oracle.forward. */
@@ -360,6 +424,7 @@ STEP u32 forward(struct work *w, u32 index)
 	const struct entry *entry;
 	struct passage *way;
 	struct flow_ref found;
+	struct address from;
 	struct hop *hop;
 	const u8 *link;
 	u32 reason;
@@ -372,6 +437,8 @@ STEP u32 forward(struct work *w, u32 index)
 	if (!entry)
 		return VERDICT_PASS;
 	found = passage_find(w, image, entry);
+	if (found.flow && found.flow->flags & FLOW_OVER && way->member != NONE)
+		return over(w, found.flow, way->outward);
 	reason = passage_admit(w, found.flow);
 	if (reason)
 		return drop(w, reason);
@@ -384,14 +451,21 @@ STEP u32 forward(struct work *w, u32 index)
 	member = image_member(image, way->member);
 	hop = member ? find_hop(w, member->next_hop) : 0;
 	reason = hop_check(w, entry, hop);
+	if (reason == DROP_TOO_BIG && hop) {
+		from = entry->vip;
+		return too_big(w, &from, hop->mtu);
+	}
 	if (!reason && member)
 		reason = passage_hairpin(w, entry, member, &found);
 	if (reason || !hop || !member)
 		return drop(w, reason);
 	if (way->fresh && is_plain(&w->in) && way->event != EVENT_RST && !flow_start(w, image, entry, &found)) {
 		count_stateless(w);
-		if (way->translated)
+		if (way->translated) {
+			from = member->address;
+			hairpin_touch(w, &from, 0);
 			return drop(w, DROP_FLOW_TABLE_FULL);
+		}
 	}
 	if (way->fresh && !is_plain(&w->in))
 		found.flow = 0; /* an error or a later fragment starts nothing */
@@ -415,13 +489,40 @@ INLINE u32 to_client(struct work *w, const struct flow *flow)
 	return HOST_ROUTES ? host_routes(w) : drop(w, DROP_NO_EGRESS);
 }
 
-/* The other half of a hairpin: a member answers the VIP's translated port. Python twin: Oracle.hairpin_return. */
+/* Rewrites what goes back to a client that is a member; of an error the quote, and the source if that is the member. */
+INLINE void rewrite_hairpin(struct work *w)
+{
+	const struct network *net = &w->in.net, *quoted = &w->in.quoted;
+	struct key client = w->way.key;
+	u32 difference;
+
+	if (w->in.form == FORM_ERROR) {
+		difference = set_address(w->p, quoted, 0, &client.source);
+		difference += set_port(w->p, quoted, 0, client.source_port);
+		difference += set_address(w->p, quoted, 1, &client.destination);
+		difference += set_port(w->p, quoted, 1, client.destination_port);
+		follow_icmp(w->p, net, difference);
+		if (same_address(&net->source, &w->key.source))
+			set_address(w->p, net, 0, &client.destination);
+		set_address(w->p, net, 1, &client.source);
+		return;
+	}
+	set_address(w->p, net, 0, &client.destination);
+	set_port(w->p, net, 0, client.destination_port);
+	set_address(w->p, net, 1, &client.source);
+	set_port(w->p, net, 1, client.source_port);
+}
+
+/* The other half of a hairpin: a member answers the VIP's translated port, or somebody reports an error about what was
+ * sent from there. Python twin: Forward._hairpin_return.
+ */
 STEP u32 hairpin_return(struct work *w)
 {
 	struct passage *way;
 	const struct image *image;
 	const struct entry *entry;
 	struct flow_ref back, found;
+	u32 mtu;
 
 	GIVEN(w);
 	way = &w->way;
@@ -437,17 +538,20 @@ STEP u32 hairpin_return(struct work *w)
 	way->entry = frontend_entry(w, &way->key, &w->to);
 	entry = entry_at(image, way->entry);
 	found = flow_find(w, &way->key, flow_hash(w, &way->key));
-	if (!found.flow || !entry || w->in.form == FORM_ERROR)
+	if (!found.flow || !entry)
 		return drop(w, DROP_NO_FLOW);
-	flow_touch(back, w->now_ms + entry->idle_ms);
+	if (found.flow->flags & FLOW_OVER)
+		return over(w, found.flow, 1);
+	mtu = client_mtu(w, found.flow->ifindex);
+	if (mtu)
+		return too_big(w, &w->key.destination, mtu);
+	if (w->in.form != FORM_ERROR)
+		flow_touch(back, w->now_ms + entry->idle_ms);
 	way->member = found.flow->member;
 	way->event = passage_event(w);
 	way->outward = 1;
 	flow_notice(w, entry, found);
-	set_address(w->p, &w->in.net, 0, &w->key.destination);
-	set_port(w->p, &w->in.net, 0, way->key.destination_port);
-	set_address(w->p, &w->in.net, 1, &way->key.source);
-	set_port(w->p, &w->in.net, 1, way->key.source_port);
+	rewrite_hairpin(w);
 	return to_client(w, found.flow);
 }
 
@@ -480,6 +584,7 @@ STEP u32 reverse_by(struct work *w, u32 index)
 	const struct entry *entry;
 	struct passage *way;
 	struct flow_ref found;
+	u32 mtu;
 
 	GIVEN(w);
 	way = &w->way;
@@ -497,6 +602,11 @@ STEP u32 reverse_by(struct work *w, u32 index)
 	member = image_member(image, way->member);
 	if (!member || !same_address(&member->address, &w->key.destination))
 		return drop(w, DROP_NO_FLOW);
+	if (found.flow->flags & FLOW_OVER)
+		return over(w, found.flow, 1);
+	mtu = client_mtu(w, found.flow->ifindex);
+	if (mtu)
+		return too_big(w, &way->key.destination, mtu);
 	way->event = passage_event(w);
 	way->outward = 1;
 	flow_notice(w, entry, found);
@@ -525,6 +635,16 @@ STEP u32 reverse_stateless(struct work *w, u32 index)
 	return transmit(w, hop->ifindex, hop->destination, hop->source);
 }
 
+/* Answers of those who leave, and of members on a port that their rule has left. */
+INLINE u32 reverse_left(struct work *w)
+{
+	u32 left = place_entry(w, &w->key.destination, w->key.destination_port, w->key.protocol, KIND_LEFT);
+
+	if (left == NONE)
+		left = place_entry(w, &w->key.destination, 0, 0, KIND_LEFT);
+	return left == NONE ? VERDICT_PASS : reverse_by(w, left);
+}
+
 /* `member` is what the image says of the member's address, which stands in `w->key` for the VIP's. */
 INLINE u32 reverse(struct work *w, const struct known *member)
 {
@@ -533,6 +653,8 @@ INLINE u32 reverse(struct work *w, const struct known *member)
 
 	if (verdict == VERDICT_PASS && member->reverse != NONE)
 		verdict = reverse_by(w, member->reverse);
+	if (verdict == VERDICT_PASS && member->flags & ADDRESS_LEFT)
+		verdict = reverse_left(w);
 	if (verdict == VERDICT_PASS && exact != NONE)
 		verdict = reverse_stateless(w, exact);
 	return verdict;
@@ -571,7 +693,8 @@ INLINE u32 process_direct(struct work *w)
 	w->key = own_key(w);
 	if (!same_address(&w->key.destination, &w->in.net.destination))
 		return drop(w, DROP_QUOTE_UNREADABLE);
-	if (w->from.flags & ADDRESS_MEMBER && w->key.destination_port >= HAIRPIN_FIRST) {
+	if (w->key.destination_port >= HAIRPIN_FIRST &&
+	    (w->in.form == FORM_ERROR || w->from.flags & ADDRESS_MEMBER)) {
 		verdict = hairpin_return(w);
 		if (verdict != VERDICT_PASS)
 			return verdict;

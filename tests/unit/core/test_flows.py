@@ -5,7 +5,7 @@ import random
 import pytest
 
 from asynclb import native
-from asynclb.datapath.core import Core, Verdict, build_image
+from asynclb.datapath.core import Core, Going, Verdict, build_image
 from asynclb.datapath.core.reset import checksum
 from asynclb.net.drop import Drop
 from tests.unit.core.world import CLIENTS, SECOND, SERVERS, World, pool, read, right, row, tcp, world
@@ -140,9 +140,12 @@ def test_forgotten_members_leave_no_flows() -> None:
     made = two_generations()[0]
     core = made.core()
     found = [member_of(core, port) for port in range(1000, 1100)]
-    removed = core.forget_members([made.plan.members["web", "m0"]])
-    assert removed == found.count("10.1.0.11")
-    assert core.counters().flows == 100 - removed
+    gone = made.plan.members["web", "m0"]
+    assert core.part(Going([], [gone], max_members=256), 0, 1 << 20, last=True)[1] is None
+    assert core.counters().flows == 100 - found.count("10.1.0.11")
+    counted = core.release_ids([], [gone]).members[gone]
+    assert (counted.new_flows, counted.flows) == (found.count("10.1.0.11"), 0)
+    assert gone not in core.counters().members
     assert all(flow.member != made.plan.members["web", "m0"] for flow in core.flows()[0])
 
 

@@ -1,10 +1,11 @@
 """A small network for the tests of the packet core: a few frontends, their members, and frames in few words."""
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from asynclb.datapath.core import Core, NextHop, Plan, build_image
+from asynclb.datapath.core import Core, Leaver, NextHop, Plan, build_image
+from asynclb.datapath.core.leaving import Leaving, MemberName, member_names
 from asynclb.datapath.core.reset import checksum
 from asynclb.model import BackendPool, Frontend, Health, LoadBalancingRule, Member, Scope
 from asynclb.net.address import Address, Prefix
@@ -90,6 +91,7 @@ def world(
     routed: dict[tuple[int, int], FrontendKey] | None = None,
     local: frozenset[Address] = frozenset(),
     mtu: int = 1500,
+    return_hops: bool = False,
 ) -> World:
     """Compile rows and number everything in them."""
     tables = compile_tables(rows, Health({}), seed=seed, generation=generation)
@@ -102,9 +104,37 @@ def world(
         members={key: i for i, key in enumerate(members)},
         next_hops=hops,
         routed=routed or {},
+        return_hops=dict.fromkeys((r.key.address for r in rows), 0) if return_hops else {},
         local=local,
     )
     return World(tables, plan, {i: NextHop(SERVERS, member_link(i), MEMBERS_OURS, mtu) for i in hops.values()})
+
+
+def followed(before: World, *rows: Row, generation: int = 2) -> World:
+    """Return what comes after a world: what is not there any more leaves, and all keep their numbers."""
+    old = [entry.row for entry in before.tables.entries.values()]
+    leaving = Leaving().followed(old, rows, 0.0)
+    ids: dict[MemberName, int] = {name: before.plan.members[name[:2]] for name in member_names(old)}
+    for name in member_names(rows):
+        ids.setdefault(name, len(ids))
+    hops = dict(before.plan.next_hops)
+    for _, _, address in ids:
+        hops.setdefault(address, len(hops))
+    rules = dict(before.plan.rules)
+    for found in rows:
+        if found.key not in before.tables.entries:
+            rules[found.rule.name] = len(before.plan.rules) + len(rules)
+    plan = replace(
+        before.plan,
+        rules=rules,
+        members={(pool, name): ids[pool, name, address] for pool, name, address in member_names(rows)},
+        next_hops=hops,
+        leaving=tuple(Leaver(gone, before.plan.rules[gone.rule.name]) for gone in leaving.rows),
+        left={name: ids[name] for name in member_names(leaving.rows)},
+    )
+    tables = compile_tables(rows, Health({}), seed=before.tables.seed, generation=generation)
+    known = next(iter(before.hops.values()))
+    return World(tables, plan, {i: replace(known, destination=member_link(i)) for i in hops.values()})
 
 
 def _pseudo(source: Address, destination: Address, protocol: int, size: int) -> bytes:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 
 from asynclb.datapath.core.image import keeps_sessions
 from asynclb.datapath.core.layout import CONSTANTS, Conn, Event
+from asynclb.datapath.core.leaving import member_names
+from asynclb.datapath.core.oracle.icmp import packet_size
 from asynclb.datapath.core.oracle.state import Passage, State, Target, backend_port, idle_ms, turned
 from asynclb.datapath.core.oracle.step import Step
 from asynclb.datapath.core.oracle.wire import TCP, UDP, Form
@@ -30,6 +32,8 @@ class Forward(Step):
         if way.state is not None:
             way.outward = way.swapped != way.state.swapped
             way.target, way.target_port = self._flow_target(entry, way), way.state.target_port
+            if way.state.over and way.event is Event.SYN and not way.outward:
+                way.target = None
         return way
 
     def _flow_target(self, entry: Entry, way: Passage) -> Target | None:
@@ -38,18 +42,36 @@ class Forward(Step):
         assert state is not None  # noqa: S101 # called with a flow
         pool, member = state.target
         here = {row.pool.name: row.pool for row in self.oracle.rows()}.get(pool)
-        if here is None or member.address not in {m.address for m in here.members if m.name == member.name}:
+        left = here is None or member.address not in {m.address for m in here.members if m.name == member.name}
+        if left and not self._is_leaving(state.target):
             return None
         if state.rule == entry.row.rule.name and state.generation == generation:
             return state.target
-        found = next((m for m in entry.row.pool.members if m.name == member.name), None)
-        eligible = {m.name for m in entry.table.members}
-        if found is None or (way.key[0].protocol != TCP and not keeps_sessions(found, eligible)):
+        stay = self._stay(entry, state.target) if way.key[0].protocol == TCP else None
+        if left and stay is not None:
+            return stay
+        members = () if entry.row.key not in self.oracle.tables.entries else entry.row.pool.members
+        found = next((m for m in members if m.name == member.name), None)
+        if found is None or (entry.row.delivery is not Delivery.ROUTED and found.address != member.address):
+            return stay
+        if way.key[0].protocol != TCP and not keeps_sessions(found, {m.name for m in entry.table.members}):
             return None
         target = (entry.row.pool.name, found)
         if state.rule == entry.row.rule.name and target == state.target:
             state.generation = generation
         return target
+
+    def _is_leaving(self, target: Target) -> bool:
+        name = target[0], target[1].name, target[1].address
+        return any(name in member_names([leaver.row]) for leaver in self.oracle.plan.leaving)
+
+    def _stay(self, entry: Entry, target: Target) -> Target | None:
+        """Return whom a TCP connection may stay with though the entry's pool has them no more."""
+        routed = entry.row.delivery is Delivery.ROUTED
+        for pool, member in reversed(self.oracle.leavers(entry.row.key)):
+            if member.name == target[1].name and (routed or (pool, member.address) == (target[0], target[1].address)):
+                return pool, member
+        return None
 
     def _choose(self, way: Passage) -> Drop | None:
         state = way.state
@@ -60,7 +82,7 @@ class Forward(Step):
             return None
         verdict = choose(self.oracle.tables.seed, way.entry, way.key[0])
         if isinstance(verdict, Drop):
-            return verdict
+            return verdict if way.entry.row.key in self.oracle.tables.entries else Drop.NO_RULE
         chosen = (way.entry.row.pool.name, verdict.member)
         if state is not None and chosen == way.target and state.state is Conn.SYN:
             way.fresh = False
@@ -69,21 +91,31 @@ class Forward(Step):
         way.target = chosen
         return None
 
-    def _forward(self, entry: Entry, flow: Flow) -> Result:
-        way = self._find(entry, flow)
-        if way.state is not None and way.state.client is not None:
+    def _refused(self, way: Passage, flow: Flow) -> Result | None:
+        """Return what ends a packet's way before a member is chosen, if something does."""
+        entry, state = way.entry, way.state
+        if state is not None and state.over and way.target is not None:
             return self._drop(Drop.NO_FLOW)
-        known_answer = way.state is not None and way.outward
+        if state is not None and state.client is not None:
+            return self._drop(Drop.NO_FLOW)
+        known_answer = state is not None and way.outward
         if not known_answer and not any(flow.source in prefix for prefix in entry.row.frontend.allow):
             return self._drop(Drop.SOURCE_NOT_ALLOWED)
         if entry.row.delivery is Delivery.ROUTED and self.frame[6:12] in self._appliances():
             return self._pass()
         reason = self._choose(way)
-        if reason is not None or way.target is None:
-            return self._drop(reason or Drop.NO_ELIGIBLE_MEMBER)
+        return None if reason is None else self._drop(reason)
+
+    def _forward(self, entry: Entry, flow: Flow) -> Result:
+        way = self._find(entry, flow)
+        refused = self._refused(way, flow)
+        if refused is not None or way.target is None:
+            return refused or self._drop(Drop.NO_ELIGIBLE_MEMBER)
         hop = self._hop(way.target[1])
-        if isinstance(hop, Drop):
-            return self._drop(hop)
+        if hop is None:
+            return self._drop(Drop.NEXT_HOP_UNRESOLVED)
+        if hop.mtu and packet_size(self.frame, self._net, self.segment) > hop.mtu:
+            return self._too_big(entry, hop.mtu)
         hairpin = self._hairpin(way, flow)
         if isinstance(hairpin, Drop):
             return self._drop(hairpin)
@@ -97,14 +129,13 @@ class Forward(Step):
         self._rewrite_forward(way, hairpin)
         return self._transmit(hop.ifindex, hop.destination, hop.source)
 
-    def _hop(self, member: Member) -> NextHop | Drop:
+    def _hop(self, member: Member) -> NextHop | None:
         hop = self.oracle.hops.get(self.oracle.plan.next_hops.get(member.address, -1))
-        if hop is None or not hop.resolved:
-            return Drop.NEXT_HOP_UNRESOLVED
-        return Drop.TOO_BIG if hop.mtu and self._net.end - self._net.l3 > hop.mtu else hop
+        return hop if hop is not None and hop.resolved else None
 
     def _appliances(self) -> set[bytes]:
-        members = (m for row in self.oracle.rows() if row.delivery is Delivery.ROUTED for m in row.pool.members)
+        rows = (*self.oracle.rows(), *(leaver.row for leaver in self.oracle.plan.leaving))
+        members = (m for row in rows if row.delivery is Delivery.ROUTED for m in row.pool.members)
         hops = (self.oracle.hops.get(self.oracle.plan.next_hops.get(m.address, -1)) for m in members)
         return {hop.destination for hop in hops if hop is not None and hop.resolved}
 
@@ -125,12 +156,16 @@ class Forward(Step):
             change = out.set_address(quoted, address, destination=False)
             if way.target_port:
                 change += out.set_port(quoted, way.target_port, destination=False)
+            if hairpin:
+                change += out.set_address(quoted, way.entry.row.key.address, destination=True)
+                change += out.set_port(quoted, hairpin, destination=True)
             out.follow_icmp(net, change)
         out.set_address(net, address, destination=True)
         if quoted is None and way.target_port:
             out.set_port(net, way.target_port, destination=True)
         if hairpin:
             out.set_address(net, way.entry.row.key.address, destination=False)
+        if hairpin and quoted is None:
             out.set_port(net, hairpin, destination=False)
 
     def _is_hairpin(self, way: Passage, flow: Flow) -> bool:
@@ -182,13 +217,29 @@ class Forward(Step):
         client = back.client
         state = self.oracle.alive((client, False), self.now_ms)
         entry = self._find_entry(flow.destination, client.destination_port, flow.protocol)
-        if state is None or entry is None or self.parsed.form is Form.ERROR:
+        if state is None or entry is None or state.over:
             return self._drop(Drop.NO_FLOW)
-        back.deadline_ms = self.now_ms + idle_ms(entry.row)
+        if mtu := self._client_mtu(state):
+            return self._too_big(entry, mtu)
+        if self.parsed.form is not Form.ERROR:
+            back.deadline_ms = self.now_ms + idle_ms(entry.row)
         self._notice(Passage(entry, (client, False), outward=True, state=state, event=self._event(flow)))
-        net, out = self._net, self.out
+        self._rewrite_hairpin(client, flow)
+        return self._to_client(state)
+
+    def _rewrite_hairpin(self, client: Flow, flow: Flow) -> None:
+        net, quoted, out = self._net, self.parsed.quoted, self.out
+        if quoted is not None:
+            change = out.set_address(quoted, client.source, destination=False)
+            change += out.set_port(quoted, client.source_port, destination=False)
+            change += out.set_address(quoted, client.destination, destination=True)
+            change += out.set_port(quoted, client.destination_port, destination=True)
+            out.follow_icmp(net, change)
+            if net.source == flow.source:
+                out.set_address(net, client.destination, destination=False)
+            out.set_address(net, client.source, destination=True)
+            return
         out.set_address(net, flow.destination, destination=False)
         out.set_port(net, client.destination_port, destination=False)
         out.set_address(net, client.source, destination=True)
         out.set_port(net, client.source_port, destination=True)
-        return self._to_client(state)

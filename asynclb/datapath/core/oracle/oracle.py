@@ -25,11 +25,19 @@ class Oracle(Memory):
     """Decides frames as the core must. Owner: a test."""
 
     def process(
-        self, frame: bytes, *, ifindex: int, now_ns: int, csum_start: int | None = None, csum_offset: int = 0
+        self,
+        frame: bytes,
+        *,
+        ifindex: int,
+        now_ns: int,
+        csum_start: int | None = None,
+        csum_offset: int = 0,
+        segment: int = 0,
     ) -> Result:
         """Decide one frame, as `Core.process` does; fragments that wait are not kept here."""
         partial = None if csum_start is None else (csum_start, csum_offset)
-        return _Decision(self, frame, ifindex, now_ns // 1_000_000, Rewriter(bytearray(frame), partial)).run()
+        out = Rewriter(bytearray(frame), partial)
+        return _Decision(self, frame, ifindex, now_ns // 1_000_000, out, segment).run()
 
 
 @dataclass(slots=True)
@@ -100,7 +108,9 @@ class _Decision(Forward):
 
     def _routed(self, net: Network) -> Entry | None:
         key = self.oracle.plan.routed.get((self.ifindex, net.version))
-        return None if key is None or wire.is_link_scope(net.destination) else self.oracle.tables.entries[key]
+        if key is None or wire.is_link_scope(net.destination):
+            return None
+        return self.oracle.tables.entries.get(key) or self.oracle.closed()[key]
 
     def _client_side(self) -> Flow:
         """Return the flow that the packet belongs to in its own direction: an error goes against what it quotes."""
@@ -123,7 +133,8 @@ class _Decision(Forward):
         flow, net = self._client_side(), self._net
         if flow.destination != net.destination:
             return self._drop(Drop.QUOTE_UNREADABLE)
-        if self._is_member(net.source) and flow.destination_port >= CONSTANTS["HAIRPIN_FIRST"]:
+        from_member = self._is_member(net.source) or self.parsed.form is Form.ERROR
+        if from_member and flow.destination_port >= CONSTANTS["HAIRPIN_FIRST"]:
             result = self._hairpin_return(flow)
             if result is not None:
                 return result
@@ -146,7 +157,23 @@ class _Decision(Forward):
         result = self._answer_of(exact, flow) if exact else None
         if result is None and any_port:
             result = self._answer_of(any_port, flow)
+        left = self._left_entry(flow) if result is None else None
+        if result is None and left:
+            result = self._answer_of(left, flow)
+        if result is None and exact:
+            result = self._answer_without_flow(exact, flow)
         return result
+
+    def _answer_without_flow(self, entry: Entry, flow: Flow) -> Result | None:
+        """Send it to where clients usually are, if that is known; what opens a connection is no answer."""
+        hop = self.oracle.hops.get(self.oracle.plan.return_hops.get(entry.row.key.address, -1))
+        if hop is None or not hop.resolved or self.parsed.form is Form.ERROR:
+            return None
+        if flow.protocol == wire.TCP and self.parsed.tcp_flags & 0x12 == 2:
+            return None
+        self.out.set_address(self._net, entry.row.key.address, destination=False)
+        self.out.set_port(self._net, entry.row.key.port, destination=False)
+        return self._transmit(hop.ifindex, hop.destination, hop.source)
 
     def _answer_of(self, entry: Entry, flow: Flow) -> Result | None:
         key = entry.row.key
@@ -158,6 +185,10 @@ class _Decision(Forward):
             return None
         if way.state.target[1].address != flow.destination:
             return self._drop(Drop.NO_FLOW)
+        if way.state.over:
+            return self._drop(Drop.NO_FLOW)
+        if mtu := self._client_mtu(way.state):
+            return self._too_big(entry, mtu)
         self._notice(way)
         net, quoted, out = self._net, self.parsed.quoted, self.out
         if quoted is not None:

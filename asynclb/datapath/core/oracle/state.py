@@ -28,6 +28,7 @@ class State:
     ifindex: int = 0
     link: bytes = b""
     hairpin_port: int = 0
+    over: bool = False
     client: Flow | None = None
     """For the way back of a hairpin: the flow that it belongs to."""
 

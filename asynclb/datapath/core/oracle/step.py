@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from asynclb.datapath.core.layout import TRANSITIONS, Event, Verdict
+from asynclb.datapath.core.oracle.icmp import icmp_allowed, packet_size, too_big, wants_too_big
 from asynclb.datapath.core.oracle.memory import Memory
 from asynclb.datapath.core.oracle.rewrite import Rewriter
 from asynclb.datapath.core.oracle.state import Passage, State, idle_ms, timeout_ms
@@ -27,6 +28,7 @@ class Step:
     ifindex: int
     now_ms: int
     out: Rewriter
+    segment: int = 0
     parsed: Parsed = field(default_factory=lambda: Parsed(0))
 
     def _pass(self) -> Result:
@@ -40,18 +42,23 @@ class Step:
         return Result(Verdict.TX, None, ifindex, bytes(self.out.frame))
 
     def _is_vip(self, address: Address) -> bool:
-        return any(key.address == address for key in self.oracle.tables.entries)
+        return any(key.address == address for key in (*self.oracle.tables.entries, *self.oracle.closed()))
 
     def _is_member(self, address: Address) -> bool:
-        rows = (row for row in self.oracle.rows() if row.delivery is Delivery.NAT)
+        every = (*self.oracle.rows(), *(leaver.row for leaver in self.oracle.plan.leaving))
+        rows = (row for row in every if row.delivery is Delivery.NAT)
         return any(member.address == address for row in rows for member in row.pool.members)
 
     def _find_entry(self, address: Address, port: int, protocol: int) -> Entry | None:
-        exact = None
+        keys = [FrontendKey(address, 0, Protocol.ALL)]
         if protocol in _PROTOCOLS:
-            exact = self.oracle.tables.entries.get(FrontendKey(address, port, _PROTOCOLS[protocol]))
-        entry = exact or self.oracle.tables.entries.get(FrontendKey(address, 0, Protocol.ALL))
-        return None if entry is None or entry.row.delivery is Delivery.ROUTED else entry
+            keys.insert(0, FrontendKey(address, port, _PROTOCOLS[protocol]))
+        for entries in (self.oracle.tables.entries, self.oracle.closed()):
+            for key in keys:
+                entry = entries.get(key)
+                if entry is not None and entry.row.delivery is not Delivery.ROUTED:
+                    return entry
+        return None
 
     @property
     def _net(self) -> Network:
@@ -79,6 +86,32 @@ class Step:
             elif (row.key.protocol, row.rule.backend_port) == (_PROTOCOLS.get(flow.protocol), flow.destination_port):
                 exact = entry
         return exact, any_port
+
+    def _left_entry(self, flow: Flow) -> Entry | None:
+        """Return the entry of those who leave, by whose flows a member may answer."""
+        exact = any_port = None
+        for leaver in self.oracle.plan.leaving:
+            row = leaver.row
+            if row.delivery is not Delivery.NAT or flow.destination not in {m.address for m in row.pool.members}:
+                continue
+            entry = self.oracle.tables.entries.get(row.key) or self.oracle.closed()[row.key]
+            if row.key.protocol is Protocol.ALL:
+                any_port = entry
+            elif (row.key.protocol, row.rule.backend_port) == (_PROTOCOLS.get(flow.protocol), flow.destination_port):
+                exact = entry
+        return exact or any_port
+
+    def _too_big(self, entry: Entry, mtu: int) -> Result:
+        """Tell the sender, if it may and wants to be told."""
+        if not wants_too_big(self.frame, self.parsed, self._net) or not icmp_allowed(self.oracle, self.now_ms):
+            return self._drop(Drop.TOO_BIG)
+        frame = too_big(self.frame, self._net, entry.row.key.address, mtu)
+        return self._drop(Drop.TOO_BIG) if frame is None else Result(Verdict.TX, None, self.ifindex, frame)
+
+    def _client_mtu(self, state: State) -> int:
+        """Return the MTU towards the client if the packet does not fit it, else 0."""
+        mtu = self.oracle.mtus.get(state.ifindex, 0) if state.ifindex in self.oracle.interfaces else 0
+        return mtu if mtu and packet_size(self.frame, self._net, self.segment) > mtu else 0
 
     def _notice(self, way: Passage) -> None:
         state = way.state
