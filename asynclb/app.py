@@ -37,6 +37,7 @@ from asynclb.errors import AsynclbError, ConfigError
 from asynclb.events import Emit, Event
 from asynclb.health import Prober, Transition
 from asynclb.kinds import DATAPATHS, HostDatapath, live_candidates, probe_kinds
+from asynclb.model import Model
 from asynclb.observe.metrics import Snapshot, render
 
 EXIT_OK = 0
@@ -126,7 +127,7 @@ class _Instance:
         sock = open_socket(admin) if admin.enabled else None
         server: AdminServer | None = None
         try:
-            await self._open_datapaths()
+            await self._open_datapaths(parsed.model)
             controller = self._controller = self._make_controller()
             if sock is not None:
                 server = AdminServer(sock, admin, Sources(controller, controller, self._scrape), self._emit)
@@ -190,10 +191,10 @@ class _Instance:
         self._datapaths.clear()
         self._emit(Event.STOPPED, connections_reset=reset, took_ms=round((time.monotonic() - began) * 1e3, 1))
 
-    async def _open_datapaths(self) -> None:
+    async def _open_datapaths(self, model: Model) -> None:
         for kind in DATAPATHS:
             if kind.make is not None:
-                datapath = kind.make(self._emit)
+                datapath = kind.make(self._emit, model)
                 self._datapaths[kind.name] = datapath
                 await datapath.open()
 

@@ -14,7 +14,7 @@ from asynclb.datapath.packet import PacketDatapath
 from asynclb.datapath.proxy import ProxyDatapath
 from asynclb.events import Emit
 from asynclb.health import HttpProbe, ProbeKind, TcpProbe, UdpProbe
-from asynclb.model import ProbeProtocol
+from asynclb.model import Model, ProbeProtocol
 from asynclb.tables.row import Row
 
 
@@ -30,7 +30,7 @@ class DatapathKind:
     """A datapath by its name. `make` is None where this version has only the name."""
 
     name: str
-    make: Callable[[Emit], HostDatapath] | None
+    make: Callable[[Emit, Model], HostDatapath] | None
     static_refusal: Callable[[Row], Refusal | None]
     """What can be said without a host: for `check`."""
 
@@ -41,8 +41,8 @@ def _absent(_row: Row) -> Refusal:
 
 DATAPATHS = (
     DatapathKind("kernel", None, _absent),
-    DatapathKind("proxy", lambda emit: ProxyDatapath(emit=emit), proxy.static_refusal),
-    DatapathKind("packet", lambda emit: PacketDatapath(emit=emit), packet.static_refusal),
+    DatapathKind("proxy", lambda emit, _model: ProxyDatapath(emit=emit), proxy.static_refusal),
+    DatapathKind("packet", lambda emit, model: PacketDatapath(emit=emit, workers=model.workers), packet.static_refusal),
 )
 """Every datapath that a configuration can name, from the most to the least preferred."""
 

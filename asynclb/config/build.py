@@ -40,6 +40,7 @@ def build(draft: Draft) -> Model:
         hash_seed=settings.hash_seed,
         compat=settings.compat,
         admin=_admin(settings.admin),
+        workers=settings.workers,
         shutdown_drain_s=settings.shutdown_drain,
         frontends={name: _frontend(name, spec) for name, spec in draft.frontends.items()},
         backend_pools={name: _pool(name, pool) for name, pool in draft.pools.items()},

@@ -286,6 +286,8 @@ class Settings(Spec):
     """`azure` refuses what Azure refuses; `extended` allows all that asynclb can do."""
     transparent: t.Flag = True
     """proxy: members see the client's address as source; needs CAP_NET_ADMIN. Rules may override it."""
+    workers: t.Workers = 1
+    """packet: processes that move frames, 1 to 64; each flow stays with one. Changed by a restart only."""
     shutdown_drain: ShutdownDrain = 10.0
     """How long open flows may go on after SIGTERM, up to 1h."""
     admin: AdminSpec = AdminSpec()

@@ -95,6 +95,7 @@ PortRange = Annotated[
 Weight = Annotated[int, _whole(0, 1000, "a weight")]
 Priority = Annotated[int, _whole(0, 15, "a priority")]
 Threshold = Annotated[int, _whole(1, 1000, "a threshold")]
+Workers = Annotated[int, _whole(1, 64, "the number of workers")]
 InFlight = Annotated[int, _whole(1, 65_535, "the number of checks at once")]
 AllocatedPorts = Annotated[int, _whole(0, 64_000, "the number of ports per member")]
 Limit = Annotated[int, _whole(1, 100_000_000, "a limit")]

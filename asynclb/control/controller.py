@@ -23,7 +23,7 @@ from asynclb.datapath.base import Counters, Datapath, FlowRecord
 from asynclb.errors import ApplyError, ConfigError, Problem
 from asynclb.events import Emit, Event
 from asynclb.health.target import Target
-from asynclb.model import Admin, Health, Model, TargetId
+from asynclb.model import Health, Model, TargetId
 from asynclb.rules import NatPorts
 from asynclb.tables.compile import TableCache, compile_tables
 from asynclb.tables.diff import Delta, diff
@@ -31,6 +31,9 @@ from asynclb.tables.row import Row
 from asynclb.tables.tables import EMPTY_TABLES, Tables
 
 TELL_BATCH = 64  # events written in one go: about 2 ms
+FIXED = ("admin", "workers")
+"""What is set up once, before there is a controller; a reload that changes it is applied without it, with a warning."""
+
 RETRY_S = 1.0  # after a datapath failed to follow the members' health: soon enough for an outage, rare enough for a log
 
 
@@ -105,7 +108,7 @@ class Controller:
         self._active = _Active()
         self._generation = 0
         self._kept_seed: int | None = None
-        self._admin: Admin | None = None
+        self._started_with: Model | None = None
         self._ready = False
         self._stopping = False
         self._started_s = clock()
@@ -226,8 +229,8 @@ class Controller:
             before, delta = await self._activate(prepared)
         except (ConfigError, ApplyError) as error:
             return self._refused(command.trigger, error.problems, started)
-        self._admin = self._admin or prepared.model.admin
-        warnings = (*parsed.warnings, *_admin_warnings(self._admin, prepared.model.admin))
+        self._started_with = self._started_with or prepared.model
+        warnings = (*parsed.warnings, *_restart_warnings(self._started_with, prepared.model))
         self._ready = True
         await self._announce(command.trigger, before, delta, started, warnings)
         return self._record("applied", command.trigger, started, warnings=warnings)
@@ -363,12 +366,11 @@ class Controller:
 _STOPPING = Problem((), "", "the process is stopping", "send it to the next instance")
 
 
-def _admin_warnings(started_with: Admin, wanted: Admin) -> tuple[Problem, ...]:
+def _restart_warnings(started_with: Model, wanted: Model) -> tuple[Problem, ...]:
     """Return what a reload cannot change while the process runs."""
-    if started_with == wanted:
-        return ()
-    rule = "a changed `admin` takes effect when the process starts; the old one stays active"
-    return (Problem(("admin",), "", rule, "restart asynclb", code="NEEDS_RESTART"),)
+    changed = [key for key in FIXED if getattr(started_with, key) != getattr(wanted, key)]
+    rule = "a changed `{}` takes effect when the process starts; the old one stays active"
+    return tuple(Problem((key,), "", rule.format(key), "restart asynclb", code="NEEDS_RESTART") for key in changed)
 
 
 def _ms_since(started: float) -> float:

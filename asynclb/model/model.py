@@ -48,6 +48,7 @@ class Model:
     hash_seed: int | None = None
     compat: Compat = Compat.EXTENDED
     admin: Admin = Admin()
+    workers: int = 1
     shutdown_drain_s: float = 10.0
     frontends: Mapping[str, Frontend] = field(default_factory=dict)
     backend_pools: Mapping[str, BackendPool] = field(default_factory=dict)

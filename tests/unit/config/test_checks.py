@@ -44,6 +44,8 @@ REFUSED: list[tuple[Changes, str, str, str]] = [
     ({"hash_seed": "8c1f0c6e5f0b4a7d0"}, "hash_seed", "64-bit", "openssl rand -hex 8"),
     ({"transparent": "off"}, "transparent", "true or false", "write `false`"),
     ({"transparent": 1}, "transparent", "true or false", "write `true`"),
+    ({"workers": 0}, "workers", "number of workers must be a whole number from 1 to 64", "bounds"),
+    ({"workers": 65}, "workers", "number of workers must be a whole number from 1 to 64", "bounds"),
     ({"shutdown_drain": "2h"}, "shutdown_drain", "from 0s to 1h", ""),
     ({"admin.listen": "0.0.0.0:9180"}, "admin.listen", "no token", "token_file"),
     ({"admin.listen": "[::]:9180"}, "admin.listen", "no token", "token_file"),

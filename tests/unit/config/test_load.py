@@ -143,6 +143,7 @@ def test_admin_and_settings() -> None:
     """The places to listen on, the seed and the durations arrive as the model has them."""
     model = parsed({"admin.listen": "[::1]:80", "hash_seed": "0xff", "shutdown_drain": "250ms"}).model
     assert (model.admin.host, model.admin.port, model.hash_seed, model.shutdown_drain_s) == ("::1", 80, 255, 0.25)
+    assert (model.workers, parsed({"workers": 4}).model.workers) == (1, 4)
     assert parsed({"admin.listen": "unix:/run/a.sock"}).model.admin.unix_path == "/run/a.sock"
     assert not parsed({"admin.listen": None}).model.admin.enabled
 

@@ -275,6 +275,17 @@ async def test_a_changed_admin_address_asks_for_a_restart_until_it_is_taken_back
     assert "restart" in first.warnings[0].remedy
 
 
+async def test_another_number_of_workers_asks_for_a_restart() -> None:
+    """Workers are started once: a reload that wants more of them is applied, and says that they come with a restart."""
+    bench = bench_of(web_model("a"))
+    async with running(bench) as controller:
+        await controller.reload("start")
+        bench.loader.put(replace(web_model("a", "b"), workers=2))
+        found = await controller.reload("api")
+    assert found.result == "applied"
+    assert [(warning.path, warning.code) for warning in found.warnings] == [(("workers",), "NEEDS_RESTART")]
+
+
 async def test_an_admin_state_that_changes_is_told() -> None:
     """Taking a member out by its admin state is an event with its name, and it gets no new flows."""
     model = web_model("a", "b", probe=None)
