@@ -33,11 +33,12 @@ from asynclb.control.prepare import Parsed
 from asynclb.control.process import raise_capabilities, raise_descriptor_limit
 from asynclb.control.seed import installation_seed, state_directory
 from asynclb.control.watch import ConfigWatch
+from asynclb.datapath.base import Configurable, HostSettings
 from asynclb.errors import AsynclbError, ConfigError
 from asynclb.events import Emit, Event
 from asynclb.health import Prober, Transition
 from asynclb.kinds import DATAPATHS, HostDatapath, live_candidates, probe_kinds
-from asynclb.model import Model
+from asynclb.model import Model, OnStop
 from asynclb.observe.metrics import Snapshot, render
 
 EXIT_OK = 0
@@ -193,10 +194,9 @@ class _Instance:
 
     async def _open_datapaths(self, model: Model) -> None:
         for kind in DATAPATHS:
-            if kind.make is not None:
-                datapath = kind.make(self._emit, model)
-                self._datapaths[kind.name] = datapath
-                await datapath.open()
+            datapath = kind.make(self._emit, model)
+            self._datapaths[kind.name] = datapath
+            await datapath.open()
 
     async def _close_datapaths(self) -> None:
         """Close what `_drain` has not: after a failure there is nothing to wait for."""
@@ -213,7 +213,15 @@ class _Instance:
             installation_seed=lambda: installation_seed(state_directory(os.environ), self._emit),
             emit=self._emit,
             port_memory=PortFile(state_directory(os.environ), self._emit),
+            configure=self._configure,
         )
+
+    def _configure(self, model: Model) -> None:
+        """Tell the datapaths that ask for it what a model says of the host."""
+        settings = HostSettings(model.interfaces, leave=model.on_stop is OnStop.LEAVE)
+        for datapath in self._datapaths.values():
+            if isinstance(datapath, Configurable):
+                datapath.configure(settings)
 
     def _health_changed(self, transitions: tuple[Transition, ...]) -> None:
         if self._controller is not None:

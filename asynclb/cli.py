@@ -231,6 +231,19 @@ def reload(url: str, token_file: str | None, as_json: bool) -> None:
     sys.exit(0 if status == 200 else 1)
 
 
+@cli.command(short_help="remove what a stopped instance left forwarding in the kernel (root)")
+def detach() -> None:
+    """Remove the programs that forward in this network namespace, and everything pinned for them.
+
+    For after `on_stop: leave`, or an instance that was killed and is not to be started again. A running instance is
+    left alone.
+    """
+    from asynclb.datapath.kernel.leftovers import detach_here
+
+    removed = detach_here()
+    click.echo(f"removed {_some(len(removed), 'pin')}: {', '.join(removed)}" if removed else "nothing is attached here")
+
+
 @cli.command(short_help="print the version")
 def version() -> None:
     """Print the version."""

@@ -27,7 +27,7 @@ class Event(StrEnum):
     DATAPATH_CHOSEN = "datapath_chosen"  # rule, datapath, mode, why
     DATAPATH_APPLIED = "datapath_applied"  # datapath, generation, took_ms
     DATAPATH_ATTACHED = "datapath_attached"  # datapath, interface, mode
-    DATAPATH_ADOPTED = "datapath_adopted"  # datapath, interfaces, rules, members: what an instance before had left forwarding
+    DATAPATH_ADOPTED = "datapath_adopted"  # datapath, interfaces, rules, members: left by an instance before
     DATAPATH_LEFT = "datapath_left"  # datapath, interfaces: go on forwarding without the process
     DATAPATH_FAILED = "datapath_failed"  # datapath, error
     WORKER_STARTED = "worker_started"  # datapath, worker, pid, took_ms

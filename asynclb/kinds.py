@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from asynclb.control.assign import Candidate
-from asynclb.datapath import packet, proxy
+from asynclb.control.assign import Candidate, Judge
+from asynclb.datapath import kernel, packet, proxy
 from asynclb.datapath.base import Datapath, Refusal
+from asynclb.datapath.kernel import KernelDatapath
 from asynclb.datapath.packet import PacketDatapath
+from asynclb.datapath.packet.limits import clash_judge
 from asynclb.datapath.proxy import ProxyDatapath
 from asynclb.events import Emit
 from asynclb.health import HttpProbe, ProbeKind, TcpProbe, UdpProbe
@@ -27,22 +29,20 @@ class HostDatapath(Datapath, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DatapathKind:
-    """A datapath by its name. `make` is None where this version has only the name."""
+    """A datapath by its name."""
 
     name: str
-    make: Callable[[Emit, Model], HostDatapath] | None
+    make: Callable[[Emit, Model], HostDatapath]
     static_refusal: Callable[[Row], Refusal | None]
     """What can be said without a host: for `check`."""
-
-
-def _absent(_row: Row) -> Refusal:
-    return Refusal("not part of this version", "use `datapath: proxy`, `packet` or `auto`", absent=True)
+    clashes: Callable[[], Judge] | None = None
+    """What rules of this datapath cannot share."""
 
 
 DATAPATHS = (
-    DatapathKind("kernel", None, _absent),
+    DatapathKind("kernel", lambda emit, _model: KernelDatapath(emit=emit), kernel.static_refusal, clash_judge),
     DatapathKind("proxy", lambda emit, _model: ProxyDatapath(emit=emit), proxy.static_refusal),
-    DatapathKind("packet", lambda emit, model: PacketDatapath(emit=emit, workers=model.workers), packet.static_refusal),
+    DatapathKind("packet", lambda emit, model: PacketDatapath(emit=emit, workers=model.workers), packet.static_refusal, clash_judge),
 )
 """Every datapath that a configuration can name, from the most to the least preferred."""
 
@@ -60,12 +60,10 @@ def probe_kinds() -> Mapping[ProbeProtocol, ProbeKind]:
 
 def static_candidates() -> tuple[Candidate, ...]:
     """Return what `check` asks: no host, no privileges."""
-    return tuple(Candidate(kind.name, kind.static_refusal) for kind in DATAPATHS)
+    return tuple(Candidate(kind.name, kind.static_refusal, kind.clashes) for kind in DATAPATHS)
 
 
 def live_candidates(datapaths: Mapping[str, Datapath]) -> tuple[Candidate, ...]:
     """Return what the controller asks: open datapaths know this host, the others say what is known without one."""
-    return tuple(
-        Candidate(kind.name, datapaths[kind.name].refusal if kind.name in datapaths else kind.static_refusal)
-        for kind in DATAPATHS
-    )
+    refusals = {name: datapath.refusal for name, datapath in datapaths.items()}
+    return tuple(Candidate(kind.name, refusals.get(kind.name, kind.static_refusal), kind.clashes) for kind in DATAPATHS)

@@ -42,6 +42,7 @@ def build(draft: Draft) -> Model:
         admin=_admin(settings.admin),
         workers=settings.workers,
         shutdown_drain_s=settings.shutdown_drain,
+        on_stop=settings.on_stop,
         frontends={name: _frontend(name, spec) for name, spec in draft.frontends.items()},
         backend_pools={name: _pool(name, pool) for name, pool in draft.pools.items()},
         probes={name: _probe(name, spec) for name, spec in draft.probes.items()},

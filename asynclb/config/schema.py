@@ -16,6 +16,7 @@ from asynclb.model import (
     Compat,
     DatapathName,
     NoHealthyMembers,
+    OnStop,
     ProxyProtocol,
     StatusRange,
 )
@@ -290,6 +291,8 @@ class Settings(Spec):
     """packet: processes that move frames, 1 to 64; each flow stays with one. Changed by a restart only."""
     shutdown_drain: ShutdownDrain = 10.0
     """How long open flows may go on after SIGTERM, up to 1h."""
+    on_stop: t.OnStopWord = OnStop.DRAIN
+    """kernel: after SIGTERM, `drain` and detach, or `leave` the programs to forward until the next start."""
     admin: AdminSpec = AdminSpec()
     """The API, the pages and /metrics: where, and for whom."""
     limits: LimitsSpec = LimitsSpec()

@@ -9,7 +9,16 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from asynclb.config import values
-from asynclb.model import AdminState, Compat, DatapathName, NoHealthyMembers, ProbeProtocol, ProxyProtocol, Scope
+from asynclb.model import (
+    AdminState,
+    Compat,
+    DatapathName,
+    NoHealthyMembers,
+    OnStop,
+    ProbeProtocol,
+    ProxyProtocol,
+    Scope,
+)
 from asynclb.model import StatusRange as Statuses
 from asynclb.net.flow import Protocol
 from asynclb.net.flowhash import Distribution
@@ -149,4 +158,5 @@ ProxyProtocolWord = Annotated[ProxyProtocol, _choice(ProxyProtocol)]
 ProbeProtocolWord = Annotated[ProbeProtocol, _choice(ProbeProtocol)]
 AdminStateWord = Annotated[AdminState, _choice(AdminState)]
 ScopeWord = Annotated[Scope, _choice(Scope)]
+OnStopWord = Annotated[OnStop, _choice(OnStop)]
 CompatWord = Annotated[Compat, _choice(Compat)]

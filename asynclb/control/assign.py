@@ -18,12 +18,17 @@ NOT_EXECUTABLE = "NO_DATAPATH"
 """The problem code of a rule that no datapath can carry."""
 
 
+Judge = Callable[[Row], Refusal | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A datapath that can be asked whether it carries a row. `refusal` does no I/O; any thread may call it."""
 
     name: str
     refusal: Callable[[Row], Refusal | None]
+    clashes: Callable[[], Judge] | None = None
+    """Makes a judge for one assignment, which is shown the rows that the datapath would carry, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +49,10 @@ def assign(model: Model, rows: Iterable[Row], candidates: Sequence[Candidate]) -
     """
     choices: dict[FrontendKey, Choice] = {}
     problems = []
+    judges = {candidate.name: candidate.clashes() for candidate in candidates if candidate.clashes is not None}
     for row in rows:
         wanted = row.rule.datapath or model.datapath
-        found = _choose(row, str(wanted), candidates)
+        found = _choose(row, str(wanted), candidates, judges)
         if isinstance(found, Choice):
             choices[row.key] = found
         else:
@@ -54,13 +60,17 @@ def assign(model: Model, rows: Iterable[Row], candidates: Sequence[Candidate]) -
     return choices, tuple(problems)
 
 
-def _choose(row: Row, wanted: str, candidates: Sequence[Candidate]) -> Choice | list[tuple[str, Refusal]]:
+def _choose(
+    row: Row, wanted: str, candidates: Sequence[Candidate], judges: Mapping[str, Judge]
+) -> Choice | list[tuple[str, Refusal]]:
     auto = wanted == DatapathName.AUTO
     refusals: list[tuple[str, Refusal]] = []
     for candidate in candidates:
         if not auto and candidate.name != wanted:
             continue
         refusal = candidate.refusal(row)
+        if refusal is None and candidate.name in judges:
+            refusal = judges[candidate.name](row)
         if refusal is None:
             return Choice(candidate.name, _why(auto, refusals))
         refusals.append((candidate.name, refusal))
@@ -91,9 +101,10 @@ def _problem(row: Row, path: Path, refusals: Sequence[tuple[str, Refusal]]) -> P
 
 def restrict(tables: Tables, choices: Choices, datapath: str) -> Tables:
     """Return the tables with only the entries that one datapath carries."""
-    mine = {
-        key: entry
-        for key, entry in tables.entries.items()
-        if (choice := choices.get(key)) is not None and choice.datapath == datapath
-    }
-    return Tables(tables.generation, tables.seed, mine)
+    mine, elsewhere = {}, set()
+    for key, entry in tables.entries.items():
+        if (choice := choices.get(key)) is not None and choice.datapath == datapath:
+            mine[key] = entry
+        else:
+            elsewhere.add(key.address)
+    return Tables(tables.generation, tables.seed, mine, frozenset(elsewhere))

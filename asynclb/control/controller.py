@@ -75,6 +75,10 @@ class _HealthChanged:
     pass
 
 
+def _nothing_to_configure(_model: Model) -> None:
+    """Tell nobody: no datapath here asks for settings."""
+
+
 class Controller:
     """Implements `StateSource` and `Commands`. Owner: the task in `run`; other methods are for the loop's thread."""
 
@@ -90,8 +94,12 @@ class Controller:
         emit: Emit,
         clock: Callable[[], float] = time.time,
         port_memory: PortMemory | None = None,
+        configure: Callable[[Model], None] = _nothing_to_configure,
     ) -> None:
-        """Order: `candidates` from the most to the least preferred; those without a datapath always refuse."""
+        """Order: `candidates` from the most to the least preferred; those without a datapath always refuse.
+
+        `configure` tells datapaths what a model says of the host, before tables of it are applied.
+        """
         self._config_path = config_path
         self._load = load
         self._candidates = candidates
@@ -101,6 +109,7 @@ class Controller:
         self._emit = emit
         self._clock = clock
         self._port_memory = port_memory
+        self._configure = configure
         self._execution = Execution(datapaths, emit=emit, clock=clock)
         self._cache = TableCache()
         self._queue: asyncio.Queue[_ReloadCommand | _HealthChanged] = asyncio.Queue()
@@ -246,9 +255,11 @@ class Controller:
         health = await in_bulk(still_true, self._prober.snapshot(), before.targets, targets)
         tables, states = await self._compile(prepared.rows, health, seed)
         delta = await in_bulk(diff, before.tables, tables)
+        self._configure(prepared.model)
         try:
             await self._execution.replace(tables, prepared.choices)
         except ApplyError as error:
+            self._configure(before.model)
             placed = sorted(map(prepared.place, error.problems), key=lambda problem: (problem.line, problem.column))
             raise ApplyError(placed) from error
         self._active = _Active(

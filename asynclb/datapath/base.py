@@ -9,7 +9,7 @@ Laws:
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from asynclb.net.drop import Drop
 from asynclb.tables.diff import Delta
@@ -83,6 +83,26 @@ class FlowRecord:
     bytes_out: int
     age_s: float
     idle_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """What the configuration says of this host besides the rules.
+
+    `interfaces`: name -> where programs are attached. `leave`: what can forward without the process goes on when it
+    stops.
+    """
+
+    interfaces: Mapping[str, str] = field(default_factory=dict)
+    leave: bool = False
+
+
+@runtime_checkable
+class Configurable(Protocol):
+    """A datapath that asks for settings of the host."""
+
+    def configure(self, settings: HostSettings) -> None:
+        """Use these settings from the next `apply` on, and at the end."""
 
 
 class Datapath(Protocol):

@@ -15,6 +15,10 @@ class Capability(IntEnum):
     """Routes, packet filters, transparent sockets."""
     CAP_NET_RAW = 13
     """Packet sockets."""
+    CAP_SYS_ADMIN = 21
+    """File systems; in the kernel's eyes it includes CAP_BPF."""
+    CAP_BPF = 39
+    """Programs and maps in the kernel."""
 
 
 def missing(*wanted: Capability) -> tuple[Capability, ...]:

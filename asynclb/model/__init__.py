@@ -14,7 +14,7 @@ from asynclb.model.health import (
     eligible_members,
     in_zones,
 )
-from asynclb.model.model import Admin, Compat, DatapathName, Model
+from asynclb.model.model import Admin, Compat, DatapathName, Model, OnStop
 from asynclb.model.pool import AdminState, BackendPool, Member
 from asynclb.model.probe import Probe, ProbeProtocol, StatusRange
 from asynclb.model.rule import (
@@ -41,6 +41,7 @@ __all__ = [
     "MemberHealth",
     "Model",
     "NoHealthyMembers",
+    "OnStop",
     "OutboundRule",
     "Probe",
     "ProbeProtocol",

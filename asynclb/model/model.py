@@ -26,6 +26,13 @@ class DatapathName(StrEnum):
     KERNEL = "kernel"
 
 
+class OnStop(StrEnum):
+    """What becomes of the forwarding when the process is told to stop."""
+
+    DRAIN = "drain"
+    LEAVE = "leave"
+
+
 @dataclass(frozen=True, slots=True)
 class Admin:
     """Where the API, the pages and the metrics are served: `unix_path` if set, else `host` and `port`."""
@@ -50,6 +57,7 @@ class Model:
     admin: Admin = Admin()
     workers: int = 1
     shutdown_drain_s: float = 10.0
+    on_stop: OnStop = OnStop.DRAIN
     frontends: Mapping[str, Frontend] = field(default_factory=dict)
     backend_pools: Mapping[str, BackendPool] = field(default_factory=dict)
     probes: Mapping[str, Probe] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCES = ("native/abi.c", "native/maglev.c", "datapath/core/native.c")
+SOURCES = ("native/abi.c", "native/maglev.c", "datapath/core/native.c", "datapath/kernel/tally.c")
 """The C files, by their paths in the package."""
 LIBRARY = "_native.so"
 ARCHITECTURES = ("x86_64", "aarch64")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from asynclb.model import Member
+from asynclb.net.address import Address
 from asynclb.net.flow import Protocol
 from asynclb.tables.row import FrontendKey, Row
 
@@ -44,6 +45,8 @@ class Tables:
     generation: int
     seed: int
     entries: Mapping[FrontendKey, Entry]
+    elsewhere: frozenset[Address] = frozenset()
+    """Addresses whose other ports another datapath serves: what no entry here takes is passed on to it."""
 
     def find(self, key: FrontendKey) -> Entry | None:
         """Return the most specific entry for a frontend: the exact port, else HA ports."""

@@ -12,10 +12,16 @@ class Ids(Generic[Name]):
     Raises: LookupError -> more names than numbers, from `of`; nothing was given out then.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, known: Mapping[Name, int] | None = None) -> None:
+        """Go on with the numbers that are known from before, if there are any."""
         self._limit = limit
-        self._ids: dict[Name, int] = {}
-        self._free: list[int] = []
+        self._ids: dict[Name, int] = dict(known or {})
+        self._free: list[int] = sorted(set(range(self.used)) - set(self._ids.values()), reverse=True)
+
+    @property
+    def used(self) -> int:
+        """One more than the highest number in use."""
+        return max(self._ids.values(), default=-1) + 1
 
     def of(self, names: Iterable[Name]) -> Mapping[Name, int]:
         """Return every name's number, giving one to each that has none."""

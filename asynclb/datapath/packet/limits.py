@@ -1,6 +1,6 @@
 """What the packet datapath can carry, by its nature."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from asynclb.datapath.base import Refusal
 from asynclb.errors import Problem
@@ -21,6 +21,28 @@ def static_refusal(row: Row) -> Refusal | None:
         why = "`transparent: false` speaks with this host's address, and packets keep the client's"
         return Refusal(why, "set `transparent: true`, or `datapath: proxy`")
     return None
+
+
+def clash_judge() -> Callable[[Row], Refusal | None]:
+    """Return a judge that is shown rows one after the other, and refuses those that `clashes` would tell of.
+
+    What it refused does not count for the rows after it.
+    """
+    taken: dict[tuple[Address, str, int], Row] = {}
+
+    def judge(row: Row) -> Refusal | None:
+        if row.delivery is not Delivery.NAT:
+            return None
+        port = row.rule.backend_port or row.key.port
+        for member in row.pool.members:
+            first = taken.get((member.address, str(row.key.protocol), port), row)
+            if first is not row:
+                problem = _clash(row, first, member.name, port)
+                return Refusal(problem.rule, problem.remedy)
+        taken.update(((member.address, str(row.key.protocol), port), row) for member in row.pool.members)
+        return None
+
+    return judge
 
 
 def clashes(rows: Iterable[Row]) -> tuple[Problem, ...]:

@@ -35,6 +35,8 @@ class Link:
     name: str
     address: bytes
     mtu: int
+    kind: str = ""
+    """What makes it a virtual device, as `veth`; empty for a real one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,8 @@ def _link(entry: Any) -> Link | None:
     ):  # a bridge or bond has the frames of its ports
         return None
     link_address = bytes.fromhex(address.replace(":", ""))
-    return Link(entry["index"], entry.get_attr("IFLA_IFNAME"), link_address, entry.get_attr("IFLA_MTU"))
+    kind = (entry.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "") if entry.get_attr("IFLA_LINKINFO") else ""
+    return Link(entry["index"], entry.get_attr("IFLA_IFNAME"), link_address, entry.get_attr("IFLA_MTU"), kind)
 
 
 def _address(entry: Any) -> Address:

@@ -56,7 +56,7 @@ def test_help_names_every_command_in_a_line() -> None:
     found = typed("--help")
     assert found.exit_code == 0
     commands = re.findall(r"^  (\w+)  +\S", found.output.partition("Commands:")[2], re.MULTILINE)
-    assert commands == ["check", "demo", "explain", "reload", "run", "show", "version"]
+    assert commands == ["check", "demo", "detach", "explain", "reload", "run", "show", "version"]
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -96,13 +96,13 @@ def test_check_lists_every_problem_with_place_value_rule_and_remedy(tmp_path: Pa
 
 
 def test_check_refuses_what_no_datapath_can_execute(tmp_path: Path) -> None:
-    """A rule that needs a datapath which is not there is a problem with its line, not a surprise at the start."""
+    """A rule that its datapath cannot carry is a problem with its line, not a surprise at the start."""
     path = tmp_path / "asynclb.yaml"
-    path.write_text(GOOD.replace("backend_pool: web}", "backend_pool: web, datapath: kernel}"))
+    path.write_text(GOOD.replace("backend_pool: web}", "backend_pool: web, datapath: kernel, transparent: false}"))
     found = typed("check", str(path))
     assert found.exit_code == 1
     assert found.output.startswith(f"{path}:11:")
-    assert "not part of this version" in found.output
+    assert "packets keep the client's" in found.output
 
 
 def test_check_as_json(good: str, tmp_path: Path) -> None:

@@ -1,0 +1,15 @@
+"""The kernel datapath: BPF programs forward, this process keeps their tables, and they go on without it.
+
+host, bpffs, pins      what the host has, and where things get names that outlive a process
+programs, remembered   loaded programs with their tables; what the next process has to know
+attach, features       links to interfaces, by tc or XDP
+hops, links            next hops in place; interfaces and appliances
+sweep, tally, counting flows that are over, sums for each rule and member
+leftovers, running     taking over; applying deltas to all of that
+datapath               what the controller sees
+"""
+
+from asynclb.datapath.kernel.datapath import KernelDatapath
+from asynclb.datapath.packet.limits import static_refusal
+
+__all__ = ["KernelDatapath", "static_refusal"]

@@ -1,0 +1,265 @@
+"""Where programs are attached: a link for each interface, pinned, so that it outlives the process.
+
+    wish    auto: native XDP where the device is a real one that has it, and every other can be redirected to; else tc
+            xdp:  in the driver, else in the stack          tc: tcx, else a clsact filter (before Linux 6.6)
+
+Both tc ways live beside other programs of the host: ours comes last and hands on what is not its own.
+
+Laws:
+  1. While programs are replaced an interface has the old one or the new one, and the old one when that fails.
+  2. What somebody else attached is never replaced or removed.
+"""
+
+import errno
+import os
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+
+from asynclb.datapath.kernel.pins import Pins
+from asynclb.datapath.packet.neighbours import Link, Surroundings
+from asynclb.events import Emit, Event
+from asynclb.native.libbpf import Attach, BpfError, Libbpf, XdpMode
+from asynclb.tables.row import Row
+
+
+class Wish(StrEnum):
+    """Where the configuration wants programs; `xdp-generic` is for tests."""
+
+    AUTO = "auto"
+    XDP = "xdp"
+    TC = "tc"
+    XDP_GENERIC = "xdp-generic"
+
+
+class Mode(StrEnum):
+    """How a program is attached."""
+
+    TCX = "tcx"
+    CLSACT = "clsact"
+    XDP = "xdp"
+    XDP_GENERIC = "xdp-generic"
+
+    @property
+    def is_xdp(self) -> bool:
+        """Whether frames are seen before the kernel makes packets of them."""
+        return self in (Mode.XDP, Mode.XDP_GENERIC)
+
+
+_HANDLE = 0xA51B
+_PRIORITY = 0xA51B
+_NOT_THIS_WAY = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.EBUSY, errno.EEXIST, errno.ERANGE, errno.E2BIG})
+_GONE = frozenset({errno.ENODEV, errno.ENOENT, errno.ENOLINK, errno.ENXIO})
+_WAYS: Mapping[Wish, tuple[Mode, ...]] = {
+    Wish.AUTO: (Mode.TCX, Mode.CLSACT),
+    Wish.TC: (Mode.TCX, Mode.CLSACT),
+    Wish.XDP: (Mode.XDP, Mode.XDP_GENERIC),
+    Wish.XDP_GENERIC: (Mode.XDP_GENERIC,),
+}
+_NATIVE_FIRST = (Mode.XDP, Mode.TCX, Mode.CLSACT)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Descriptors of one generation's two programs."""
+
+    tc: int
+    xdp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An interface and the ways to attach to it, the best first."""
+
+    link: Link
+    ways: tuple[Mode, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Attached:
+    index: int
+    name: str
+    mode: Mode
+    fd: int
+    """The link, or -1 where a filter has none."""
+
+    @property
+    def pin(self) -> str:
+        return f"link-{self.index}-{self.mode}"
+
+
+def needed(rows: Collection[Row], around: Surroundings, named: Collection[str]) -> dict[int, Link]:
+    """Return the interfaces that traffic of these rows can come by. Pure.
+
+    All of them, unless every frontend names its own: then those, the members' and those that the configuration names.
+    """
+    if not all(row.frontend.interface for row in rows):
+        return dict(around.links)
+    names = {*named, *(row.frontend.interface for row in rows)}
+    addresses = {member.address for row in rows for member in row.pool.members}
+    indexes = {hop.ifindex for address, hop in around.hops.items() if address in addresses}
+    indexes |= {index for network, index in around.prefixes if any(address in network for address in addresses)}
+    return {index: link for index, link in around.links.items() if link.name in names or index in indexes}
+
+
+def wanted(
+    links: Mapping[int, Link], wishes: Mapping[str, str], native: Collection[int], targets: Collection[int]
+) -> dict[int, Wanted]:
+    """Return the ways for every interface. Pure.
+
+    `native` are those whose driver runs XDP programs that redirect, `targets` those that it can redirect to.
+    """
+    reachable = all(index in targets for index in links)
+    found = {}
+    for index, link in links.items():
+        wish = Wish(wishes.get(link.name, Wish.AUTO))
+        real = wish is Wish.AUTO and not link.kind and index in native and reachable
+        found[index] = Wanted(link, _NATIVE_FIRST if real else _WAYS[wish])
+    return found
+
+
+class Attachments:
+    """Every interface that programs are attached to. Owner: the datapath."""
+
+    def __init__(self, bpf: Libbpf, pins: Pins, emit: Emit) -> None:
+        self._bpf = bpf
+        self._pins = pins
+        self._emit = emit
+        self._attached: dict[int, _Attached] = {}
+
+    @property
+    def modes(self) -> Mapping[int, Mode]:
+        """How each interface is attached, by its index."""
+        return {index: attached.mode for index, attached in self._attached.items()}
+
+    def adopt(self) -> None:
+        """Take over the links that a process before this one left; those of interfaces that are gone are forgotten."""
+        for name in self._pins.names():
+            kind, _, rest = name.partition("-")
+            index, _, mode = rest.partition("-")
+            if kind != "link":
+                continue
+            fd = self._pins.open(name)
+            if mode == Mode.CLSACT:
+                os.close(fd)  # the pin is of the program: a filter has nothing of its own that could be
+                fd = -1
+            elif not self._bpf.link_info(fd).ifindex:
+                os.close(fd)
+                self._pins.drop(name)
+                continue
+            self._attached[int(index)] = _Attached(int(index), "", Mode(mode), fd)
+
+    def widen(self, programs: Pair, interfaces: Mapping[int, Wanted]) -> list[int]:
+        """Attach to the interfaces that have none yet, and return those.
+
+        Raises: BpfError -> one refused in every way; those before it are detached again.
+        """
+        fresh: list[int] = []
+        try:
+            for index, wish in interfaces.items():
+                known = self._attached.get(index)
+                if known is not None and known.mode in wish.ways:
+                    continue
+                if known is not None:
+                    self._detach(known)
+                if (made := self._attach(programs, wish)) is not None:
+                    self._attached[index] = made
+                    fresh.append(index)
+        except BaseException:
+            self.drop(fresh)
+            raise
+        return fresh
+
+    def switch(self, old: Pair | None, new: Pair) -> None:
+        """Put new programs in the place of the old ones, interface by interface.
+
+        Raises: BpfError -> one refused; those before it have the old programs again, if there are any.
+        """
+        done: list[_Attached] = []
+        try:
+            for attached in tuple(self._attached.values()):
+                self._replace(attached, new)
+                done.append(attached)
+        except BaseException:
+            if old is not None:
+                for attached in done:
+                    with suppress(BpfError):
+                        self._replace(attached, old)
+            raise
+
+    def narrow(self, keep: Collection[int]) -> None:
+        """Detach from every interface that is not to be kept."""
+        for index in self._attached.keys() - set(keep):
+            self._detach(self._attached[index])
+
+    def drop(self, indexes: Iterable[int]) -> None:
+        """Detach from these interfaces."""
+        for index in indexes:
+            if index in self._attached:
+                self._detach(self._attached[index])
+
+    def release(self) -> None:
+        """Let go of the links and leave them to their pins."""
+        for attached in self._attached.values():
+            if attached.fd >= 0:
+                os.close(attached.fd)
+        self._attached.clear()
+
+    def _attach(self, programs: Pair, wish: Wanted) -> _Attached | None:
+        """Attach in the first way that works; None when the interface is gone. Raises: BpfError -> none does."""
+        refused: BpfError | None = None
+        for mode in wish.ways:
+            try:
+                made = self._attach_by(programs, wish.link, mode)
+            except BpfError as error:
+                if error.errno in _GONE:
+                    return None
+                if error.errno not in _NOT_THIS_WAY:
+                    raise
+                refused = refused or error
+                continue
+            self._emit(Event.DATAPATH_ATTACHED, datapath="kernel", interface=wish.link.name, mode=str(mode))
+            return made
+        raise refused or BpfError("attach", errno.EINVAL)
+
+    def _attach_by(self, programs: Pair, link: Link, mode: Mode) -> _Attached:
+        if mode is Mode.CLSACT:
+            self._bpf.tc_attach(link.index, programs.tc, _HANDLE, _PRIORITY)
+            made = _Attached(link.index, link.name, mode, -1)
+            self._pins.keep(programs.tc, made.pin)
+            return made
+        if mode is Mode.TCX:
+            fd = self._bpf.create_link(programs.tc, link.index, Attach.TCX_INGRESS)
+        else:
+            flags = XdpMode.NATIVE if mode is Mode.XDP else XdpMode.GENERIC
+            fd = self._bpf.create_link(programs.xdp, link.index, Attach.XDP, flags)
+        made = _Attached(link.index, link.name, mode, fd)
+        try:
+            self._pins.keep(fd, made.pin)
+        except BaseException:
+            os.close(fd)
+            raise
+        return made
+
+    def _replace(self, attached: _Attached, programs: Pair) -> None:
+        try:
+            if attached.mode is Mode.CLSACT:
+                self._bpf.tc_attach(attached.index, programs.tc, _HANDLE, _PRIORITY)
+                self._pins.keep(programs.tc, attached.pin)
+            else:
+                self._bpf.update_link(attached.fd, programs.xdp if attached.mode.is_xdp else programs.tc)
+        except BpfError as error:
+            if error.errno not in _GONE:
+                raise
+            self._detach(attached)
+
+    def _detach(self, attached: _Attached) -> None:
+        del self._attached[attached.index]
+        if attached.mode is Mode.CLSACT:
+            self._bpf.tc_detach(attached.index, _HANDLE, _PRIORITY)
+        else:
+            with suppress(BpfError):  # the interface is gone, and the link's end with it
+                self._bpf.detach_link(attached.fd)
+            os.close(attached.fd)
+        self._pins.drop(attached.pin)

@@ -1,0 +1,145 @@
+"""The kernel datapath: programs in the kernel forward, this process tells them how.
+
+    tables --> plan, image --> the image that no program reads --> one aligned word
+    netlink --> neighbours --> next hops in place, interfaces attached
+    maps --> sweep, counters --> whoever asks
+
+Laws:
+  1. What forwards needs no process: programs, maps and links are pinned. After kill -9 the last tables stay in force;
+     the next process takes over what is there and replaces the programs, one link after the other.
+  2. A frame meets the old tables or the new ones, also while programs are replaced.
+  3. A failure before the commit leaves the old tables, the old programs and their links.
+"""
+
+import asyncio
+from collections.abc import Iterator
+
+from asynclb.datapath.base import Counters, FlowRecord, HostSettings, Refusal
+from asynclb.datapath.host import take_namespace
+from asynclb.datapath.kernel.host import KernelHost, look_at_host
+from asynclb.datapath.kernel.leftovers import detach, is_forwarding
+from asynclb.datapath.kernel.pins import Pins
+from asynclb.datapath.kernel.programs import FlowLimits
+from asynclb.datapath.kernel.running import Running
+from asynclb.datapath.packet.limits import static_refusal
+from asynclb.errors import ApplyError, HostError, Problem
+from asynclb.events import Emit, Event
+from asynclb.native.libbpf import Libbpf
+from asynclb.tables.diff import Delta
+from asynclb.tables.row import Row
+
+_NOT_OPENED = Refusal("it has not been opened", "this is a bug of asynclb")
+
+
+class KernelDatapath:
+    """Executes rules of every protocol with BPF programs. Owner: the controller."""
+
+    name = "kernel"
+
+    def __init__(
+        self,
+        *,
+        emit: Emit,
+        limits: FlowLimits | None = None,
+        settings: HostSettings | None = None,
+        library: Libbpf | None = None,
+    ) -> None:
+        self._emit = emit
+        self._limits = limits or FlowLimits()
+        self._settings = settings or HostSettings()
+        self._library = library
+        self._host: KernelHost | Refusal = _NOT_OPENED
+        self._running: Running | None = None
+        self._left_over = False
+        self._generation = 0
+
+    @property
+    def generation(self) -> int:
+        """The generation that new flows meet."""
+        return self._generation
+
+    def mode(self, row: Row) -> str:
+        """Return how the interfaces are attached that the row's traffic comes by: `tc`, `xdp`, or both."""
+        return "" if self._running is None else self._running.mode(row)
+
+    def configure(self, settings: HostSettings) -> None:
+        """Use these settings from the next `apply` on, and at the end."""
+        self._settings = settings
+        if self._running is not None:
+            self._running.settings = settings
+
+    async def open(self) -> None:
+        """Find out what this host allows, and whether an instance before this one left programs that forward."""
+        self._host = await asyncio.to_thread(look_at_host, self._library)
+        if isinstance(self._host, KernelHost):
+            self._left_over = is_forwarding(self._pins(self._host))
+
+    def refusal(self, row: Row) -> Refusal | None:
+        """Return why this datapath cannot carry the row, or None."""
+        refused = static_refusal(row)
+        return refused or (self._host if isinstance(self._host, Refusal) else None)
+
+    async def apply(self, delta: Delta) -> None:
+        """Execute the delta's new tables from here on; see `running` for the steps. Raises: ApplyError."""
+        if self._running is None and not delta.new.entries:
+            await self._remove_left_over()
+            self._generation = delta.new.generation
+            return
+        if isinstance(self._host, Refusal):
+            raise ApplyError([_problem(f"{self._host.why}; {self._host.remedy}")])
+        try:
+            await self._execute(self._host, delta)
+        except (HostError, OSError, LookupError, ValueError) as error:
+            raise ApplyError([_problem(str(error))]) from error
+        self._generation = delta.new.generation
+
+    def counters(self) -> Counters:
+        """Return a snapshot of the counters; the numbers of open flows are some seconds old at most."""
+        return Counters() if self._running is None else self._running.counters()
+
+    def flows(self) -> Iterator[FlowRecord]:
+        """Iterate over the flow tables."""
+        if self._running is not None:
+            yield from self._running.flows()
+
+    async def close(self, drain_s: float) -> int:
+        """Take no new flows for `drain_s` at most, then detach; or leave everything, if that is the setting."""
+        running, self._running = self._running, None
+        if running is not None:
+            return await running.close(drain_s)
+        if not self._settings.leave:
+            await self._remove_left_over()
+        return 0
+
+    async def _execute(self, host: KernelHost, delta: Delta) -> None:
+        if self._running is not None:
+            await self._running.execute(delta.new)
+            return
+        running = await Running.start(host, self._pins(host), self._emit, self._limits, self._settings)
+        try:
+            await running.execute(delta.new)
+        except BaseException:
+            await running.abandon()
+            raise
+        self._running, self._left_over = running, False
+
+    async def _remove_left_over(self) -> None:
+        """End the forwarding of an instance before this one: the configuration has nothing for it to do any more."""
+        if not self._left_over or isinstance(self._host, Refusal):
+            return
+        try:
+            with take_namespace("kernel"):
+                removed = await asyncio.to_thread(detach, self._host.bpf, self._pins(self._host))
+        except HostError:
+            return  # it lives, and what it uses is its own
+        self._left_over = False
+        if removed:
+            self._emit(Event.LEFTOVERS_REMOVED, what=list(removed))
+
+    @staticmethod
+    def _pins(host: KernelHost) -> Pins:
+        return Pins(host.bpf, host.bpffs, host.cookie)
+
+
+def _problem(error: str) -> Problem:
+    return Problem((), "", f"kernel datapath: {error}", "nothing was changed")

@@ -1,0 +1,18 @@
+"""Tables of a datapath that drains: the same rules, and nobody takes new flows. Pure."""
+
+from dataclasses import replace
+
+from asynclb.model import AdminState
+from asynclb.tables.row import Row
+from asynclb.tables.tables import EMPTY_POOL_TABLE, Entry, Tables
+
+
+def drained(tables: Tables) -> Tables:
+    """Return the next generation: every member drains, so flows go on, and new ones are dropped with a reason."""
+    entries = {key: Entry(_draining(entry.row), EMPTY_POOL_TABLE) for key, entry in tables.entries.items()}
+    return Tables(tables.generation + 1, tables.seed, entries)
+
+
+def _draining(row: Row) -> Row:
+    members = tuple(replace(member, admin_state=AdminState.DRAIN) for member in row.pool.members)
+    return replace(row, pool=replace(row.pool, members=members))

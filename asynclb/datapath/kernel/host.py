@@ -1,0 +1,85 @@
+"""What the kernel datapath needs of a host, and what to do where it is not there.
+
+Everything is tried rather than looked up, as far as that is possible: the programs are loaded once with small maps,
+so that a kernel that refuses them is known before a rule depends on it.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from asynclb.datapath.base import Refusal
+from asynclb.datapath.host import Capability, missing
+from asynclb.datapath.kernel.bpffs import find_bpffs
+from asynclb.datapath.kernel.pins import HOME, namespace_cookie
+from asynclb.datapath.kernel.programs import SMALLEST_IMAGE, FlowLimits, Programs, State, read_object
+from asynclb.native.libbpf import BpfError, Libbpf, LibbpfMissingError
+
+OLDEST_KERNEL = (5, 15)
+_LOCKDOWN = Path("/sys/kernel/security/lockdown")
+_TRIAL = FlowLimits(1_024, 1_024)
+_OTHERWISE = "or use `datapath: packet` or `proxy`"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelHost:
+    """A host that the datapath can run on. Without a bpffs nothing outlives the process."""
+
+    bpf: Libbpf
+    code: bytes
+    bpffs: Path | None
+    cookie: int
+
+
+def look_at_host(library: Libbpf | None = None) -> KernelHost | Refusal:
+    """Return what is there, or why this host cannot run the datapath. Blocks for some 100 ms: it loads the programs."""
+    lacking = _lacking_capabilities()
+    if lacking:
+        return Refusal(
+            f"BPF programs need {' and '.join(lacking)}", f"run as root or with these capabilities, {_OTHERWISE}"
+        )
+    release = os.uname().release
+    if tuple(int(number) for number in re.findall(r"\d+", release)[:2]) < OLDEST_KERNEL:
+        return Refusal(f"this kernel is Linux {release}", f"Linux 5.15 or later is needed, {_OTHERWISE}")
+    try:
+        bpf = library or Libbpf()
+        code = read_object()
+        _try(bpf, code)
+        cookie = namespace_cookie()
+        return KernelHost(bpf, code, find_bpffs(f"{HOME}/{cookie}"), cookie)
+    except LibbpfMissingError as error:
+        return Refusal(str(error), f"{error.remedy}, {_OTHERWISE}")
+    except BpfError as error:
+        return Refusal(f"{error}{_lockdown()}", f"{error.remedy}, {_OTHERWISE}")
+    except ValueError as error:
+        return Refusal(str(error), f"`python -m asynclb.native.build` builds it, {_OTHERWISE}")
+    except OSError as error:
+        return Refusal(
+            f"the BPF object is not there: {error}", f"`python -m asynclb.native.build` builds it, {_OTHERWISE}"
+        )
+
+
+def _lacking_capabilities() -> list[str]:
+    """Return the names of capabilities that are missing; CAP_SYS_ADMIN is as good as CAP_BPF."""
+    lacking = [capability.name for capability in missing(Capability.CAP_NET_ADMIN)]
+    if missing(Capability.CAP_BPF) and missing(Capability.CAP_SYS_ADMIN):
+        lacking.append(Capability.CAP_BPF.name)
+    return lacking
+
+
+def _try(bpf: Libbpf, code: bytes) -> None:
+    """Load the programs and forget them. Raises: BpfError, ValueError -> as `Programs`."""
+    state = State({})
+    try:
+        Programs(bpf, code, state, _TRIAL, SMALLEST_IMAGE).close()
+    finally:
+        state.close()
+
+
+def _lockdown() -> str:
+    try:
+        level = re.search(r"\[(\w+)\]", _LOCKDOWN.read_text(encoding="ascii"))
+    except OSError:
+        return ""
+    return f" (kernel lockdown: {level[1]})" if level is not None and level[1] != "none" else ""

@@ -1,0 +1,115 @@
+"""What a process leaves behind when it is killed or told to leave its programs: taken over, or removed."""
+
+import os
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from asynclb.datapath.host import take_namespace
+from asynclb.datapath.kernel.attach import Attachments, Pair
+from asynclb.datapath.kernel.bpffs import find_bpffs
+from asynclb.datapath.kernel.pins import HOME, Pins, namespace_cookie
+from asynclb.datapath.kernel.programs import STATE_MAPS, State, last_generation, layout_digest, same_shape
+from asynclb.datapath.kernel.remembered import NAME, MemberName, Remembered, recall
+from asynclb.errors import HostError
+from asynclb.events import Event
+from asynclb.native.libbpf import BpfError, Libbpf
+
+CONTROL = "map-control"
+PROGRAMS = ("program-tc", "program-xdp")
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """What can be gone on with: nothing of it, if it is of another version; `programs` are those that forward now."""
+
+    state: State
+    rules: Mapping[str, int] = field(default_factory=dict)
+    members: Mapping[MemberName, int] = field(default_factory=dict)
+    programs: Pair | None = None
+    generation: int = 0
+
+
+def is_forwarding(pins: Pins) -> bool:
+    """Return whether there is something to take over or to remove."""
+    return any(name.startswith("link-") for name in pins.names())
+
+
+def find_leftover(bpf: Libbpf, pins: Pins, code: bytes) -> Leftover:
+    """Return what is pinned. Maps of another layout are left out: programs over fresh ones replace the old programs."""
+    programs = _programs(pins)
+    remembered = _recall(bpf, pins)
+    if remembered is None or remembered.layout != layout_digest():
+        return Leftover(State({}), programs=programs)
+    state = State({})
+    try:
+        for name in STATE_MAPS:
+            state.maps[name] = pins.open(f"map-{name}")
+        fits = same_shape(bpf, code, state.maps)
+    except BpfError:
+        fits = False
+    if not fits:
+        state.close()
+        return Leftover(State({}), programs=programs)
+    return Leftover(state, remembered.rules, remembered.members, programs, _generation(bpf, pins))
+
+
+def detach(bpf: Libbpf, pins: Pins) -> tuple[str, ...]:
+    """Take programs off every interface and remove every pin; return the names of what there was."""
+    names = pins.names()
+    attachments = Attachments(bpf, pins, _nobody)
+    attachments.adopt()
+    attachments.narrow(())
+    pins.drop_all()
+    return names
+
+
+def detach_here() -> tuple[str, ...]:
+    """Do so in the calling thread's network namespace. Raises: HostError -> an instance runs here, or may not be."""
+    try:
+        bpf, cookie = Libbpf(), namespace_cookie()
+        pins = Pins(bpf, find_bpffs(f"{HOME}/{cookie}"), cookie)
+        with take_namespace("kernel"):
+            return detach(bpf, pins)
+    except BpfError as error:
+        raise HostError(str(error)) from error
+
+
+def _nobody(_event: Event, /, **_fields: object) -> None:
+    """Nothing that is told while things are removed is news."""
+
+
+def _recall(bpf: Libbpf, pins: Pins) -> Remembered | None:
+    try:
+        fd = pins.open(NAME)
+    except BpfError:
+        return None
+    try:
+        return recall(bpf, fd)
+    except (BpfError, ValueError):
+        return None
+    finally:
+        os.close(fd)
+
+
+def _generation(bpf: Libbpf, pins: Pins) -> int:
+    try:
+        control = pins.open(CONTROL)
+    except BpfError:
+        return random.getrandbits(16)  # any but the flows' own
+    try:
+        return last_generation(bpf, control)
+    finally:
+        os.close(control)
+
+
+def _programs(pins: Pins) -> Pair | None:
+    try:
+        tc = pins.open(PROGRAMS[0])
+    except BpfError:
+        return None
+    try:
+        return Pair(tc, pins.open(PROGRAMS[1]))
+    except BpfError:
+        os.close(tc)
+        return None

@@ -1,0 +1,183 @@
+"""Loaded programs, and the maps that they work on.
+
+Two kinds of maps. `State` is what is known of flows and what was counted: it goes from one generation of programs to
+the next, and from one process to the next. The tables (`control`, `images`, `hops`) belong to one generation of
+programs, which is loaded aside, filled, and then put in the place of the other: link by link, each packet meeting the
+old program with the old tables or the new one with the new. That is how tables outgrow their map, how a restarted
+process takes over, and how another version does.
+
+Within a generation, tables are published in one of two images that programs see mapped: the one that nobody reads is
+written, one aligned word says which is current, and the other may be written again after a grace period.
+"""
+
+import mmap
+import os
+import platform
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from ctypes import CDLL, c_long, sizeof
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asynclb.datapath.core import layout
+from asynclb.native.libbpf import Libbpf, MapInfo
+from asynclb.net.drop import Drop
+
+OBJECT = Path(__file__).parents[2] / "native" / "_kernel.bpf.o"
+STATE_MAPS = (
+    *("flows4", "flows6", "fragments", "rule_counts", "member_counts", "drops", "totals", "interfaces", "appliances"),
+)
+SLACK = 4_096
+"""Bytes behind an image: what a masked offset may reach beyond its last byte."""
+SMALLEST_IMAGE = 1 << 20
+MAX_RULES = 8_192
+MAX_MEMBERS = 65_536
+MAX_HOPS = 65_536
+
+_SETTINGS = ".rodata.settings"
+_GRACE_S = 0.02  # where the kernel offers no grace period: no program runs for so long
+_MEMBARRIER_GLOBAL = 1  # linux/membarrier.h
+_MEMBARRIER: Mapping[str, int] = {"x86_64": 324, "aarch64": 283}
+
+
+@dataclass(frozen=True, slots=True)
+class FlowLimits:
+    """How many flows the maps have room for; the least recently used make room for new ones."""
+
+    flows4: int = 1_000_000
+    flows6: int = 250_000
+
+
+class State:
+    """Descriptors of the maps that outlive programs. Owner: the datapath."""
+
+    def __init__(self, maps: Mapping[str, int]) -> None:
+        self.maps = dict(maps)
+
+    def __getitem__(self, name: str) -> int:
+        return self.maps[name]
+
+    def close(self) -> None:
+        """Let go of the maps."""
+        for fd in self.maps.values():
+            os.close(fd)
+        self.maps.clear()
+
+
+def layout_digest() -> int:
+    """Return the number that an object and pinned maps must have been made by."""
+    return layout.digest(drop.name for drop in Drop)
+
+
+def read_object(path: Path = OBJECT) -> bytes:
+    """Return the object that the package was built with. Raises: OSError -> it was not built."""
+    return path.read_bytes()
+
+
+def capacity_for(size: int) -> int:
+    """Return the capacity of an image map for tables of this many bytes: a power of two, with room to grow."""
+    return max(SMALLEST_IMAGE, 1 << (2 * size - 1).bit_length())
+
+
+def grace_period() -> None:
+    """Return when every program run that had begun has ended. Blocks for some 20 ms; call it in a thread.
+
+    membarrier(2) waits for readers as the kernel itself does before it frees what they may hold, so that a program
+    on a processor that stands still (a virtual machine's) is waited for too.
+    """
+    libc = CDLL(None, use_errno=True)
+    number = _MEMBARRIER.get(platform.machine())
+    if number is not None and libc.syscall(c_long(number), c_long(_MEMBARRIER_GLOBAL), c_long(0), c_long(0)) == 0:
+        return
+    time.sleep(_GRACE_S)
+
+
+class Programs:
+    """One generation of programs with tables of its own. Owner: the datapath, which closes it."""
+
+    def __init__(self, bpf: Libbpf, code: bytes, state: State, limits: FlowLimits, capacity: int) -> None:
+        """Load it over the maps of `state`, and add to that those that it did not have.
+
+        Cost: some 100 ms; call it in a thread.
+        Raises: BpfError -> the kernel refused. ValueError -> the object was built from another layout.
+        """
+        self.capacity = capacity
+        self._object = bpf.open_object(code, "asynclb")
+        self._views: list[mmap.mmap] = []
+        try:
+            self._size(limits, state)
+            self._object.load()
+            self.tc, self.xdp = self._object.program("asynclb_tc"), self._object.program("asynclb_xdp")
+            self._images = self._mapped("images", 2 * (capacity + SLACK))
+            self.control = self._object.map("control")
+            self._control = layout.KernelControl.from_buffer(self._mapped("control", sizeof(layout.KernelControl)))
+            self.hops: Any = (layout.Hop * MAX_HOPS).from_buffer(self._mapped("hops", MAX_HOPS * sizeof(layout.Hop)))
+        except BaseException:
+            self._object.close()
+            raise
+        for name in STATE_MAPS:
+            if name not in state.maps:
+                state.maps[name] = os.dup(self._object.map(name))
+
+    def write(self, image: bytes) -> None:
+        """Write tables where no program looks. Cost: a copy; call it in a thread when it is large.
+
+        Raises: ValueError -> they are larger than `capacity`.
+        """
+        if len(image) > self.capacity:
+            raise ValueError(f"tables of {len(image)} bytes do not fit an image of {self.capacity}")
+        start = (1 - self._control.active) * (self.capacity + SLACK)
+        self._images[start : start + len(image)] = image
+
+    def flip(self, generation: int) -> None:
+        """Make what was written current: one aligned store, whole for every program run.
+
+        `generation` is written down for the next process, which goes on from there.
+        """
+        self._control.reserved[0] = generation
+        self._control.active = 1 - self._control.active
+
+    def close(self) -> None:
+        """Let go of programs and tables; links that have them go on."""
+        del self.hops, self._control, self._images
+        for view in self._views:
+            with suppress(BufferError):  # the last reference to a view may live in a traceback
+                view.close()
+        self._object.close()
+
+    def _size(self, limits: FlowLimits, state: State) -> None:
+        settings = layout.KernelSettings.from_buffer_copy(self._object.initial(_SETTINGS))
+        if settings.layout_digest != layout_digest():
+            raise ValueError("the BPF object was built from another layout; build it again")
+        settings.image_mask = self.capacity - 1
+        settings.rule_limit = settings.rule_limit or MAX_RULES
+        settings.member_limit = settings.member_limit or MAX_MEMBERS
+        self._object.set_initial(_SETTINGS, bytes(settings))
+        self._object.set_value_size("images", self.capacity + SLACK)
+        self._object.set_entries("flows4", limits.flows4)
+        self._object.set_entries("flows6", limits.flows6)
+        for name, fd in state.maps.items():
+            self._object.reuse(name, fd)
+
+    def _mapped(self, name: str, size: int) -> mmap.mmap:
+        view = mmap.mmap(self._object.map(name), -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+        self._views.append(view)
+        return view
+
+
+def last_generation(bpf: Libbpf, control: int) -> int:
+    """Return the generation that was published last through a control map."""
+    value = bpf.lookup(control, bytes(4), sizeof(layout.KernelControl))
+    return 0 if value is None else int(layout.KernelControl.from_buffer_copy(value).reserved[0])
+
+
+def same_shape(bpf: Libbpf, code: bytes, maps: Mapping[str, int]) -> bool:
+    """Return whether maps that were found are those that the object would make, but for how many entries they have."""
+    with bpf.open_object(code, "asynclb") as opened:
+        return all(_shape(bpf.map_info(fd)) == opened.shape(name) for name, fd in maps.items())
+
+
+def _shape(info: MapInfo) -> tuple[int, int, int]:
+    return info.type, info.key_size, info.value_size

@@ -1,0 +1,120 @@
+"""Goes through the flows, a bounded part at a time: ends those that are over, and counts the others.
+
+The kernel deletes flows of its own accord only when it needs their room (least recently used first) and says nothing
+then, so the numbers of open flows are counted here: a pass over both tables gives one consistent count.
+
+A flow past its deadline is looked at once more before it is deleted. A packet that comes between that look and the
+deletion, half a microsecond, makes a new flow to the member that the tables name.
+
+Cost: tests/bench/kernel_sweep.py.
+"""
+
+from collections.abc import Callable, Iterator
+from ctypes import c_uint32, sizeof
+from dataclasses import dataclass, field
+from typing import Any
+
+from asynclb.datapath.core import layout
+from asynclb.datapath.core.layout import CONSTANTS, Conn
+from asynclb.datapath.kernel.programs import State
+from asynclb.datapath.kernel.tally import Gauges, flow_at, is_late, judge, library
+from asynclb.native.libbpf import Batch, Libbpf
+
+FlowKey = type[layout.Key4] | type[layout.Key]
+FLOW_MAPS: tuple[tuple[str, FlowKey], ...] = (("flows4", layout.Key4), ("flows6", layout.Key))
+BATCH = 4_096
+"""Flows a call: about a millisecond in the kernel, and more than any bucket holds."""
+_TCP = 6
+_MAPPED = 0xFFFF << 32
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What one whole pass found: open flows, by rule number and member number (none means 0)."""
+
+    flows: int = 0
+    rules: dict[int, int] = field(default_factory=dict)
+    members: dict[int, int] = field(default_factory=dict)
+
+
+class Sweep:
+    """One sweep after another. Owner: one task; `step` is called in a thread, never twice at the same time."""
+
+    def __init__(self, bpf: Libbpf, state: State, numbers: Callable[[], tuple[int, int]]) -> None:
+        """`numbers` says how many numbers rules and members have in use."""
+        self._bpf = bpf
+        self._state = state
+        self._numbers = numbers
+        self._native = library()
+        self._late = (c_uint32 * BATCH)()
+        self._steps = self._passes()
+        self._now_ms = 0
+        self.counted = Counted()
+        """What the last whole pass found. Replaced, never changed."""
+        self.passes = 0
+        self.ended = 0
+        """Flows that were deleted because they were over."""
+
+    def step(self, now_ms: int, batches: int) -> list[layout.KeyedFlow]:
+        """Go on for at most this many batches or to the end of the pass; return ended flows that want resets."""
+        self._now_ms, resets, before = now_ms, [], self.passes
+        for _ in range(batches):
+            resets += next(self._steps)
+            if self.passes != before:
+                break
+        return resets
+
+    def _passes(self) -> Iterator[list[layout.KeyedFlow]]:
+        while True:
+            gauges = Gauges(*self._numbers())
+            for name, kind in FLOW_MAPS:
+                yield from self._walk(self._state[name], kind, gauges)
+            self.counted = Counted(gauges.flows, _present(gauges.rules), _present(gauges.members))
+            self.passes += 1
+            yield []
+
+    def _walk(self, fd: int, kind: FlowKey, gauges: Gauges) -> Iterator[list[layout.KeyedFlow]]:
+        batch, more = Batch(sizeof(kind), sizeof(layout.Flow), BATCH), True
+        while more:
+            more = self._bpf.lookup_batch(fd, batch)
+            late = judge(batch.values, batch.count, self._now_ms, gauges, self._late, self._native)
+            ended = [self._end(fd, batch, index, kind) for index in late]
+            yield [flow for flow in ended if flow is not None]
+
+    def _end(self, fd: int, batch: Batch, index: int, kind: FlowKey) -> layout.KeyedFlow | None:
+        """Delete a flow if it still is over; return it if its ends are to be told."""
+        key = batch.key(index)
+        found = self._bpf.lookup(fd, key, sizeof(layout.Flow))
+        if found is None:
+            return None
+        flow = layout.Flow.from_buffer_copy(found)
+        if not is_late(flow.deadline_ms, self._now_ms) or not self._bpf.delete(fd, key):
+            return None
+        self.ended += 1
+        if not flow.flags & CONSTANTS["FLOW_RESET"] or flow.state == Conn.CLOSED:
+            return None
+        keyed = layout.KeyedFlow(full_key(kind, key), flow)
+        return keyed if keyed.key.protocol == _TCP else None
+
+
+def flows_in(bpf: Libbpf, state: State) -> Iterator[layout.KeyedFlow]:
+    """Walk through the flows without changing anything. Cost: about 10 us each, most of it Python's."""
+    for name, kind in FLOW_MAPS:
+        batch, more = Batch(sizeof(kind), sizeof(layout.Flow), BATCH), True
+        while more:
+            more = bpf.lookup_batch(state[name], batch)
+            for index in range(batch.count):
+                yield layout.KeyedFlow(full_key(kind, batch.key(index)), flow_at(batch.values, index))
+
+
+def full_key(kind: FlowKey, data: bytes) -> layout.Key:
+    """Return the key that a map's key stands for: IPv4 as ::ffff:a.b.c.d."""
+    if kind is layout.Key:
+        return layout.Key.from_buffer_copy(data)
+    four = layout.Key4.from_buffer_copy(data)
+    ends = (layout.Address(0, _MAPPED | address) for address in (four.source, four.destination))
+    return layout.Key(*ends, four.source_port, four.destination_port, four.protocol, four.kind)
+
+
+def _present(numbers: Any) -> dict[int, int]:
+    return {index: number for index, number in enumerate(numbers) if number}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Loops over what was read from the kernel's maps in batches: Python twins in tally.py. Arrays in, arrays out. */
+#include "../../native/native.h"
+#include "../core/types.h"
+#include "layout.h"
+
+/* Adds up the values of each processor. Shape: `values` is [count][cpus][words], `sums` is [count][words]. */
+ASYNCLB_EXPORT void asynclb_kernel_sum(const u64 *values, u32 count, u32 cpus, u32 words, u64 *sums)
+{
+	for (u32 i = 0; i < count; i++)
+		for (u32 cpu = 0; cpu < cpus; cpu++)
+			for (u32 w = 0; w < words; w++)
+				sums[(u64)i * words + w] += values[((u64)i * cpus + cpu) * words + w];
+}
+
+/* Counts live flows by rule and by member, and lists those that are past their deadline. Returns how many those are.
+ * The other half of a hairpin (FLOW_RETURN) is listed, and counted as nobody's.
+ */
+ASYNCLB_EXPORT u32 asynclb_kernel_judge(const struct flow *flows, u32 count, u32 now_ms, u32 *rules, u32 rule_limit,
+				u32 *members, u32 member_limit, u32 *late)
+{
+	u32 found = 0;
+
+	for (u32 i = 0; i < count; i++) {
+		const struct flow *flow = &flows[i];
+
+		if ((s32)(now_ms - flow->deadline_ms) >= 0) {
+			late[found++] = i;
+			continue;
+		}
+		if (flow->flags & FLOW_RETURN)
+			continue;
+		if (flow->rule < rule_limit)
+			rules[flow->rule]++;
+		if (flow->member < member_limit)
+			members[flow->member]++;
+	}
+	return found;
+}
