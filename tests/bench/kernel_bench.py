@@ -19,8 +19,6 @@ from loads import Load, Sample
 from peers import Arena
 from proxy_bench import Plan
 
-from asynclb.lab import Lab
-
 KEYS = ("kernel", "kernel-latency", "kernel-packet", "kernel-flows", "kernel-changes")
 _SECONDS = 2.0
 
@@ -67,7 +65,7 @@ async def run(plan: Plan, keys: Collection[str], say: Callable[[str], None]) -> 
 async def _tcp(
     plan: Plan, wanted: dict[str, tuple[str, str, Load]], results: KernelResults, say: Callable[[str], None]
 ) -> None:
-    async with Lab("bench-kernel") as lab:
+    async with kernel_peers.kernel_lab("bench-kernel") as lab:
         arena = await kernel_peers.build(lab)
         say("connections pass the kernel datapath")
         for number in range(plan.rounds):

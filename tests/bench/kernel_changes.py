@@ -131,7 +131,7 @@ async def run(plan: Plan, results: Changes, say: Callable[[str], None]) -> None:
     Cancel: the lab is removed; nothing stays behind.
     Raises: AbsentError -> there is no kernel datapath here; LabError -> a change did not come about.
     """
-    async with Lab("bench-changes") as lab:
+    async with kernel_peers.kernel_lab("bench-changes") as lab:
         stage = await _build(lab)
         for number in range(plan.rounds):
             results.reload += [await _reloaded(stage) for _ in range(_TIMES)]

@@ -101,7 +101,7 @@ async def run(plan: Plan, keys: Collection[str], results: Packets, say: Callable
     Raises: AbsentError -> there is no kernel datapath here; LabError -> something does not work as it should.
     """
     for hook in HOOKS:
-        async with Lab(f"bench-{hook}", offload=hook == "tc") as lab:
+        async with kernel_peers.kernel_lab(f"bench-{hook}", offload=hook == "tc") as lab:
             lanes, load = await _build(lab, hook)
             with kernel_bpf.statistics():
                 if "kernel-packet" in keys:

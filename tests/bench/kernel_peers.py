@@ -16,9 +16,12 @@ Bulk streams have a pool of one member, because iperf3's two connections belong 
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
+import kernel_pins
 import loads
 import peers
 from loads import Sample
@@ -105,6 +108,20 @@ class Path:
         return {"vip": self.subject.target, "a": self.a, "b": self.b, **ports}
 
 
+@asynccontextmanager
+async def kernel_lab(title: str, *, offload: bool = True) -> AsyncIterator[Lab]:
+    """Enter a lab, end every balancer in order before the lab goes, and see that nothing stays pinned."""
+    await asyncio.to_thread(kernel_pins.remove_dead)
+    try:
+        async with Lab(title, offload=offload) as lab:
+            try:
+                yield lab
+            finally:
+                await asyncio.gather(*(each.stop() for each in lab.processes if each.name.endswith("-asynclb")))
+    finally:
+        await asyncio.to_thread(kernel_pins.remove_own)
+
+
 async def build(lab: Lab) -> Arena:
     """Set up the hosts, start the members' servers and every subject, and see that they do what they should.
 
@@ -137,6 +154,7 @@ async def start_kernel(subject: Subject, config: str) -> None:
 
     Raises: AbsentError -> it refuses the configuration, because this host or this version has no such datapath.
     """
+    kernel_pins.note(subject.router)
     try:
         await peers.start_asynclb(subject, config)
     except LabError as error:
