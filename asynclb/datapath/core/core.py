@@ -220,17 +220,15 @@ class Core:
             more=bool(batch.more),
         )
 
-    def collect(self, ifindex: int, tail: int, vectors: "Array[c_char]") -> int:
-        """Take the frames that wait for an interface from `tail` on, and return how many.
+    def collect(self, ifindex: int, outlet: layout.Outlet, now_ns: int) -> int:
+        """Take the frames that wait for an interface from the outlet's tail on, and return how many.
 
-        Shape: `vectors` gets a `struct iovec` for each: 16 bytes, as many as fit.
+        Of those that the guard has to see, `msg_controllen` is that of one number, else 0; and the padding behind
+        `msg_len` has the number of the note that was made, from 1, or 0 (note.h). An outlet without notes has none.
         """
-        egress = self._memory.egresses[self._egresses[ifindex][0]]
+        index = self._egresses[ifindex][0]
         return int(
-            self._library.asynclb_core_collect(
-                *(c_uint64(egress.ring), c_uint32(egress.frame_size), c_uint32(egress.frame_count)),
-                *(c_uint32(tail), vectors, c_uint32(len(vectors) // 16)),
-            )
+            self._library.asynclb_core_collect(byref(self._memory), c_uint32(index), byref(outlet), c_uint64(now_ns))
         )
 
     def sweep(self, now_ns: int, budget: int) -> Swept:

@@ -426,6 +426,20 @@ class Egress(Structure):
     )
 
 
+class Outlet(Structure):
+    """What sends an egress' frames: `limit` each of struct iovec and struct mmsghdr, and what the guard was shown."""
+
+    _fields_ = (
+        ("vectors", _U64),
+        ("messages", _U64),
+        ("notes", _U64),
+        ("note_sets", _U32),
+        ("interval_ms", _U32),
+        ("limit", _U32),
+        ("tail", _U32),
+    )
+
+
 class Ingress(Structure):
     """A mapped TPACKET_V2 receive ring."""
 
@@ -508,7 +522,7 @@ class CoreMemory(Structure):
 STRUCTURES: Final[tuple[type[Structure], ...]] = (
     *(Address, Section, Image, Place, Entry, PoolMember, MemberRecord, Allow, Hop, Key, Flow, Bucket, KeyedFlow),
     *(Fragment, Held, Count, Interface, Key4, FragmentKey, KernelControl, KernelSettings, KernelTotals),
-    *(Egress, Ingress, Answer, BatchRecord, CoreMemory),
+    *(Egress, Outlet, Ingress, Answer, BatchRecord, CoreMemory),
 )
 ENUMERATIONS: Final[tuple[type[IntEnum], ...]] = (Verdict, Kind, Delivery, Distribution, Conn, Event)
 

@@ -6,6 +6,7 @@
  */
 #include "ahead.h"
 #include "image.h"
+#include "note.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -354,22 +355,32 @@ static void sweep_held(struct core_memory *core, u32 now_ms)
 	}
 }
 
-/* Describes the frames that wait in an egress buffer from `tail` on, for one sendmmsg(2), and takes them off: the caller
- * sends before it receives again. Python twin and user: packet/ring.py, Egress.
+/* Describes the frames that wait in an egress buffer, for one sendmmsg(2), and takes them off: the caller sends before it
+ * receives again. A frame that the guard has to see gets the message's control part, which is for the caller to fill;
+ * none does when there is no room for notes.
+ * Python twin and user: packet/ring.py, Egress.
  */
-EXPORT u32 asynclb_core_collect(u64 ring, u32 frame_size, u32 frame_count, u32 tail, struct io_vector *vectors, u32 limit)
+EXPORT u32 asynclb_core_collect(const struct core_memory *core, u32 index, struct outlet *outlet, u64 now_ns)
 {
-	u32 count = 0;
+	const struct egress *egress = &core->egresses[index];
+	u32 count = 0, now_ms = (u32)(now_ns / 1000000), offset = FRAME_DATA + egress->vnet_bytes;
 
-	for (; count < limit; count++) {
-		struct ring_frame *frame = ring_at(ring, tail, frame_size);
+	for (; count < outlet->limit; count++) {
+		struct ring_frame *frame = ring_at(egress->ring, outlet->tail, egress->frame_size);
+		struct io_vector *vector = POINTER(struct io_vector, outlet->vectors) + count;
+		struct message *message = POINTER(struct message, outlet->messages) + count;
+		struct packet p = {.data = (u8 *)frame + offset, .csum_start = NONE};
 
 		if (frame->status != FRAME_REQUEST)
 			break;
 		frame->status = FRAME_KERNEL;
-		vectors[count].base = (u64)(__UINTPTR_TYPE__)frame + FRAME_DATA;
-		vectors[count].length = frame->length;
-		tail = tail + 1 == frame_count ? 0 : tail + 1;
+		vector->base = (u64)(__UINTPTR_TYPE__)frame + FRAME_DATA;
+		vector->length = frame->length;
+		p.length = frame->length - egress->vnet_bytes;
+		message->control_bytes = message->note = 0;
+		if (outlet->note_sets && !is_quiet(core_image(core), &p, outlet, now_ms, &message->note))
+			message->control_bytes = CONTROL_BYTES;
+		outlet->tail = outlet->tail + 1 == egress->frame_count ? 0 : outlet->tail + 1;
 	}
 	return count;
 }

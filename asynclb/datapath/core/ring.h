@@ -43,6 +43,19 @@ struct io_vector {
 	u64 base, length;
 };
 
+/* struct mmsghdr on 64-bit Linux. Python twin: packet/ring.py, _MMSGHDR. */
+struct message {
+	u64 name;
+	u32 name_bytes, padding;
+	u64 vectors, vector_count, control, control_bytes;
+	u32 flags, padding2, sent;
+	u32 note; /* ours: the kernel leaves this padding alone */
+};
+
+_Static_assert(sizeof(struct message) == 64, "struct mmsghdr");
+
+#define CONTROL_BYTES 24 /* one control message that holds a number: CMSG_SPACE(4) */
+
 #define VIRTIO_NEEDS_CSUM 1
 
 typedef u64 word16 __attribute__((vector_size(16), aligned(1), may_alias));

@@ -44,7 +44,7 @@ class Port:
         """Take one batch off the ring and send what leaves."""
         batch = core.receive(self._ring.rx, _BUDGET, now_ns)
         for ifindex in batch.dirty:
-            ports[ifindex].egress.flush(core)
+            ports[ifindex].egress.flush(core, now_ns)
         if batch.frames:
             self._idle_since_ns = None
         else:

@@ -4,6 +4,11 @@ The core writes frames that leave into a buffer laid out as a transmit ring, and
 real one would save the kernel's copy, but the pages of its frames are given back as soon as a virtual device
 orphans the packet, which may be before the receiver has read it: data would change on its way.
 
+The guard's egress chain costs half as much as sending. A sender's mark lets frames pass it at once; those that it has
+to see (core/note.h says which) carry another mark in a control message, on the same socket, so the order stays. An
+engine that may not set marks leaves the socket as it was opened, where every frame is seen: slower, not wrong.
+PACKET_QDISC_BYPASS would not help: that hook comes before it.
+
 Every frame carries a `virtio_net_hdr` in front: large unsegmented TCP frames and partial checksums arrive as they are
 on the device and leave as they came, and the device that they leave by segments and completes them.
 
@@ -18,8 +23,9 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 
+from asynclb.datapath.core import layout
 from asynclb.datapath.core.core import Core, RxRing
-from asynclb.datapath.packet.ruleset import MARK
+from asynclb.datapath.packet.ruleset import MARK, QUIET, SHOWN_MS
 
 SOL_PACKET = 263
 _PACKET_RX_RING = 5
@@ -40,8 +46,16 @@ _STRIDE = FRAME_BYTES + 192
 """From one frame to the next of what is sent: no multiple of a page, or they push one another out of the cache."""
 
 _NO_OFFLOAD = bytes(10)  # struct virtio_net_hdr of a whole frame with complete checksums
-_MMSGHDR = struct.Struct("=QIIQQQQiiII")  # struct mmsghdr on 64-bit Linux: 64 bytes
+_MMSGHDR = struct.Struct("=QIIQQQQiiII")  # struct mmsghdr on 64-bit Linux: 64 bytes, the last 4 its padding
+_NOTE = struct.Struct("=60xI")  # what the core writes into that padding
+_NOTE_BYTES = 16
 _IOVEC_BYTES = 16
+_SHOWN = struct.pack("=QiiI4x", 20, socket.SOL_SOCKET, socket.SO_MARK, MARK)
+"""A control message that gives one frame another mark than its socket's. Source: cmsg(3), socket(7)."""
+
+_NOTE_SETS, _NOTE_WAYS = 1 << 16, 4
+"""Room for 262,144 flows that the guard was shown lately, as many as it notes; pages are taken when first used."""
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.sendmmsg.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int]
 _LIBC.sendmmsg.restype = ctypes.c_int
@@ -86,6 +100,15 @@ def open_sender(interface: str) -> socket.socket:
     return sock
 
 
+def _set_quiet(sock: socket.socket) -> bool:
+    """Let a sender's frames pass the guard, if this process may set marks, also those of single frames."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK | QUIET)
+    except PermissionError:
+        return False
+    return True
+
+
 def send_one(sock: socket.socket, frame: bytes) -> None:
     """Send one frame of our own; the wire may lose it as any other."""
     with suppress(OSError):
@@ -121,30 +144,47 @@ class Egress:
         """Make the buffer. Raises: OSError -> no memory."""
         self.sock, self.ifindex = sock, ifindex
         self._frames = frames
-        self._tail = 0
         self.buffer = mmap.mmap(-1, frames * _STRIDE)
+        self._notes = mmap.mmap(-1, _NOTE_SETS * _NOTE_WAYS * _NOTE_BYTES)
         self._vectors = ctypes.create_string_buffer(_IOVEC_BYTES * frames)
         self._messages = ctypes.create_string_buffer(_MMSGHDR.size * frames)
-        vectors = ctypes.addressof(self._vectors)
+        self._shown = ctypes.create_string_buffer(_SHOWN, len(_SHOWN))
+        self._outlet = layout.Outlet(
+            vectors=ctypes.addressof(self._vectors),
+            messages=ctypes.addressof(self._messages),
+            notes=ctypes.addressof(ctypes.c_char.from_buffer(self._notes)),
+            note_sets=_NOTE_SETS if _set_quiet(sock) else 0,
+            interval_ms=SHOWN_MS,
+            limit=frames,
+        )
+        control = ctypes.addressof(self._shown)
         for index in range(frames):
-            _MMSGHDR.pack_into(self._messages, index * 64, 0, 0, 0, vectors + index * _IOVEC_BYTES, 1, 0, 0, 0, 0, 0, 0)
+            vector = self._outlet.vectors + index * _IOVEC_BYTES
+            _MMSGHDR.pack_into(self._messages, index * _MMSGHDR.size, 0, 0, 0, vector, 1, control, 0, 0, 0, 0, 0)
 
     def attach(self, core: Core) -> None:
         """Let the core write frames for this interface into the buffer."""
         core.attach_egress(self.ifindex, self.buffer, _STRIDE, self._frames)
 
-    def flush(self, core: Core) -> None:
-        """Send everything that waits.
+    def flush(self, core: Core, now_ns: int) -> None:
+        """Send everything that waits: quietly, but for what the guard has to see.
 
         A frame that the device does not take (its queue is full, it is down, the frame is too long) is lost, as it
         would be on a wire; those behind it are still sent.
         """
-        count = core.collect(self.ifindex, self._tail, self._vectors)
-        self._tail = (self._tail + count) % self._frames
-        base, at = ctypes.addressof(self._messages), 0
+        count = core.collect(self.ifindex, self._outlet, now_ns)
+        base, at = self._outlet.messages, 0
         while at < count:
             sent = _LIBC.sendmmsg(self.sock.fileno(), base + at * _MMSGHDR.size, count - at, 0)
+            if sent < 0:
+                self._take_back(at)
             at += max(sent, 1)
+
+    def _take_back(self, index: int) -> None:
+        """Forget that the guard was shown the flow of a message: it was not sent."""
+        (note,) = _NOTE.unpack_from(self._messages, index * _MMSGHDR.size)
+        if note:
+            self._notes[(note - 1) * _NOTE_BYTES : note * _NOTE_BYTES] = bytes(_NOTE_BYTES)
 
     def close(self, core: Core | None = None) -> None:
         """Take the buffer from the core and give it back."""

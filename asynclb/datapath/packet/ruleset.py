@@ -10,6 +10,9 @@ carry a mark. Laws for what members send:
      Only what is sent to such members is noted: nothing asks about others, and each note is paid for by a packet.
   3. What members answer to an address of the host is the core's, if the datapath has sent in that address' name.
   4. What was seen of flows is kept when the table is replaced.
+  5. A note outlives its flow: of each the chain is shown a frame every few seconds (note.h), and its first SYN. The
+     others are quiet and leave by the first rule. Until the next that is shown, what the host itself sends between the
+     same ends prevails: such answers look alike.
 
 Without an egress hook (Linux before 5.16) nobody watches, and of what members send from such ports only connections
 that they open themselves are the host's.
@@ -30,10 +33,16 @@ NO_TABLE = f"add table netdev {TABLE}\ndelete table netdev {TABLE}"
 MARK = 0x4000_0000
 """What the datapath's own frames carry: one bit, and only that bit is compared."""
 
+QUIET = 0x0800_0000
+"""Another bit: the chain was shown a frame of this flow a moment ago, or has nothing to note of it."""
+
+SHOWN_MS = 5_000
+"""How long a moment is: much less than `_GRACE_S`, and of a flow with 20 packets a second it is one in a hundred."""
+
 _DIRECT_S = 7_500  # longer than the 7,200 s after which Linux probes an idle connection
 _DIRECT_FLOWS = 65_535
 _TAKEN_FLOWS = 262_143  # beyond it a client may get an answer twice, once from the member's own address
-_GRACE_S = 60  # the core's flow is over before its mirror here
+_GRACE_S = 60  # the core's flow is over before its mirror here, which is renewed every SHOWN_MS
 _FIRST = -400  # before every other chain at these hooks
 _PORTED = "{ 17, 33, 132, 136 }"  # UDP, DCCP, SCTP, UDP-Lite: numbers, because slim images have no /etc/protocols
 _HOSTS = {4: "ip daddr 224.0.0.0/4 accept", 6: "icmpv6 type { 133-137 } accept\n  ip6 daddr ff00::/8 accept"}
@@ -83,9 +92,11 @@ def ruleset(guarded: Guarded, *, egress: bool = True) -> str:
 
 def _hook(guarded: Guarded, hook: str, chain: str) -> str:
     devices = ", ".join(f'"{name}"' for name, _ in guarded.interfaces)
+    first = f"\n  meta mark & {QUIET:#x} != 0 accept" if hook == "egress" else ""
     return f"""chain {hook} {{
-  type filter hook {hook} devices = {{ {devices} }} priority {_FIRST}; policy accept;
-  meta protocol vmap {{ ip : goto {chain}4, ip6 : goto {chain}6 }}
+  type filter hook {hook} devices = {{ {devices} }} priority {_FIRST}; policy accept;{first}
+  meta protocol ip goto {chain}4
+  meta protocol ip6 goto {chain}6
 }}"""
 
 
@@ -104,20 +115,18 @@ def _way_in(guarded: Guarded, version: int, *, egress: bool) -> str:
     pair = f"{ip} saddr . {ip} daddr . meta l4proto"
     flow = f"{pair} . th sport . th dport"
     timeout = f"timeout {guarded.idle_s + _GRACE_S}s"
-    routed = "\n  ".join(
-        f'iifname "{name}" counter drop' for name, found in guarded.routed_interfaces if found == version
-    )
-    seen = f"""meta l4proto {_PORTED} {flow} @taken{v} update @taken{v} {{ {flow} {timeout} }} counter drop
+    routed = "\n  ".join(f'iifname "{name}" drop' for name, found in guarded.routed_interfaces if found == version)
+    seen = f"""meta l4proto {_PORTED} {flow} @taken{v} update @taken{v} {{ {flow} {timeout} }} drop
   meta l4proto {_PORTED} {_WHOLE[version]} return
-  {pair} @pairs{v} update @pairs{v} {{ {pair} {timeout} }} counter drop"""
-    hairpin = f"{ip} daddr @own{v} {ip} saddr @members{v} {flow} @taken{v} counter drop"
+  {pair} @pairs{v} update @pairs{v} {{ {pair} {timeout} }} drop"""
+    hairpin = f"{ip} daddr @own{v} {ip} saddr @members{v} {flow} @taken{v} drop"
     return f"""chain opened{v} {{
   tcp flags & (syn | ack) == syn update @direct{v} {{ {flow} }} return
-  counter drop
+  drop
 }}
 chain any{v} {{
   meta l4proto 6 goto opened{v}
-  {seen if egress else "counter drop"}
+  {seen if egress else "drop"}
 }}
 chain from{v} {{
   {flow} @direct{v} return
@@ -126,11 +135,11 @@ chain from{v} {{
 }}
 chain in{v} {{
   {_HOSTS[version]}
-  {ip} daddr . meta l4proto . th dport @served{v} counter drop
-  {ip} daddr @open_vips{v} counter drop
+  {ip} daddr . meta l4proto . th dport @served{v} drop
+  {ip} daddr @open_vips{v} drop
   {hairpin if egress else ""}
   {ip} daddr @own{v} accept
-  {ip} daddr @vips{v} counter drop
+  {ip} daddr @vips{v} drop
   {ip} saddr @members{v} jump from{v}
   {routed}
 }}"""

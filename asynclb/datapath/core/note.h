@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Which of the frames that leave the guard has to see.
+ *
+ * The guard (packet/ruleset.py) notes flows to members as their frames leave, and pays for it with a third of the
+ * time that a frame takes. Its notes last for minutes, so of each flow it is shown a frame every few seconds; the
+ * others leave quietly. Laws:
+ *
+ *   1. What leaves quietly goes to nobody whom a `nat` rule delivers to, or the same ends and protocol were shown less
+ *      than `interval_ms` ago, under the tables that are in force.
+ *   2. In doubt a frame is shown: fragments, ICMP errors, first SYNs, what cannot be read, flows that found no room.
+ *
+ * What was shown is remembered by its keyed hash, four in a line of memory, where the oldest gives way. The caller takes
+ * a note back when its frame could not be sent: the guard has not seen it.
+ */
+#ifndef ASYNCLB_NOTE_H
+#define ASYNCLB_NOTE_H
+
+#include "lookup.h"
+#include "parse.h"
+
+#define NOTE_WAYS 4
+
+struct note {
+	u64 hash; /* 0: none */
+	u32 shown_ms, generation;
+};
+
+struct note_set {
+	struct note way[NOTE_WAYS];
+};
+
+/* Returns 0 for a flow that was shown a moment ago, else its note, which says from now on that it was. */
+INLINE struct note *note_renew(struct note_set *set, u64 hash, u32 generation, u32 now_ms, u32 interval_ms)
+{
+	struct note *oldest = &set->way[0];
+
+	for (u32 i = 0; i < NOTE_WAYS; i++) {
+		struct note *note = &set->way[i];
+
+		if (note->hash == hash && note->generation == generation && now_ms - note->shown_ms < interval_ms)
+			return 0;
+		if (note->hash == hash || !note->hash) {
+			oldest = note;
+			break;
+		}
+		if (now_ms - note->shown_ms > now_ms - oldest->shown_ms)
+			oldest = note;
+	}
+	*oldest = (struct note){.hash = hash, .shown_ms = now_ms, .generation = generation};
+	return oldest;
+}
+
+INLINE int is_first_syn(const struct parsed *in)
+{
+	return in->net.protocol == IP_TCP && (in->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+/* Whether a frame may leave quietly; if not, `number` is one more than its note's, or 0. */
+INLINE int is_quiet(const struct image *image, struct packet *p, const struct outlet *outlet, u32 now_ms, u32 *number)
+{
+	struct note_set *sets = POINTER(struct note_set, outlet->notes);
+	struct parsed in = {0};
+	const struct place *to;
+	struct note *note;
+	u64 hash;
+
+	*number = 0;
+	if (!image || parse_link(p, &in) || (in.type != TYPE_IPV4 && in.type != TYPE_IPV6) || parse_packet(p, &in))
+		return 0;
+	to = place_find(image, &in.net.destination, 0, 0, KIND_ADDRESS);
+	if (!to || !(to->flags & ADDRESS_MEMBER))
+		return 1;
+	if (in.form != FORM_PLAIN || in.net.fragment != WHOLE || is_first_syn(&in))
+		return 0;
+	hash = key_hash(&in.key, image->key0, image->key1, DISTRIBUTION_FIVE_TUPLE, 0) | 1;
+	note = note_renew(&sets[scale((u32)(hash >> 32), outlet->note_sets)], hash, image->generation, now_ms,
+			  outlet->interval_ms);
+	*number = note ? (u32)(note - sets->way) + 1 : 0;
+	return !note;
+}
+
+#endif
