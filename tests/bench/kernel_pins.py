@@ -1,7 +1,7 @@
 """What the kernel datapath pins for a lab goes with the lab, also when the bench was killed.
 
-Namespaces are in the lab's register; pins are not, and keep their maps for good. So a note of each namespace's cookie is
-made before anything is pinned for it, and the next bench removes what the notes of dead ones name.
+Namespaces are in the lab's register; pins are not, and keep their maps for good. So a note of each namespace's cookie
+is made before anything is pinned for it, and the next bench removes what the notes of dead ones name.
 """
 
 import os
@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from asynclb.datapath.kernel.bpffs import find_bpffs
-from asynclb.datapath.kernel.pins import namespace_cookie
+from asynclb.datapath.kernel.pins import HOME, namespace_cookie
 from asynclb.lab import Host
 
 NOTES = Path("/run/asynclb-bench")
@@ -36,13 +36,12 @@ def remove_own() -> None:
 
 
 def _remove(is_meant: Callable[[int], bool]) -> None:
-    bpffs = find_bpffs()
     for path in NOTES.glob("*-*"):
         pid, cookie = path.name.split("-")
         if not is_meant(int(pid)):
             continue
-        if bpffs is not None:
-            shutil.rmtree(bpffs / "asynclb" / cookie, ignore_errors=True)
+        if bpffs := find_bpffs(f"{HOME}/{cookie}"):
+            shutil.rmtree(bpffs / HOME / cookie, ignore_errors=True)
         path.unlink(missing_ok=True)
     with suppress(OSError):  # others' notes are still in it
         NOTES.rmdir()
