@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from asynclb.datapath.base import Counters
-from asynclb.datapath.packet import datapath
+from asynclb.datapath.packet import crew
+from asynclb.datapath.packet.engine import Engine
 from asynclb.lab import Host, Lab, Site
 from asynclb.lab.namespace import ip_batch
 from asynclb.net.drop import Drop
@@ -300,7 +301,7 @@ def packets_in(counters: Counters) -> int:
 @pytest.fixture
 def small_table(monkeypatch: pytest.MonkeyPatch) -> int:
     """Give the datapath room for few flows, and return for how many."""
-    monkeypatch.setattr(datapath, "MAX_FLOWS", 256)
+    monkeypatch.setattr(crew, "Engine", partial(Engine, 256))
     return 256
 
 
