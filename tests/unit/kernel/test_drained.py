@@ -1,0 +1,23 @@
+"""A datapath that drains: open flows go on, new ones find nobody."""
+
+from ipaddress import ip_address
+
+from asynclb.datapath.core.image import keeps_sessions
+from asynclb.datapath.kernel.drained import drained
+from asynclb.net.flow import Flow
+from asynclb.tables.compile import compile_tables
+from asynclb.tables.lookup import Verdict, lookup
+from tests.unit.proxy.world import SEED, health_of, member, row
+
+
+def test_nobody_takes_new_flows_and_everybody_keeps_theirs() -> None:
+    """Every rule is still there; its members drain."""
+    rows = [row("203.0.113.10", 80, [member("be1", "10.0.2.11"), member("be2", "10.0.2.12")], 8080)]
+    tables = compile_tables(rows, health_of(rows), seed=SEED, generation=3)
+    flow = Flow(ip_address("10.0.1.11"), 41_000, ip_address("203.0.113.10"), 80, 6)
+    assert isinstance(lookup(tables, flow), Verdict)
+    ends = drained(tables)
+    assert ends.generation == 4
+    assert not isinstance(lookup(ends, flow), Verdict)
+    (entry,) = ends.entries.values()
+    assert all(keeps_sessions(kept, ()) for kept in entry.row.pool.members)

@@ -1,0 +1,76 @@
+"""Names that outlive a process, and what the next one reads there."""
+
+import os
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from asynclb.datapath.kernel.pins import Pins, namespace_cookie
+from asynclb.datapath.kernel.remembered import NAME, Remembered, recall, remember
+from asynclb.native.libbpf import BpfError, Libbpf, MapType
+
+MANY = {(f"pool-{n % 9}", f"member-{n}", ip_address(0x0A000000 + n)): n for n in range(20_000)}
+
+
+def test_a_name_is_replaced_at_once(bpf: Libbpf, bpffs: Path) -> None:
+    """Under a name there is the old thing or the new one, and in the end nothing is left of either."""
+    pins = Pins(bpf, bpffs, 7)
+    for entries in (3, 5):
+        fd = bpf.create_map(MapType.ARRAY, "some", 4, 8, entries)
+        pins.keep(fd, "some")
+        os.close(fd)
+        fd = pins.open("some")
+        assert bpf.map_info(fd).max_entries == entries
+        os.close(fd)
+    assert pins.names() == ("some",)
+    pins.drop_all()
+    assert pins.names() == ()
+    assert not (bpffs / "asynclb").exists()
+
+
+def test_another_namespaces_pins_stay(bpf: Libbpf, bpffs: Path) -> None:
+    """Each network namespace has its own directory."""
+    mine, others = Pins(bpf, bpffs, 1), Pins(bpf, bpffs, 2)
+    fd = bpf.create_map(MapType.ARRAY, "some", 4, 8, 1)
+    for pins in (mine, others):
+        pins.keep(fd, "some")
+    os.close(fd)
+    mine.drop_all()
+    assert others.names() == ("some",)
+
+
+def test_nothing_to_pin_to(bpf: Libbpf) -> None:
+    """Without a bpffs nothing is kept, and nothing is found."""
+    pins = Pins(bpf, None, 1)
+    fd = bpf.create_map(MapType.ARRAY, "some", 4, 8, 1)
+    pins.keep(fd, "some")
+    os.close(fd)
+    assert pins.names() == ()
+    with pytest.raises(BpfError):
+        pins.open("some")
+
+
+def test_a_namespace_has_a_number() -> None:
+    """It is the same for every socket in it."""
+    assert namespace_cookie() == namespace_cookie() > 0
+
+
+@pytest.mark.parametrize("members", [{}, MANY], ids=["none", "twenty thousand"])
+def test_numbers_are_remembered(bpf: Libbpf, bpffs: Path, members: dict[tuple[str, str, object], int]) -> None:
+    """The next process reads the names and numbers that this one wrote."""
+    pins, what = Pins(bpf, bpffs, 7), Remembered(11, {"web": 0, "dns": 4}, members)  # type: ignore[arg-type] # addresses
+    os.close(remember(bpf, pins, what))
+    fd = pins.open(NAME)
+    assert recall(bpf, fd) == what
+    os.close(fd)
+
+
+def test_what_somebody_else_pinned(bpf: Libbpf) -> None:
+    """A map that is not what it should be is refused, and so is one with other contents."""
+    for value, data in ((8, bytes(8)), (4_096, b"\x05\0\0\0hello".ljust(4_096, b"\0"))):
+        fd = bpf.create_map(MapType.ARRAY, "odd", 4, value, 1)
+        bpf.update(fd, bytes(4), data)
+        with pytest.raises(ValueError, match=r"another one's|not what asynclb remembers"):
+            recall(bpf, fd)
+        os.close(fd)

@@ -1,0 +1,112 @@
+"""The sweep: what is over ends, the rest is counted, and no call is long."""
+
+import os
+from collections.abc import Iterator
+from ctypes import sizeof
+from ipaddress import ip_address
+
+import pytest
+
+from asynclb.datapath.core import layout
+from asynclb.datapath.core.image import mapped
+from asynclb.datapath.core.layout import CONSTANTS, Conn
+from asynclb.datapath.kernel.programs import State
+from asynclb.datapath.kernel.sweep import BATCH, FLOW_MAPS, Sweep, flows_in, full_key
+from asynclb.native.libbpf import Libbpf, MapType
+
+NOW_MS = 0xFFFF_FF00
+"""Shortly before the clock wraps."""
+TCP = 6
+
+
+@pytest.fixture
+def state(bpf: Libbpf) -> Iterator[State]:
+    """Give the test both flow maps, empty."""
+    found = State({name: bpf.create_map(MapType.LRU_HASH, name, sizeof(key), 64, 20_000) for name, key in FLOW_MAPS})
+    yield found
+    found.close()
+
+
+def four(number: int) -> bytes:
+    """Return the key of a TCP flow."""
+    return bytes(layout.Key4(0x0A000001, 0xCB00710A, 1_024 + number, 80, TCP, 0, 0))
+
+
+def six(number: int) -> bytes:
+    """Return the key of a TCP flow over IPv6."""
+    ends = layout.Address(0x20010DB8 << 32, 1), layout.Address(0x20010DB8 << 32, 2)
+    return bytes(layout.Key(*ends, 1_024 + number, 80, TCP, 0))
+
+
+def flow(left_ms: int, **fields: int) -> bytes:
+    """Return a flow that is over in so many milliseconds."""
+    return bytes(layout.Flow(deadline_ms=(NOW_MS + left_ms) & 0xFFFF_FFFF, **fields))
+
+
+def whole_pass(sweep: Sweep) -> list[layout.KeyedFlow]:
+    """Sweep to the end of a pass; return the flows that want resets."""
+    resets, before = [], sweep.passes
+    while sweep.passes == before:
+        resets += sweep.step(NOW_MS, 1)
+    return resets
+
+
+def test_one_pass_counts_both_tables(bpf: Libbpf, state: State) -> None:
+    """Open flows are counted by rule and member over IPv4 and IPv6; those past their deadline are gone."""
+    for number in range(300):
+        bpf.update(state["flows4"], four(number), flow(500, rule=1, member=number % 3))
+        bpf.update(state["flows6"], six(number), flow(-1 if number < 100 else 400, rule=2, member=5))
+    sweep = Sweep(bpf, state, lambda: (3, 6))
+    assert whole_pass(sweep) == []
+    assert sweep.counted.flows == 500
+    assert sweep.counted.rules == {1: 300, 2: 200}
+    assert sweep.counted.members == {0: 100, 1: 100, 2: 100, 5: 200}
+    assert sweep.ended == 100
+    assert len(list(flows_in(bpf, state))) == 500
+
+
+def test_numbers_beyond_those_in_use(bpf: Libbpf, state: State) -> None:
+    """A flow of a rule that nobody knows is counted as open, and as nobody's."""
+    bpf.update(state["flows4"], four(1), flow(500, rule=900, member=70_000))
+    sweep = Sweep(bpf, state, lambda: (3, 6))
+    whole_pass(sweep)
+    assert (sweep.counted.flows, sweep.counted.rules, sweep.counted.members) == (1, {}, {})
+
+
+def test_who_is_told(bpf: Libbpf, state: State) -> None:
+    """Open TCP connections of rules with `tcp_reset` are handed out when they idle out, with their keys."""
+    reset = CONSTANTS["FLOW_RESET"]
+    bpf.update(state["flows4"], four(1), flow(-5, flags=reset, state=Conn.ESTABLISHED))
+    bpf.update(state["flows4"], four(2), flow(-5, flags=reset, state=Conn.CLOSED))
+    bpf.update(state["flows4"], four(3), flow(-5, state=Conn.ESTABLISHED))
+    bpf.update(state["flows6"], six(4), flow(-5, flags=reset, state=Conn.ESTABLISHED))
+    told = whole_pass(Sweep(bpf, state, lambda: (1, 1)))
+    assert [keyed.key.source_port for keyed in told] == [1_025, 1_028]
+    assert list(flows_in(bpf, state)) == []
+
+
+def test_a_step_is_bounded(bpf: Libbpf, state: State) -> None:
+    """However many flows there are, a step looks at no more than it was told to."""
+    for number in range(3 * BATCH):
+        bpf.update(state["flows4"], four(number), flow(-5))
+    sweep = Sweep(bpf, state, lambda: (1, 1))
+    sweep.step(NOW_MS, 1)
+    assert 0 < sweep.ended <= BATCH
+    whole_pass(sweep)
+    assert sweep.ended == 3 * BATCH
+
+
+@pytest.mark.parametrize(("source", "version"), [("10.0.0.1", 4), ("2001:db8::1", 6)])
+def test_a_short_key_means_the_same(source: str, version: int) -> None:
+    """A flow's full key is the one that the native core has, whichever map it is in."""
+    found = full_key(layout.Key4, four(7)) if version == 4 else full_key(layout.Key, six(7))
+    assert (found.source.high, found.source.low) == mapped(ip_address(source))
+    assert (found.source_port, found.destination_port, found.protocol) == (1_031, 80, TCP)
+
+
+def test_flows_are_as_large_as_the_maps_have_them() -> None:
+    """An entry is a line of the cache, and the descriptors of a state can be closed twice."""
+    assert sizeof(layout.Flow) == 64
+    state = State({"flows4": os.open("/dev/null", os.O_RDONLY)})
+    state.close()
+    state.close()

@@ -1,0 +1,67 @@
+"""Sums over what maps say: the native library and its twins give the same answers."""
+
+import ctypes
+import random
+from array import array
+from ctypes import sizeof
+
+import pytest
+
+from asynclb.datapath.core import layout
+from asynclb.datapath.core.layout import CONSTANTS
+from asynclb.datapath.kernel.tally import Gauges, is_late, judge, library, sums
+
+NATIVE = library()
+needs_library = pytest.mark.skipif(NATIVE is None, reason="the native library has not been built")
+NOW_MS = 5_000
+
+
+def values_of(items: "array[int]") -> "ctypes.Array[ctypes.c_char]":
+    """Return words as the memory of a batch."""
+    return ctypes.create_string_buffer(items.tobytes(), len(items) * 8)
+
+
+@pytest.mark.parametrize(("count", "cpus", "words"), [(0, 2, 8), (1, 1, 1), (7, 3, 8), (100, 16, 4)])
+def test_processors_are_added_up(count: int, cpus: int, words: int) -> None:
+    """Each word of each entry is the sum over the processors, in C and in Python."""
+    chance = random.Random(count)
+    items = array("Q", (chance.getrandbits(48) for _ in range(count * cpus * words)))
+    found = sums(values_of(items), count, cpus, words, native_library=None)
+    for entry in range(count):
+        for word in range(words):
+            wanted = sum(items[(entry * cpus + cpu) * words + word] for cpu in range(cpus))
+            assert found[entry * words + word] == wanted
+    if NATIVE is not None:
+        assert sums(values_of(items), count, cpus, words, native_library=NATIVE) == found
+
+
+def flows(number: int) -> "ctypes.Array[ctypes.c_char]":
+    """Return the memory of a batch of flows: some are over, some are the other half of a hairpin."""
+    chance = random.Random(1)
+    records = (layout.Flow * number)()
+    for record in records:
+        record.rule, record.member = chance.randrange(4), chance.randrange(6)
+        record.deadline_ms = (NOW_MS + chance.randrange(-100, 100)) & 0xFFFF_FFFF
+        record.flags = chance.choice((0, CONSTANTS["FLOW_RETURN"], CONSTANTS["FLOW_RESET"]))
+    return ctypes.create_string_buffer(bytes(records), number * sizeof(layout.Flow))
+
+
+@needs_library
+def test_flows_are_judged_alike() -> None:
+    """C and Python count the same flows for the same rules and members, and end the same ones."""
+    values, late = flows(500), (ctypes.c_uint32 * 500)()
+    fast, slow = Gauges(4, 6), Gauges(4, 6)
+    found = list(judge(values, 500, NOW_MS, fast, late, NATIVE))
+    assert found == list(judge(values, 500, NOW_MS, slow, late, None))
+    assert 0 < len(found) < 500
+    assert list(fast.rules) == list(slow.rules)
+    assert list(fast.members) == list(slow.members)
+    assert fast.flows == slow.flows == 500 - len(found)
+    assert sum(fast.rules) < fast.flows  # halves of hairpins are nobody's
+
+
+def test_a_deadline_beyond_the_wrap() -> None:
+    """Deadlines are compared on a circle of 49 days."""
+    assert is_late(10, 10)
+    assert is_late(0xFFFF_FFF0, 5)
+    assert not is_late(5, 0xFFFF_FFF0)
