@@ -40,6 +40,7 @@ from asynclb.health import Prober, Transition
 from asynclb.kinds import DATAPATHS, HostDatapath, live_candidates, probe_kinds
 from asynclb.model import Model, OnStop
 from asynclb.observe.metrics import Snapshot, render
+from asynclb.observe.monitor import Monitor
 
 EXIT_OK = 0
 EXIT_BUG = 70
@@ -120,6 +121,7 @@ class _Instance:
         self._prober = Prober(probe_kinds(), self._health_changed, emit)
         self._datapaths: dict[str, HostDatapath] = {}
         self._controller: Controller | None = None
+        self._monitor: Monitor | None = None
 
     async def run(self) -> int:
         """Start, serve, stop; whatever happens, undo what was set up."""
@@ -157,7 +159,9 @@ class _Instance:
                 if first.result == "refused":
                     refused = ConfigError(first.problems)
                 else:
+                    self._monitor = self._make_monitor(controller)
                     tasks.append(group.create_task(self._loudly("watch", self._watch.run())))
+                    tasks.append(group.create_task(self._loudly("monitor", self._monitor.run())))
                     self._signals.on_hangup = lambda: group.create_task(self._reload("signal"))
                     self._tell_started(controller)
                     await self._signals.stop.wait()
@@ -223,6 +227,9 @@ class _Instance:
             if isinstance(datapath, Configurable):
                 datapath.configure(settings)
 
+    def _make_monitor(self, controller: Controller) -> Monitor:
+        return Monitor(status=controller.status, measure=controller.measure, snat_uses=tuple, emit=self._emit)
+
     def _health_changed(self, transitions: tuple[Transition, ...]) -> None:
         if self._controller is not None:
             self._controller.health_changed(transitions)
@@ -235,7 +242,8 @@ class _Instance:
         """Take a snapshot for one scrape; the function that it returns renders it."""
         if self._controller is None:
             raise RuntimeError("scraped before the controller was made")
-        snapshot = Snapshot(self._controller.status(), self._controller.counters(), self._prober.results())
+        reached = self._monitor.ratios if self._monitor is not None else {}
+        snapshot = Snapshot(self._controller.status(), self._controller.counters(), self._prober.results(), reached)
         return partial(render, snapshot)
 
     def _tell_started(self, controller: Controller) -> None:

@@ -41,6 +41,9 @@ class Event(StrEnum):
     MEMBER_ADMIN_STATE = "member_admin_state"  # pool, member, admin_state
     PROBE_STARVED = "probe_starved"  # probe, late_s: checks start later than scheduled
 
+    HEALTH_EVENT = "health_event"  # type, severity, whom it concerns: told again for as long as it holds
+    RESOURCE_HEALTH = "resource_health"  # state, was, after_s
+
     CONNECTIONS_RESET = "connections_reset"  # rule, member, connections, why
     ACCEPT_PAUSED = "accept_paused"  # rule, error: out of file descriptors or memory
     ADMIN_LISTENING = "admin_listening"  # address

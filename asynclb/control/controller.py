@@ -19,7 +19,7 @@ from asynclb.control.nat_ports import PortMemory
 from asynclb.control.prepare import Load, Parsed, Prepared, prepare
 from asynclb.control.status import DatapathStatus, Reload, Status
 from asynclb.control.targets import still_true, targets_of
-from asynclb.datapath.base import Counters, Datapath, FlowRecord
+from asynclb.datapath.base import Counters, Datapath, FlowRecord, Measurable
 from asynclb.errors import ApplyError, ConfigError, Problem
 from asynclb.events import Emit, Event
 from asynclb.health.target import Target
@@ -27,7 +27,7 @@ from asynclb.model import Health, Model, TargetId
 from asynclb.rules import NatPorts
 from asynclb.tables.compile import TableCache, compile_tables
 from asynclb.tables.diff import Delta, diff
-from asynclb.tables.row import Row
+from asynclb.tables.row import FrontendKey, Row
 from asynclb.tables.tables import EMPTY_TABLES, Tables
 
 TELL_BATCH = 64  # events written in one go: about 2 ms
@@ -188,6 +188,20 @@ class Controller:
     def counters(self) -> Mapping[str, Counters]:
         """Return each datapath's counters by its name."""
         return {name: datapath.counters() for name, datapath in self._datapaths.items()}
+
+    async def measure(self) -> Mapping[FrontendKey, bool]:
+        """Return whether a packet for each rule's frontend is given to a member, as its datapath finds by trying.
+
+        Where a datapath cannot try, its tables answer. Rules over empty pools are left out: there is nobody to reach.
+        """
+        found: dict[FrontendKey, bool] = {}
+        for name, applied in self._execution.applied.items():
+            entries = {key: entry for key, entry in applied.tables.entries.items() if entry.row.pool.members}
+            found |= {key: entry.table.size > 0 for key, entry in entries.items()}
+            datapath = self._datapaths[name]
+            if isinstance(datapath, Measurable) and entries:
+                found |= await datapath.reaches(tuple(entry.row for entry in entries.values()))
+        return found
 
     def flows(self) -> Iterator[FlowRecord]:
         """Iterate over the open flows of every datapath."""

@@ -7,13 +7,13 @@ Laws:
   4. Counters only ever grow while the process lives, also when the rule they belong to is gone.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from asynclb.net.drop import Drop
 from asynclb.tables.diff import Delta
-from asynclb.tables.row import Row
+from asynclb.tables.row import FrontendKey, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,17 @@ class HostSettings:
 
     interfaces: Mapping[str, str] = field(default_factory=dict)
     leave: bool = False
+
+
+@runtime_checkable
+class Measurable(Protocol):
+    """A datapath that can be asked, with a packet, whether a frontend reaches a member."""
+
+    async def reaches(self, rows: Collection[Row]) -> Mapping[FrontendKey, bool]:
+        """Send one packet through the datapath for each row and return whether it was given to a member.
+
+        Leaves no flow and counts nothing; members do not see it. Rows that cannot be asked about are left out.
+        """
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ Absent, because nothing here does what they measure: `asynclb_snat_*` (no outbou
 
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -22,6 +22,7 @@ from asynclb.datapath.base import Counters, MemberCounters, RuleCounters
 from asynclb.health.record import DURATION_BOUNDS_S, Results
 from asynclb.model import HealthState, TargetId, effective_health
 from asynclb.net.drop import Drop
+from asynclb.tables.row import FrontendKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class Snapshot:
     status: Status
     counters: Mapping[str, Counters]
     results: Results
+    reached: Mapping[FrontendKey, float] = field(default_factory=dict)
+    """Share of the last minute's measurements that reached a member; keys not yet measured are missing."""
 
 
 def render(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
@@ -61,7 +64,7 @@ class _Families(Collector):
         yield from _about(status)
         yield from _rules(counters.values())
         yield from _members(counters.values())
-        yield from _health(status)
+        yield from _health(status, self._snapshot.reached)
         yield from _probes(self._snapshot.results)
         yield from _datapaths(status, counters)
 
@@ -134,7 +137,7 @@ def _member_values(row: MemberCounters) -> Sequence[int]:
     return row.bytes_in, row.bytes_out, row.new_flows, row.flows
 
 
-def _health(status: Status) -> Iterator[Metric]:
+def _health(status: Status, reached: Mapping[FrontendKey, float]) -> Iterator[Metric]:
     up = GaugeMetricFamily(
         "asynclb_member_up",
         "Whether rules act as if the member is up: the probe's word under the admin state; not probed yet is 0.",
@@ -145,10 +148,10 @@ def _health(status: Status) -> Iterator[Metric]:
     yield up
     ratio = GaugeMetricFamily(
         "asynclb_frontend_availability_ratio",
-        "Share of the frontend's rules that have a member for a new flow.",
+        "Share of packets sent through the datapath to the frontend's rules that were given a member, in a minute.",
         labels=["frontend"],
     )
-    for frontend, share in frontend_availability(status).items():
+    for frontend, share in frontend_availability(status, reached).items():
         ratio.add_metric([frontend], share)
     yield ratio
 
@@ -162,12 +165,12 @@ def member_states(status: Status) -> Iterator[tuple[str, str, str, int]]:
             yield pool_name, member.name, probe, int(found.state is HealthState.UP)
 
 
-def frontend_availability(status: Status) -> Mapping[str, float]:
-    """Return, for each frontend with rules, the share of them that have a member for a new flow."""
-    found: dict[str, list[bool]] = {}
-    for entry in status.tables.entries.values():
+def frontend_availability(status: Status, reached: Mapping[FrontendKey, float]) -> Mapping[str, float]:
+    """Return, for each frontend with rules, the mean of what was measured; before that, what the tables promise."""
+    found: dict[str, list[float]] = {}
+    for key, entry in status.tables.entries.items():
         if entry.row.nat_rule is None:  # ports of inbound NAT rules are there, whatever the members' health
-            found.setdefault(entry.row.frontend.name, []).append(entry.table.size > 0)
+            found.setdefault(entry.row.frontend.name, []).append(reached.get(key, float(entry.table.size > 0)))
     return {frontend: sum(values) / len(values) for frontend, values in found.items()}
 
 
