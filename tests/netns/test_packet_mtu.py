@@ -27,6 +27,7 @@ from tests.netns.packet_site import (
     wrong_checksum,
 )
 from tests.netns.proxy_site import Members
+from tests.netns.spokes import SERVICE, Spokes
 from tests.netns.test_packet_traffic import BOTH, greet
 from tests.unit.proxy.wire import WAIT_S, Listener, Wire, connect
 from tests.unit.proxy.world import member, row
@@ -100,6 +101,45 @@ async def test_a_megabyte_over_a_narrow_link(version: int, narrow: str, offload:
     assert errors
     if not offload:
         assert [(wrong, frame.hex()) for frame in frames if (wrong := wrong_checksum(frame))] == []
+
+
+@BOTH
+async def test_a_narrow_link_behind_appliances(lab: Lab, version: int) -> None:
+    """A router's error passes the appliance that knows the flow inside, which lets it through as part of that flow."""
+    spokes = await Spokes.build(lab)
+    router, middle, far = spokes.ends[1], lab.host("middle", forwarding=True), lab.host("far")
+    lab.link(router, "10.8.1.1/24 fd08:1::1/64", middle, "10.8.1.2/24 fd08:1::2/64", mtu=NARROW)
+    lab.link(middle, "10.8.2.1/24 fd08:2::1/64", far, "10.8.2.2/24 fd08:2::2/64")
+    for host, network, via in (
+        (spokes.hub, "10.8.0.0/16", "10.1.2.10"),
+        (spokes.hub, "fd08::/16", "fd00:2::10"),
+        (router, "10.8.2.0/24", "10.8.1.2"),
+        (router, "fd08:2::/64", "fd08:1::2"),
+        (middle, "default", "10.8.1.1"),
+        (middle, "default", "fd08:1::1"),
+        (far, "default", "10.8.2.1"),
+        (far, "default", "fd08:2::1"),
+    ):
+        host.route(network, via=via)
+    router.sysctl("net.ipv4.ip_forward", 1)
+    router.sysctl("net.ipv6.conf.all.forwarding", 1)
+    await lab.up()
+    target = {4: "10.8.2.2", 6: "fd08:2::2"}[version]
+    async with packets(spokes.hub) as balancer:
+        await balancer.apply(*spokes.rows(version))
+        for _ in range(4):
+            with (
+                Listener(target, SERVICE, host=far) as listener,
+                await connect(target, SERVICE, host=spokes.ends[0]) as client,
+                await listener.accept() as accepted,
+            ):
+                sending = asyncio.create_task(client.send(MEGABYTE))
+                assert await accepted.exactly(len(MEGABYTE)) == MEGABYTE
+                await sending
+                assert path_mtu(client, version) == NARROW
+                client.reset()
+            await spokes.ends[0].check_output("ip", f"-{version}", "route", "flush", "cache")
+    assert await spokes.strange() == 0
 
 
 def is_too_big(frame: bytes, version: int) -> bool:

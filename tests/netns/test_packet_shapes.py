@@ -170,6 +170,28 @@ def ha_rule_over(routed: Row, address: str) -> Row:
 
 
 @BOTH
+async def test_members_reach_their_own_frontend(site: Site, balancer: Balancer, version: int) -> None:
+    """By TCP and UDP on any port, whoever is chosen; what cannot be told apart by ports is dropped with a reason."""
+    await balancer.apply(ha_rule(site, version))
+    served = set()
+    with Members(site, version, port=PORT) as members, UdpMembers(site, version, port=PORT), ExitStack() as stack:
+        for _ in range(30):
+            client = stack.enter_context(await connect(VIPS[version], PORT, host=site.members[0]))
+            accepted = stack.enter_context(await members.accept())
+            await greet(client, accepted)
+            served.add(accepted.name[0])
+        asked = set()
+        for _ in range(30):
+            sock = stack.enter_context(site.members[0].udp(VIPS[version], PORT))
+            asked.add((await ask(sock))[0])
+    assert served == {address_of(host, version) for host in site.members}
+    assert asked == {"be1", "be2", "be3"}
+    ping = await site.members[0].run("ping", "-c", "1", "-W", "1", VIPS[version])
+    assert await ping.wait(timeout_s=10) == 1
+    await balancer.until_dropped(Drop.NO_HAIRPIN)
+
+
+@BOTH
 async def test_members_of_weight_zero(site: Site, balancer: Balancer, version: int) -> None:
     """It takes no new flow, also when it is the last one; the flows that it has stay with it."""
     with Members(site, version, port=PORT) as members, UdpMembers(site, version, port=PORT), ExitStack() as stack:
