@@ -15,7 +15,7 @@ OWN := status=$$?; .ci/setup own; exit $$status
 NO_HANGS := -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-nva test lint format ruff types imports check bench fuzz clean
+.PHONY: help demo demo-nva test lint format ruff types imports check conformance bench fuzz clean
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -63,6 +63,10 @@ imports:
 
 check: lint test ## lint and test
 
+conformance: ## each behaviour on each datapath, by real packets; prints and writes tests/conformance/TABLE.md (root)
+	@.ci/setup test
+	@$(BIN)/python -m tests.conformance.run $(ARGS); $(OWN)
+
 bench: ## the benchmark against HAProxy and nginx (root; some minutes on an idle machine)
 	@.ci/setup bench
 	@$(BIN)/python tests/bench/run.py $(ARGS); $(OWN)
@@ -73,5 +77,5 @@ fuzz: ## the packet core under libFuzzer with ASan and UBSan (two minutes; ARGS=
 
 clean: ## remove what the other targets made in this checkout
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
-	rm -f asynclb/native/_native.so
+	rm -f asynclb/native/_native.so asynclb/native/_kernel.bpf.o
 	find asynclb tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Builds the native library: a hatchling hook for wheels and editable installs, a command for a checkout.
+"""Builds the native library and the BPF object: a hatchling hook for wheels and editable installs, and a command.
 
 The compiler is the one in the PyPI package `ziglang`, so nothing of the system is needed. The library links
 nothing (no libc), so that one file serves glibc and musl of any age: the wheel's tag names both.
@@ -22,12 +22,43 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 SOURCES = ("native/abi.c", "native/maglev.c", "datapath/core/native.c", "datapath/kernel/tally.c")
 """The C files, by their paths in the package."""
 LIBRARY = "_native.so"
+OBJECT_SOURCE = "datapath/kernel/bpf.c"
+OBJECT = "_kernel.bpf.o"
+"""The core as BPF. One file serves every little-endian processor."""
 ARCHITECTURES = ("x86_64", "aarch64")
 _FLAGS = (
     *("-std=c11", "-O2", "-ffreestanding", "-nostdlib", "-fPIC", "-shared", "-fvisibility=hidden"),
     *("-Wall", "-Wextra", "-Werror"),
     *("-Wl,-z,defs", "-s"),  # an unresolved symbol (a memset that the compiler put in) fails here, not at load
 )
+_BPF_FLAGS = (
+    *("-target", "bpfel-freestanding", "-mcpu=v3"),  # v3: 32-bit jumps and arithmetic; every kernel since 5.1 has it
+    *("-std=gnu11", "-O2", "-g"),  # -g: the types of maps and of functions' arguments, which the kernel asks for
+    *("-Wall", "-Wextra", "-Werror"),
+)
+
+
+def compile_all(package: Path, directory: Path, architecture: str) -> None:
+    """Compile the library and the BPF object into a directory, under their names there.
+
+    Raises: subprocess.CalledProcessError -> the compiler refused; what it said is on stderr.
+    """
+    compile_library(package, directory / LIBRARY, architecture)
+    compile_object(package, directory / OBJECT)
+
+
+def compile_object(package: Path, output: Path) -> None:
+    """Compile the core into the BPF object `output`. Raises: subprocess.CalledProcessError -> as above."""
+    include = [f"-I{package / 'datapath' / part}" for part in ("core", "kernel")]
+    with tempfile.TemporaryDirectory(prefix="asynclb-layout-") as generated:
+        write_layout(package, Path(generated))
+        names = (
+            f"-ffile-prefix-map={package}=asynclb",
+            f"-ffile-prefix-map={generated}=asynclb",
+        )  # wherever it is built
+        compiler = (sys.executable, "-m", "ziglang", "cc", *_BPF_FLAGS, *names)
+        source = str(package / OBJECT_SOURCE)
+        subprocess.run([*compiler, f"-I{generated}", *include, "-c", source, "-o", str(output)], check=True)
 
 
 def compile_library(package: Path, output: Path, architecture: str) -> None:
@@ -68,12 +99,12 @@ class CustomBuildHook(BuildHookInterface[Any]):
             return
         package = Path(self.root, "asynclb")
         if version == "editable":
-            compile_library(package, package / "native" / LIBRARY, architecture)
+            compile_all(package, package / "native", architecture)
         else:
             self._scratch = tempfile.TemporaryDirectory(prefix="asynclb-build-")
-            output = Path(self._scratch.name, LIBRARY)
-            compile_library(package, output, architecture)
-            build_data["force_include"][str(output)] = f"asynclb/native/{LIBRARY}"
+            compile_all(package, Path(self._scratch.name), architecture)
+            for name in (LIBRARY, OBJECT):
+                build_data["force_include"][str(Path(self._scratch.name, name))] = f"asynclb/native/{name}"
         build_data["pure_python"] = False
         build_data["tag"] = wheel_tag(architecture)
 
@@ -86,4 +117,4 @@ class CustomBuildHook(BuildHookInterface[Any]):
 
 if __name__ == "__main__":
     here = Path(__file__).parent
-    compile_library(here.parent, here / LIBRARY, platform.machine())
+    compile_all(here.parent, here, platform.machine())

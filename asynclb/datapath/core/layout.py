@@ -401,9 +401,12 @@ class KernelControl(Structure):
 
 
 class KernelSettings(Structure):
-    """What the loader tells the programs before they are loaded. `image_mask` is the images' capacity less one."""
+    """What the loader tells the programs before they are loaded.
 
-    _fields_ = (("layout_digest", _U32), ("image_mask", _U32), ("rule_limit", _U32), ("member_limit", _U32))
+    `image_mask` is the images' capacity less one; `xdp_length` whether the kernel has bpf_xdp_get_buff_len (Linux 5.18).
+    """
+
+    _fields_ = (("layout_digest", _U32), ("image_mask", _U32), ("xdp_length", _U32), ("reserved", _U32))
 
 
 class KernelTotals(Structure):

@@ -13,7 +13,7 @@
 
 struct packet {
 #ifdef __bpf__
-	u8 data[COPY_BYTES + COPY_SLACK];
+	u8 data[COPY_BYTES + COPY_SLACK] __attribute__((aligned(8)));
 #else
 	u8 *data;
 #endif

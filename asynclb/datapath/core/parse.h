@@ -305,10 +305,14 @@ INLINE u32 parse_quote(struct packet *p, struct parsed *out)
 }
 
 /* Parses a frame that parse_link found to be IP. Python twin: parse_packet. */
-INLINE u32 parse_packet(struct packet *p, struct parsed *out)
+STEP u32 parse_packet(struct packet *p, struct parsed *out)
 {
-	u32 reason = out->type == TYPE_IPV4 ? parse_ipv4(p, &out->net, p->length, 0)
-					    : parse_ipv6(p, &out->net, p->length, 0);
+	u32 reason;
+
+	GIVEN(p);
+	GIVEN(out);
+	reason = out->type == TYPE_IPV4 ? parse_ipv4(p, &out->net, p->length, 0)
+					: parse_ipv6(p, &out->net, p->length, 0);
 
 	if (!reason)
 		reason = parse_key(p, &out->net, &out->key, 0);

@@ -231,7 +231,7 @@ STEP u32 hairpin_port(struct work *w, const struct address *member, u32 rule, u3
 {
 	const struct passage *way;
 	const struct image *image;
-	struct flow back = {.flags = FLOW_RETURN, .rule = (u16)rule};
+	struct flow *back;
 	u32 first;
 
 	GIVEN(w);
@@ -240,21 +240,25 @@ STEP u32 hairpin_port(struct work *w, const struct address *member, u32 rule, u3
 	image = work_image(w);
 	if (!image)
 		return 0;
-	back.bytes_in = way->key.source.high;
-	back.bytes_out = way->key.source.low;
-	back.member = way->member;
-	back.target_port = way->key.source_port;
-	back.hairpin_port = way->key.destination_port;
-	back.deadline_ms = w->now_ms + idle_ms;
+	back = &w->fresh;
+	*back = (struct flow){.flags = FLOW_RETURN,
+			      .rule = (u16)rule,
+			      .bytes_in = way->key.source.high,
+			      .bytes_out = way->key.source.low,
+			      .member = way->member,
+			      .target_port = way->key.source_port,
+			      .hairpin_port = way->key.destination_port,
+			      .deadline_ms = w->now_ms + idle_ms};
 	first = (u32)passage_hash(image, way);
 	for (u32 i = 0; i < HAIRPIN_TRIES; i++) {
 		u16 port = (u16)(HAIRPIN_FIRST + ((first + i) & (HAIRPIN_PORTS - 1)));
-		struct key key = hairpin_key(way, member, port);
-		u64 hash = flow_hash(w, &key);
+		u64 hash;
 
-		if (flow_find(w, &key, hash).flow)
+		w->back = hairpin_key(way, member, port);
+		hash = flow_hash(w, &w->back);
+		if (flow_find(w, &w->back, hash).flow)
 			continue;
-		return flow_insert(w, &key, hash, &back).flow ? port : 0;
+		return flow_insert(w, &w->back, hash, back).flow ? port : 0;
 	}
 	return 0;
 }
@@ -262,9 +266,10 @@ STEP u32 hairpin_port(struct work *w, const struct address *member, u32 rule, u3
 /* Keeps the way back of a hairpin alive as long as the way there; `idle_ms` 0 ends it. */
 INLINE void hairpin_touch(struct work *w, const struct address *member, u32 idle_ms)
 {
-	struct key back = hairpin_key(&w->way, member, w->way.translated);
-	struct flow_ref found = flow_find(w, &back, flow_hash(w, &back));
+	struct flow_ref found;
 
+	w->back = hairpin_key(&w->way, member, w->way.translated);
+	found = flow_find(w, &w->back, flow_hash(w, &w->back));
 	if (found.flow)
 		flow_touch(found, w->now_ms + idle_ms);
 }
@@ -294,22 +299,23 @@ INLINE u32 passage_hairpin(struct work *w, const struct entry *entry, const stru
 INLINE int flow_start(struct work *w, const struct image *image, const struct entry *entry, struct flow_ref *found)
 {
 	struct passage *way = &w->way;
-	struct flow flow = {.member = way->member,
-			    .rule = (u16)entry->rule,
-			    .generation = (u16)image->generation,
-			    .created_s = w->now_s,
-			    .deadline_ms = w->now_ms + SYN_MS,
-			    .target_port = way->target_port,
-			    .hairpin_port = way->translated};
+	struct flow *flow = &w->fresh;
 
-	flow.flags = (u8)((way->swapped ? FLOW_SWAPPED : 0) | (way->translated ? FLOW_HAIRPIN : 0) |
+	*flow = (struct flow){.member = way->member,
+			      .rule = (u16)entry->rule,
+			      .generation = (u16)image->generation,
+			      .created_s = w->now_s,
+			      .deadline_ms = w->now_ms + SYN_MS,
+			      .target_port = way->target_port,
+			      .hairpin_port = way->translated};
+	flow->flags = (u8)((way->swapped ? FLOW_SWAPPED : 0) | (way->translated ? FLOW_HAIRPIN : 0) |
 			  (entry->flags & ENTRY_RESET ? FLOW_RESET : 0) |
 			  (entry->delivery == DELIVERY_NAT ? FLOW_NAT : 0));
 	if (found->flow) {
 		count_flow(w, found->flow, 0);
-		*found->flow = flow;
+		*found->flow = *flow;
 	} else {
-		*found = flow_insert(w, &way->key, way->hash, &flow);
+		*found = flow_insert(w, &way->key, way->hash, flow);
 	}
 	if (!found->flow)
 		return 0;
@@ -705,14 +711,14 @@ INLINE u32 process_direct(struct work *w)
 	return forward(w, index);
 }
 
-/* What a member sends, or an error about what was sent to one, of whose address `quoted` tells. */
-INLINE u32 process_answer(struct work *w, const struct known *quoted)
+/* What a member sends, or an error about what was sent to one. */
+INLINE u32 process_answer(struct work *w)
 {
-	if (quoted->flags & ADDRESS_MEMBER) {
+	if (w->quoted.flags & ADDRESS_MEMBER) {
 		if (!same_address(&w->in.inner.source, &w->in.net.destination))
 			return VERDICT_PASS;
 		w->key = w->in.inner;
-		return reverse(w, quoted);
+		return reverse(w, &w->quoted);
 	}
 	w->key = reversed(&w->in.key);
 	return reverse(w, &w->from);
@@ -731,13 +737,13 @@ INLINE u32 routed_entry(const struct work *w)
 /* Asks in order: is it for a VIP, is it a member's answer, does it come by a routed interface? */
 STEP u32 process_ip(struct work *w, u32 reason)
 {
-	struct known quoted = {.entry = NONE, .reverse = NONE};
 	const struct network *net;
 	u32 routed = NONE, verdict;
 	int direct, answer;
 
 	GIVEN(w);
 	net = &w->in.net;
+	w->quoted.flags = 0;
 	if (!net->version || (net->version == 6 && is_mapped(&net->destination)))
 		return VERDICT_PASS;
 	if (w->in.form == FORM_LINK)
@@ -748,8 +754,8 @@ STEP u32 process_ip(struct work *w, u32 reason)
 	if (!direct && w->to.flags & ADDRESS_LOCAL)
 		return VERDICT_PASS;
 	if (!direct && w->in.form == FORM_ERROR && !reason)
-		known_find(w, &w->in.inner.destination, &quoted);
-	answer = !direct && ((w->in.form == FORM_ERROR ? quoted.flags : w->from.flags) & ADDRESS_MEMBER);
+		known_find(w, &w->in.inner.destination, &w->quoted);
+	answer = !direct && ((w->in.form == FORM_ERROR ? w->quoted.flags : w->from.flags) & ADDRESS_MEMBER);
 	if (!direct)
 		routed = routed_entry(w);
 	if (!direct && !answer && routed == NONE)
@@ -765,7 +771,7 @@ STEP u32 process_ip(struct work *w, u32 reason)
 		return verdict;
 	if (direct)
 		return process_direct(w);
-	verdict = answer ? process_answer(w, &quoted) : VERDICT_PASS;
+	verdict = answer ? process_answer(w) : VERDICT_PASS;
 	if (verdict != VERDICT_PASS || routed == NONE)
 		return verdict;
 	w->key = own_key(w);

@@ -60,8 +60,8 @@ INLINE u32 checksum_offset(const struct network *net)
 INLINE int defer(struct packet *p, const struct network *net, u32 difference, int ports)
 {
 #ifdef __bpf__
-	if (!p->deferred || p->deferred != net->l4)
-		return 0;
+	if (!p->deferred || net->protocol == IP_ICMPV6 || net->l3 > ETHERNET_BYTES + 4 * VLAN_TAGS)
+		return 0; /* ICMP's is never partial, and what an error quotes is bytes like others */
 	if (ports)
 		p->ports = fold(p->ports + fold(difference));
 	else

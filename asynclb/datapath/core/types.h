@@ -20,7 +20,7 @@ typedef __UINTPTR_TYPE__ uptr;
  *   STEP      a part of the decision. BPF verifies each once, as a global function, instead of once for every way that
  *             leads to it; natively it is inlined like the rest. Its pointers are never 0, which BPF has to be told: GIVEN.
  *   PART      memory that a decision works on: the caller's, or in BPF, whose stack has 512 bytes, part of struct work.
- *   BOUND     tells the verifier that a number is below a power of two. The compiler must not see why, or it leaves it out.
+ *   bound     tells the verifier that a number is below a power of two. The compiler must not see why, or it leaves it out.
  */
 #ifdef __bpf__
 #define STEP __attribute__((noinline))

@@ -28,17 +28,21 @@ struct passage {
 
 struct work {
 #ifdef __bpf__
-	u32 active; /* which of the two images this frame meets */
+	struct packet p[1];	/* first, for its alignment */
+	u32 active;		/* which of the two images this frame meets */
+	u32 redirects_all;	/* tc: frames can leave by every interface */
 #else
 	struct core_memory *core;
 	const struct image *image;
+	struct packet *p;
 #endif
-	PART(struct packet, p);
 	PART(struct answer, answer);
 	struct parsed in;
-	struct known to, from;
+	struct known to, from, quoted;
 	struct key key; /* of the packet in its own direction; an error goes against what it quotes */
 	struct passage way;
+	struct key back;   /* of the other half of a hairpin */
+	struct flow fresh; /* about to be put into the flow table */
 	u32 now_ms, now_s;
 };
 

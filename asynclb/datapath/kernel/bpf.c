@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* The core in the kernel: an XDP program and a tc program over the same text as the native library.
+ *
+ * A frame that needs thought is copied, as far as headers can reach, into memory of this processor; the core decides on
+ * the copy, and what it has changed is written back. Neither program is interrupted by another of its kind on the same
+ * processor: both run where the kernel receives frames.
+ */
+#include "process.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#define NS_PER_MS 1000000
+
+/* Begins a frame: finds this processor's memory, the time, and the image that is current. */
+INLINE struct work *begin(u32 ifindex, u32 length)
+{
+	u32 zero = 0;
+	struct work *w = bpf_map_lookup_elem(&scratch, &zero);
+	const struct kernel_control *now = bpf_map_lookup_elem(&control, &zero);
+	u64 now_ns = bpf_ktime_get_coarse_ns();
+
+	if (!w || !now)
+		return 0;
+	w->active = now->active;
+	w->now_ms = (u32)(now_ns / NS_PER_MS);
+	w->now_s = (u32)(now_ns / (1000ull * NS_PER_MS));
+	w->p->length = length;
+	w->p->ifindex = ifindex;
+	w->p->csum_start = NONE;
+	w->p->csum_offset = 0;
+	w->p->segmented = 0;
+	w->p->deferred = 0;
+	w->p->addresses = w->p->ports = 0;
+	w->redirects_all = 0;
+	return w;
+}
+
+/* Whether frames without an image, or fragments that would have to wait, go on. */
+INLINE u32 decide(struct work *w)
+{
+	u32 verdict = process(w);
+
+	if (verdict != VERDICT_HOLD)
+		return verdict;
+	count_reason(w, DROP_FRAGMENT_LOST); /* the kernel keeps nothing back */
+	return VERDICT_DROP;
+}
+
+/* Copies what headers can be. Linux before 5.18 has no helper for it: eight bytes at a time, then single ones. */
+INLINE u32 xdp_copy(struct packet *p, const u8 *data, const u8 *end)
+{
+	u32 done = 0;
+
+	for (u32 i = 0; i < COPY_BYTES; i += 8) {
+		if (data + i + 8 > end)
+			break;
+		*(u64 *)(p->data + i) = *(const u64 *)(data + i);
+		done = i + 8;
+	}
+	for (u32 i = 0; i < 7; i++) {
+		u32 offset = bound(done, COPY_BYTES - 1);
+
+		if (done >= COPY_BYTES || data + offset + 1 > end)
+			break;
+		p->data[offset] = data[offset];
+		done++;
+	}
+	return done;
+}
+
+/* Writes the copy back. */
+INLINE void xdp_write(const struct packet *p, u8 *data, const u8 *end)
+{
+	u32 done = 0;
+
+	for (u32 i = 0; i < COPY_BYTES; i += 8) {
+		if (data + i + 8 > end)
+			break;
+		*(u64 *)(data + i) = *(const u64 *)(p->data + i);
+		done = i + 8;
+	}
+	for (u32 i = 0; i < 7; i++) {
+		u32 offset = bound(done, COPY_BYTES - 1);
+
+		if (done >= COPY_BYTES || data + offset + 1 > end)
+			break;
+		data[offset] = p->data[offset];
+		done++;
+	}
+}
+
+#define DATA(context) ((u8 *)(uptr)(context)->data)
+#define DATA_END(context) ((u8 *)(uptr)(context)->data_end)
+
+/* How long a frame is. Pointers into it may be compared but not subtracted (that takes CAP_PERFMON), so on kernels
+ * without the helper the length is found by halving.
+ */
+INLINE u32 xdp_length(struct xdp_md *frame)
+{
+	const u8 *data = DATA(frame), *end = DATA_END(frame);
+	u32 length = 0;
+
+	if (settings.xdp_length)
+		return (u32)bpf_xdp_get_buff_len(frame);
+	for (u32 bit = 1 << 14; bit; bit >>= 1)
+		if (data + bound(length + bit, 0x7fff) <= end)
+			length += bit;
+	return length;
+}
+
+SEC("xdp") int asynclb_xdp(struct xdp_md *frame)
+{
+	struct work *w = begin(frame->ingress_ifindex, xdp_length(frame));
+	u32 verdict, ifindex;
+
+	if (!w)
+		return XDP_PASS;
+	w->p->copied = xdp_copy(w->p, DATA(frame), DATA_END(frame));
+	verdict = decide(w);
+	if (verdict == VERDICT_DROP)
+		return XDP_DROP;
+	if (verdict != VERDICT_TX)
+		return XDP_PASS;
+	xdp_write(w->p, DATA(frame), DATA_END(frame));
+	ifindex = w->answer->ifindex;
+	if (!ifindex)
+		return XDP_PASS;
+	return ifindex == frame->ingress_ifindex ? XDP_TX : (int)bpf_redirect(ifindex, 0);
+}
+
+INLINE u16 swap16(u32 word)
+{
+	return __builtin_bswap16((u16)word);
+}
+
+/* Lets the kernel change the checksum of the transport, of which it alone knows whether it is yet to be completed. */
+INLINE void tc_follow(struct __sk_buff *frame, const struct work *w)
+{
+	const struct network *net = &w->in.net;
+	u32 offset = net->l4 + checksum_offset(net);
+	u64 flags = net->protocol == IP_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+
+	if (w->p->addresses)
+		bpf_l4_csum_replace(frame, offset, 0, swap16(w->p->addresses), flags | BPF_F_PSEUDO_HDR);
+	if (w->p->ports)
+		bpf_l4_csum_replace(frame, offset, 0, swap16(w->p->ports), flags);
+}
+
+/* Writes the copy back. A sum over the whole packet (CHECKSUM_COMPLETE), which some devices give, must stay right: it
+ * begins behind the link header; the checksum of the transport follows ports, so that these change nothing in it.
+ */
+INLINE void tc_write(struct __sk_buff *frame, const struct work *w, u32 copied)
+{
+	const struct packet *p = w->p;
+	u32 l4 = w->in.net.l4, rest;
+
+	bpf_skb_store_bytes(frame, 0, p->data, ETHERNET_BYTES, 0);
+	if (p->addresses || p->ports) {
+		rest = bound(l4 - ETHERNET_BYTES, COPY_BYTES - 1);
+		if (rest && rest <= COPY_BYTES - ETHERNET_BYTES)
+			bpf_skb_store_bytes(frame, ETHERNET_BYTES, p->data + ETHERNET_BYTES, rest, BPF_F_RECOMPUTE_CSUM);
+		bpf_skb_store_bytes(frame, l4, p->data + bound(l4, COPY_BYTES - 1), 4, 0);
+		tc_follow(frame, w);
+		return;
+	}
+	rest = bound(copied - ETHERNET_BYTES, COPY_BYTES - 1);
+	if (rest && rest <= COPY_BYTES - ETHERNET_BYTES)
+		bpf_skb_store_bytes(frame, ETHERNET_BYTES, p->data + ETHERNET_BYTES, rest, BPF_F_RECOMPUTE_CSUM);
+}
+
+SEC("tc") int asynclb_tc(struct __sk_buff *frame)
+{
+	u32 length = frame->len, copied = length < COPY_BYTES ? length : COPY_BYTES, verdict, ifindex;
+	struct work *w = begin(frame->ifindex, length);
+
+	if (!w)
+		return TC_NEXT;
+	w->p->copied = copied;
+	w->p->segmented = frame->gso_size;
+	w->p->deferred = w->redirects_all = 1;
+	copied = bound(copied - 1, COPY_BYTES - 1) + 1;
+	if (bpf_skb_load_bytes(frame, 0, w->p->data, copied))
+		return TC_NEXT;
+	verdict = decide(w);
+	if (verdict == VERDICT_DROP)
+		return TC_DROP;
+	if (verdict != VERDICT_TX)
+		return TC_NEXT;
+	tc_write(frame, w, copied);
+	ifindex = w->answer->ifindex;
+	return ifindex ? (int)bpf_redirect(ifindex, 0) : TC_NEXT;
+}
