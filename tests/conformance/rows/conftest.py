@@ -1,0 +1,46 @@
+"""One running asynclb for each datapath, for all rows: each row loads what it needs, and leaves nothing behind."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from asynclb.errors import HostError
+from asynclb.lab import require_root, require_tools
+from tests.conformance.rows.bed import Bed
+from tests.conformance.rows.bed import bed as run_bed
+from tests.conformance.table import DATAPATHS
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every row `netns`, and skip it with the reason where labs cannot be had."""
+    try:
+        require_root("network namespaces")
+        require_tools("ip", "setpriv", "ping", "tcpdump")
+        skip = None
+    except HostError as error:
+        skip = pytest.mark.skip(reason=str(error))
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.netns)
+            if skip is not None:
+                item.add_marker(skip)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session", params=DATAPATHS)
+async def running(request: pytest.FixtureRequest) -> AsyncIterator[Bed]:
+    """Run asynclb with one datapath."""
+    async with run_bed(request.param) as found:
+        yield found
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def bed(running: Bed) -> AsyncIterator[Bed]:
+    """Give a row the bed, with every member up, and take the row's rules away afterwards."""
+    running.all_up()
+    yield running
+    running.all_up()
+    await running.load(backend_pools={}, probes={})
