@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -14,13 +15,26 @@ import pytest
 
 from asynclb.datapath.packet import PacketDatapath
 from asynclb.events import Event
-from asynclb.lab import Site
+from asynclb.lab import Lab, Process, Site
 from tests.netns.balancer import WAIT_S, Balancer
 from tests.netns.balancer import balancer as driven
 from tests.netns.packet_site import VIPS, UdpMembers, address_of, ask, ha_rule, once, rule
 from tests.netns.proxy_site import Members
+from tests.netns.spokes import Spokes, Talks, Witness
+from tests.netns.test_packet_symmetry import one_each
 from tests.netns.test_packet_traffic import BOTH, greet
 
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+version: 1
+datapath: packet
+workers: 2
+shutdown_drain: 0s
+frontends: {{web: {{address: 203.0.113.10, allow: [10.0.0.0/8]}}}}
+backend_pools: {{web: {{members: [{members}]}}}}
+rules:
+  - {{name: all, frontend: web, protocol: all, frontend_port: 0, backend_port: 0, backend_pool: web}}
+"""
 WORKERS = 2
 CLIENTS = 64
 PORT = 5300
@@ -175,3 +189,57 @@ async def test_closing_leaves_nothing(site: Site, balancer: Balancer) -> None:
     assert not [pid for pid in found if Path(f"/proc/{pid}").exists()]
     assert await site.lb.check_output("nft", "list", "ruleset") == ""
     assert len((await site.lb.check_output("cat", "/proc/net/packet")).splitlines()) == 1
+
+
+@BOTH
+async def test_what_is_routed_meets_one_worker_both_ways(lab: Lab, version: int) -> None:
+    """Both directions of flows between two networks, by two interfaces, meet one worker and one appliance."""
+    spokes = await Spokes.build(lab)
+    with ExitStack() as stack, Witness(spokes) as witness:
+        async with driven(spokes.hub, partial(PacketDatapath, workers=WORKERS)) as balancer:
+            await balancer.apply(*spokes.rows(version))
+            talks = Talks(spokes, version, stack)
+            flows = [flow for end in (0, 1) for flow in await talks.begin(end, 12)]
+            assert await talks.all_answered(flows)
+            one_each(witness.seen(), flows)
+            assert all((flow.bytes_in, flow.bytes_out) > (0, 0) for flow in await balancer.flows())
+            counted = await balancer.counters()
+    assert (counted.rules["end1"].new_flows, counted.rules["end2"].new_flows) == (36, 36)
+    assert await spokes.strange() == 0
+
+
+async def test_signals_and_the_end_of_the_process(site: Site) -> None:
+    """Workers ignore what a terminal sends to all, end with a killed process at once, and with a stop in order."""
+    names = ", ".join(f"{{name: {host.name}, address: {address_of(host)}}}" for host in site.members)
+    config = site.lb.write("asynclb.yaml", CONFIG.format(members=names))
+    balancer = await _start(site, config)
+    found = _children(balancer)
+    assert len(found) == WORKERS
+    for pid in found:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(pid, number)
+    with UdpMembers(site, port=PORT), ExitStack() as stack:
+        sockets = await many_clients(site, 4, stack)
+        assert all(await asyncio.gather(*(once(sock, b"?", wait_s=WAIT_S) for sock in sockets)))
+        assert _children(balancer) == found
+        await balancer.kill()
+        async with asyncio.timeout(2):
+            while any(Path(f"/proc/{pid}").exists() for pid in found):
+                await asyncio.sleep(0.01)
+        balancer = await _start(site, config)
+        found = _children(balancer)
+        assert all(await asyncio.gather(*(once(sock, b"!", wait_s=WAIT_S) for sock in sockets)))
+    assert await balancer.stop() == 0
+    assert not [pid for pid in found if Path(f"/proc/{pid}").exists()]
+    assert await site.lb.check_output("nft", "list", "ruleset") == ""
+
+
+async def _start(site: Site, config: Path) -> Process:
+    process = await site.lb.run(sys.executable, "-m", "asynclb", "run", config, env={"PYTHONPATH": str(ROOT)})
+    await process.wait_for_log('"event": "started"')
+    return process
+
+
+def _children(process: Process) -> list[int]:
+    lists = Path(f"/proc/{process.pid}/task").glob("*/children")  # of each thread its own
+    return sorted(int(pid) for found in lists for pid in found.read_text(encoding="ascii").split())
