@@ -355,32 +355,47 @@ static void sweep_held(struct core_memory *core, u32 now_ms)
 	}
 }
 
+/* Takes a frame off an egress buffer, and begins to fetch its note: the next ones are looked at meanwhile. */
+static u64 collect_one(const struct core_memory *core, const struct egress *egress, struct outlet *outlet,
+		       struct ring_frame *frame, struct io_vector *vector)
+{
+	struct packet p = {.data = (u8 *)frame + FRAME_DATA + egress->vnet_bytes,
+			   .length = frame->length - egress->vnet_bytes,
+			   .csum_start = NONE};
+	u64 hash = outlet->note_sets ? note_hash(core_image(core), &p) : NOTE_QUIET;
+
+	frame->status = FRAME_KERNEL;
+	vector->base = (u64)(__UINTPTR_TYPE__)frame + FRAME_DATA;
+	vector->length = frame->length;
+	outlet->tail = outlet->tail + 1 == egress->frame_count ? 0 : outlet->tail + 1;
+	if (hash > NOTE_SHOWN)
+		__builtin_prefetch(note_place(outlet, hash), 1);
+	return hash;
+}
+
 /* Describes the frames that wait in an egress buffer, for one sendmmsg(2), and takes them off: the caller sends before it
  * receives again. A frame that the guard has to see gets the message's control part, which is for the caller to fill;
- * none does when there is no room for notes.
- * Python twin and user: packet/ring.py, Egress.
+ * none does when there is no room for notes. Python twin and user: packet/ring.py, Egress.
  */
 EXPORT u32 asynclb_core_collect(const struct core_memory *core, u32 index, struct outlet *outlet, u64 now_ns)
 {
 	const struct egress *egress = &core->egresses[index];
-	u32 count = 0, now_ms = (u32)(now_ns / 1000000), offset = FRAME_DATA + egress->vnet_bytes;
+	struct message *messages = POINTER(struct message, outlet->messages);
+	u32 count = 0;
 
 	for (; count < outlet->limit; count++) {
 		struct ring_frame *frame = ring_at(egress->ring, outlet->tail, egress->frame_size);
-		struct io_vector *vector = POINTER(struct io_vector, outlet->vectors) + count;
-		struct message *message = POINTER(struct message, outlet->messages) + count;
-		struct packet p = {.data = (u8 *)frame + offset, .csum_start = NONE};
 
 		if (frame->status != FRAME_REQUEST)
 			break;
-		frame->status = FRAME_KERNEL;
-		vector->base = (u64)(__UINTPTR_TYPE__)frame + FRAME_DATA;
-		vector->length = frame->length;
-		p.length = frame->length - egress->vnet_bytes;
-		message->control_bytes = message->note = 0;
-		if (outlet->note_sets && !is_quiet(core_image(core), &p, outlet, now_ms, &message->note))
-			message->control_bytes = CONTROL_BYTES;
-		outlet->tail = outlet->tail + 1 == egress->frame_count ? 0 : outlet->tail + 1;
+		messages[count].control_bytes = /* its hash, until the note is there */
+			collect_one(core, egress, outlet, frame, POINTER(struct io_vector, outlet->vectors) + count);
+	}
+	for (u32 i = 0; i < count; i++) {
+		u64 hash = messages[i].control_bytes;
+		int quiet = is_quiet(core_image(core), outlet, hash, (u32)(now_ns / 1000000), &messages[i].note);
+
+		messages[i].control_bytes = quiet ? 0 : CONTROL_BYTES;
 	}
 	return count;
 }

@@ -55,27 +55,40 @@ INLINE int is_first_syn(const struct parsed *in)
 	return in->net.protocol == IP_TCP && (in->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
-/* Whether a frame may leave quietly; if not, `number` is one more than its note's, or 0. */
-INLINE int is_quiet(const struct image *image, struct packet *p, const struct outlet *outlet, u32 now_ms, u32 *number)
+#define NOTE_QUIET 0 /* this frame may leave quietly, whatever was shown */
+#define NOTE_SHOWN 1 /* this frame is shown, and not remembered */
+
+/* Returns under which hash it is remembered that a frame was shown, or one of the two above. */
+INLINE u64 note_hash(const struct image *image, struct packet *p)
 {
-	struct note_set *sets = POINTER(struct note_set, outlet->notes);
 	struct parsed in = {0};
 	const struct place *to;
-	struct note *note;
-	u64 hash;
 
-	*number = 0;
 	if (!image || parse_link(p, &in) || (in.type != TYPE_IPV4 && in.type != TYPE_IPV6) || parse_packet(p, &in))
-		return 0;
+		return NOTE_SHOWN;
 	to = place_find(image, &in.net.destination, 0, 0, KIND_ADDRESS);
 	if (!to || !(to->flags & ADDRESS_MEMBER))
-		return 1;
+		return NOTE_QUIET;
 	if (in.form != FORM_PLAIN || in.net.fragment != WHOLE || is_first_syn(&in))
-		return 0;
-	hash = key_hash(&in.key, image->key0, image->key1, DISTRIBUTION_FIVE_TUPLE, 0) | 1;
-	note = note_renew(&sets[scale((u32)(hash >> 32), outlet->note_sets)], hash, image->generation, now_ms,
-			  outlet->interval_ms);
-	*number = note ? (u32)(note - sets->way) + 1 : 0;
+		return NOTE_SHOWN;
+	return key_hash(&in.key, image->key0, image->key1, DISTRIBUTION_FIVE_TUPLE, 0) | 2;
+}
+
+INLINE struct note_set *note_place(const struct outlet *outlet, u64 hash)
+{
+	return POINTER(struct note_set, outlet->notes) + scale((u32)(hash >> 32), outlet->note_sets);
+}
+
+/* Whether a frame may leave quietly; if not, `number` is one more than its note's, or 0. */
+INLINE int is_quiet(const struct image *image, const struct outlet *outlet, u64 hash, u32 now_ms, u32 *number)
+{
+	struct note *note;
+
+	*number = 0;
+	if (hash == NOTE_QUIET || hash == NOTE_SHOWN)
+		return hash == NOTE_QUIET;
+	note = note_renew(note_place(outlet, hash), hash, image->generation, now_ms, outlet->interval_ms);
+	*number = note ? (u32)(note - POINTER(struct note, outlet->notes)) + 1 : 0;
 	return !note;
 }
 
