@@ -56,7 +56,8 @@ class MemberCounters:
 class Counters:
     """A datapath's counters: by rule, by (pool, member), and drops by reason.
 
-    `capacity` is how many flows the table has room for; 0 where nothing but memory limits them.
+    `capacity` is how many flows the table has room for; 0 where nothing but memory limits them. `stateless`
+    packets were balanced by the tables alone, because it was full.
     """
 
     rules: Mapping[str, RuleCounters] = field(default_factory=dict)
@@ -65,6 +66,7 @@ class Counters:
     flows: int = 0
     evictions: int = 0
     capacity: int = 0
+    stateless: int = 0
 
 
 @dataclass(frozen=True, slots=True)

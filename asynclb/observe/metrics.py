@@ -217,12 +217,16 @@ def _datapaths(status: Status, counters: Mapping[str, Counters]) -> Iterator[Met
     evictions = CounterMetricFamily(
         "asynclb_flow_evictions", "Flows given up to make room for others.", labels=["datapath"]
     )
+    stateless = CounterMetricFamily(
+        "asynclb_stateless_packets", "Balanced without a flow's entry, as the table was full.", labels=["datapath"]
+    )
     for name, found in counters.items():
         for reason in Drop:
             drops.add_metric([name, reason], found.drops.get(reason, 0))
         entries.add_metric([name], found.flows)
         capacity.add_metric([name], found.capacity)
         evictions.add_metric([name], found.evictions)
+        stateless.add_metric([name], found.stateless)
     generation = GaugeMetricFamily(
         "asynclb_table_generation", "Generation of the tables that new flows meet.", labels=["datapath"]
     )
@@ -233,4 +237,4 @@ def _datapaths(status: Status, counters: Mapping[str, Counters]) -> Iterator[Met
         generation.add_metric([datapath.name], datapath.generation)
         for rule, mode in datapath.modes.items():
             info.add_metric([rule, datapath.name, mode], 1)
-    yield from (drops, entries, capacity, evictions, generation, info)
+    yield from (drops, entries, capacity, evictions, stateless, generation, info)

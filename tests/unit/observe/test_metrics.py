@@ -36,6 +36,7 @@ CONTRACT = {
     "asynclb_drops_total": {"datapath", "reason"},
     "asynclb_flow_table_entries": {"datapath"},
     "asynclb_flow_evictions_total": {"datapath"},
+    "asynclb_stateless_packets_total": {"datapath"},
     "asynclb_flow_table_capacity": {"datapath"},
     "asynclb_table_generation": {"datapath"},
     "asynclb_reloads_total": {"result"},
@@ -75,6 +76,7 @@ def small() -> Snapshot:
         members={("web", "a"): MemberCounters(100, 200, 6, 7)},
         drops={Drop.NO_ELIGIBLE_MEMBER: 9},
         flows=7,
+        stateless=3,
     )
     second = Counters(rules={"web-0": RuleCounters(1, 2, 3, 4, 5, 6, 7)}, members={("web", "a"): MemberCounters(1)})
     counts = (0, 2, 1, *(0 for _ in DURATION_BOUNDS_S[3:]), 1)
@@ -109,6 +111,7 @@ def test_values() -> None:
     assert found["asynclb_frontend_availability_ratio", (("frontend", "vip"),)] == 1
     assert found["asynclb_reloads_total", (("result", "refused"),)] == 1
     assert found["asynclb_datapath_info", (("datapath", "proxy"), ("mode", "transparent"), ("rule", "web-0"))] == 1
+    assert found["asynclb_stateless_packets_total", (("datapath", "proxy"),)] == 3
     assert found["asynclb_datapath_info", (("datapath", "proxy"), ("mode", "sockets"), ("rule", "web-1"))] == 1
     assert found["asynclb_drops_total", (("datapath", "proxy"), ("reason", "no_eligible_member"))] == 9
     assert found["asynclb_probe_results_total", (("member", "a"), ("probe", "tcp"), ("result", "timeout"))] == 1
