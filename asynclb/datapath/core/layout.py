@@ -406,7 +406,14 @@ class KernelSettings(Structure):
     `image_mask` is the images' capacity less one; `xdp_length` whether the kernel has bpf_xdp_get_buff_len (Linux 5.18).
     """
 
-    _fields_ = (("layout_digest", _U32), ("image_mask", _U32), ("xdp_length", _U32), ("reserved", _U32))
+    _fields_ = (
+        ("layout_digest", _U32),
+        ("image_mask", _U32),
+        ("rule_limit", _U32),
+        ("member_limit", _U32),
+        ("xdp_length", _U32),
+        ("reserved", _U32),
+    )
 
 
 class KernelTotals(Structure):

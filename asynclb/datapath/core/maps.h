@@ -86,6 +86,13 @@ INLINE void count_stateless(const struct work *w)
 	w->core->stateless++;
 }
 
+/* Whether frames cannot leave by a hop's interface, but the host's routing can send them there. */
+INLINE int must_route(const struct work *w, const struct hop *hop)
+{
+	(void)w, (void)hop;
+	return 0;
+}
+
 /* Our link address on an interface, or 0. */
 INLINE const u8 *our_link(const struct work *w, u32 ifindex)
 {

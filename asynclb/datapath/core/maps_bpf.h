@@ -121,6 +121,8 @@ struct {
 SEC(".rodata.settings") const volatile struct kernel_settings settings = {
 	.layout_digest = LAYOUT_DIGEST,
 	.image_mask = IMAGE_BYTES - 1,
+	.rule_limit = RULE_LIMIT,
+	.member_limit = MEMBER_LIMIT,
 	.xdp_length = 1,
 };
 
@@ -195,6 +197,12 @@ INLINE void count_stateless(const struct work *w)
 	(void)w;
 	if (all)
 		all->stateless++;
+}
+
+/* Whether frames cannot leave by a hop's interface, but the host's routing can send them there. */
+INLINE int must_route(const struct work *w, const struct hop *hop)
+{
+	return hop->via_kernel && !w->redirects_all;
 }
 
 /* Our link address on an interface that frames can leave by, or 0. */

@@ -480,8 +480,8 @@ STEP u32 forward(struct work *w, u32 index)
 		flow_client(w, found.flow);
 	if (entry->delivery == DELIVERY_NAT)
 		rewrite_forward(w, entry, member);
-	if (HOST_ROUTES && entry->delivery == DELIVERY_NAT && (!hop->resolved || hop->via_kernel))
-		return host_routes(w);
+	if (HOST_ROUTES && (!hop->resolved || must_route(w, hop)))
+		return entry->delivery == DELIVERY_NAT ? host_routes(w) : drop(w, DROP_NO_EGRESS);
 	return transmit(w, hop->ifindex, hop->destination, hop->source);
 }
 

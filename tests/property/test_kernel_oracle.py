@@ -1,0 +1,101 @@
+"""The BPF programs and the Python oracle agree on every frame: verdict, reason and bytes, on both hooks.
+
+What the kernel cannot do is said in `wanted`: it holds no fragments back, and sends no messages of its own.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from asynclb.datapath.core import Result, Verdict, build_image
+from asynclb.datapath.core.oracle import Oracle
+from asynclb.net.drop import Drop
+from asynclb.net.flowhash import Distribution
+from tests.property.test_core_oracle import MEMBERS4, Step, crowded, make_world, replied, steps
+from tests.unit.core.loaded import Loaded, loaded, unavailable
+from tests.unit.core.world import CLIENTS, OURS, SECOND, SERVERS
+
+_WHY_NOT = unavailable()
+pytestmark = pytest.mark.skipif(bool(_WHY_NOT), reason=_WHY_NOT)
+
+SHORTEST = {b"\x08\x00": 34, b"\x86\xdd": 54}
+"""What the kernel runs tc programs on must have, by its type. XDP programs run on all that has a link header."""
+SETTINGS: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+
+
+@pytest.fixture(scope="module", params=["xdp", "tc"])
+def programs(request: pytest.FixtureRequest) -> Iterator[Loaded]:
+    """The programs; frames go through one of them."""
+    with loaded() as made:
+        made.hook = request.param
+        yield made
+
+
+def wanted(result: Result) -> tuple[str, Drop | None, bytes]:
+    """Return what the kernel makes of a frame by what the oracle does."""
+    if result.verdict is Verdict.HOLD:
+        return "drop", Drop.FRAGMENT_LOST, result.frame
+    return result.verdict.name.lower(), result.reason, result.frame
+
+
+def decide(programs: Loaded, oracle: Oracle, step: Step, now: int) -> Result:
+    """Let both decide a frame."""
+    before = programs.drops()
+    verdict, frame = programs.run(step.frame, step.ifindex)
+    fresh = [reason for reason, count in programs.drops().items() if count != before.get(reason, 0)]
+    oracle.icmp_ms, oracle.icmp_tokens = now // 1_000_000, 0  # no messages of our own
+    result = oracle.process(step.frame, ifindex=step.ifindex, now_ns=now)
+    assert (verdict, fresh[0] if fresh else None, frame) == wanted(result)
+    assert len(fresh) < 2
+    return result
+
+
+def travel(programs: Loaded, distribution: Distribution, journey: list[tuple[Step, bool]], change: int) -> None:
+    """Send a journey through both."""
+    start, after = make_world(7, distribution), make_world(7, distribution, 2, MEMBERS4[:2])
+    links = {SERVERS: start.hops[0].source, CLIENTS: OURS}
+    oracle, now = Oracle(start.tables, start.plan, start.hops, links), 5 * SECOND
+    programs.show(start)
+    programs.set_appliances({start.hops[start.plan.next_hops[m.address]].destination for m in routed_members(oracle)})
+    for index, (step, answered) in enumerate(journey):
+        if index == change:
+            programs.publish(build_image(after.tables, start.plan))
+            oracle.tables = after.tables
+        if step.later_ms:
+            programs.later(step.later_ms)
+            now += step.later_ms * 1_000_000
+        if len(step.frame) < (SHORTEST.get(step.frame[12:14], 15) if programs.hook == "tc" else 14):
+            continue
+        result = decide(programs, oracle, replace(step, partial=False), now)
+        answer = replied(step, result) if answered else None
+        if answer is not None:
+            decide(programs, oracle, answer, now)
+
+
+def routed_members(oracle: Oracle) -> list[Any]:
+    """Return the members that frames are routed through."""
+    return [m for row in oracle.rows() if row.delivery.name == "ROUTED" for m in row.pool.members]
+
+
+@settings(max_examples=200, **SETTINGS)
+@given(
+    distribution=st.sampled_from(list(Distribution)),
+    journey=st.lists(st.tuples(steps(), st.booleans()), min_size=1, max_size=24),
+    change=st.integers(0, 24),
+)
+def test_the_programs_and_the_oracle_agree(
+    programs: Loaded, distribution: Distribution, journey: list[tuple[Step, bool]], change: int
+) -> None:
+    """Any frames in any order, some of them answered, with new tables somewhere between."""
+    travel(programs, distribution, journey, change)
+
+
+@settings(max_examples=100, **SETTINGS)
+@given(journey=st.lists(st.tuples(crowded(), st.booleans()), min_size=4, max_size=30), change=st.integers(0, 24))
+def test_fragments_and_hairpins_agree(programs: Loaded, journey: list[tuple[Step, bool]], change: int) -> None:
+    """Fragments follow their first, if that came first; members reach themselves and each other, and are answered."""
+    travel(programs, Distribution.FIVE_TUPLE, journey, change)

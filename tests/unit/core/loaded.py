@@ -1,0 +1,194 @@
+"""The BPF programs of the core, loaded, and run on frames that go nowhere (BPF_PROG_TEST_RUN)."""
+
+import struct
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from ctypes import CDLL, Structure, sizeof
+from dataclasses import dataclass, field
+from mmap import PAGESIZE, mmap
+from pathlib import Path
+from typing import Any
+
+from asynclb import native
+from asynclb.datapath.core import NextHop, build_image, layout
+from asynclb.datapath.core.layout import CONSTANTS
+from asynclb.native.libbpf import Batch, BpfError, Libbpf, Object
+from asynclb.net.drop import Drop
+from tests.unit.core.world import CLIENTS, OURS, SERVERS, World
+
+OBJECT = Path(native.__file__).with_name("_kernel.bpf.o")
+CAPACITY, SLACK = 1 << 20, 4096
+XDP_VERDICTS = {1: "drop", 2: "pass", 3: "tx", 4: "tx"}
+TC_VERDICTS = {2: "drop", 0xFFFF_FFFF: "pass", 7: "tx"}
+_CLONE_NEWNET = 0x4000_0000
+_FLOW_MAPS: tuple[tuple[str, int, type[Structure]], ...] = (
+    ("flows4", sizeof(layout.Key4), layout.Flow),
+    ("flows6", sizeof(layout.Key), layout.Flow),
+    ("fragments", sizeof(layout.FragmentKey), layout.Fragment),
+)
+
+
+def unavailable() -> str:
+    """Return why the programs cannot be loaded here, or nothing."""
+    if not OBJECT.exists():
+        return "the BPF object is not built"
+    try:
+        with Libbpf().open_object(OBJECT.read_bytes(), "asynclb") as opened:
+            opened.load()
+    except BpfError as error:
+        return str(error)
+    return ""
+
+
+@dataclass
+class Loaded:
+    """The programs with maps of their own, in a network namespace of their own. Owner: a test."""
+
+    bpf: Libbpf
+    object: Object
+    thread: ThreadPoolExecutor
+    views: list[mmap] = field(default_factory=list)
+    hook: str = "xdp"
+
+    def __post_init__(self) -> None:
+        """Map what the process writes."""
+        self._images = self._mapped("images", 2 * (CAPACITY + SLACK))
+        self._control = layout.KernelControl.from_buffer(self._mapped("control", sizeof(layout.KernelControl)))
+        self._hops: Any = (layout.Hop * 65_536).from_buffer(self._mapped("hops", 65_536 * sizeof(layout.Hop)))
+
+    def _mapped(self, name: str, size: int) -> mmap:
+        view = mmap(self.object.map(name), -(-size // PAGESIZE) * PAGESIZE)
+        self.views.append(view)
+        return view
+
+    def publish(self, image: bytes) -> None:
+        """Let every frame from here on meet this image."""
+        start = (1 - self._control.active) * (CAPACITY + SLACK)
+        self._images[start : start + len(image)] = image
+        self._control.active = 1 - self._control.active
+
+    def set_hop(self, index: int, hop: NextHop | None, *, via_kernel: bool = False) -> None:
+        """Replace a next hop."""
+        record = layout.Hop()
+        if hop is not None:
+            record.ifindex, record.mtu, record.resolved, record.via_kernel = hop.ifindex, hop.mtu, 1, via_kernel
+            record.destination[:], record.source[:] = hop.destination, hop.source
+        self._hops[index] = record
+
+    def set_interface(self, ifindex: int, link: bytes, flags: int = 3) -> None:
+        """Say which link address is ours."""
+        record = layout.Interface(ifindex, flags, 1)
+        record.link[:] = link
+        self.bpf.update(self.object.map("interfaces"), struct.pack("=I", ifindex), bytes(record))
+
+    def set_appliances(self, links: set[bytes]) -> None:
+        """Say whose frames have been through an appliance."""
+        for link in links:
+            word = 1 << 48 | int.from_bytes(link, "big")
+            self.bpf.update(self.object.map("appliances"), struct.pack("=Q", word), bytes(4))
+
+    def show(self, world: World) -> None:
+        """Empty the maps of flows, and let the programs know a world, as `World.core` does."""
+        self.clear()
+        self.publish(build_image(world.tables, world.plan))
+        for index, hop in world.hops.items():
+            self.set_hop(index, hop)
+        self.set_interface(CLIENTS, OURS)
+        self.set_interface(SERVERS, world.hops[0].source)
+
+    def run(self, frame: bytes, ifindex: int, *, gso: int = 0) -> tuple[str, bytes]:
+        """Run a program on a frame; returns its verdict and the frame as it is then."""
+        return self.thread.submit(self._run, frame, ifindex, gso, 1).result()[:2]
+
+    def time(self, frame: bytes, ifindex: int, repeat: int) -> int:
+        """Return the mean time of a run in ns. The frame is as the run before left it: use one that stays as it is."""
+        return self.thread.submit(self._run, frame, ifindex, 0, repeat).result()[2]
+
+    def _run(self, frame: bytes, ifindex: int, gso: int, repeat: int) -> tuple[str, bytes, int]:
+        if self.hook == "xdp":
+            context = struct.pack("=6I", 0, len(frame), 0, ifindex, 0, 0)
+            done = self.bpf.test_run(self.object.program("asynclb_xdp"), frame, context=context, repeat=repeat)
+            return XDP_VERDICTS[done.code], done.data, done.duration_ns
+        told = bytearray(192)
+        struct.pack_into("=I", told, 40, ifindex)
+        struct.pack_into("=I", told, 164, 2 if gso else 0)
+        struct.pack_into("=I", told, 176, gso)
+        done = self.bpf.test_run(self.object.program("asynclb_tc"), frame, context=bytes(told), repeat=repeat)
+        return TC_VERDICTS[done.code & 0xFFFF_FFFF], done.data, done.duration_ns
+
+    def drops(self) -> dict[Drop, int]:
+        """Return the drop counters that are not zero."""
+        found = {}
+        for number, reason in enumerate(Drop, 1):
+            words = self._cpus("drops", number, 1)
+            if any(words):
+                found[reason] = sum(words)
+        return found
+
+    def count(self, name: str, index: int) -> layout.Count:
+        """Return the sum of a rule's or a member's counters over all processors."""
+        words = self._cpus(name, index, sizeof(layout.Count) // 8)
+        return layout.Count(*(sum(words[at :: sizeof(layout.Count) // 8]) for at in range(sizeof(layout.Count) // 8)))
+
+    def _cpus(self, name: str, index: int, words: int) -> tuple[int, ...]:
+        count = words * self.bpf.possible_cpus()
+        value = self.bpf.lookup(self.object.map(name), struct.pack("=I", index), 8 * count)
+        return struct.unpack(f"={count}Q", value or bytes(8 * count))
+
+    def flows(self) -> list[layout.Flow]:
+        """Return what is in the maps of flows."""
+        return [record for name, _, record in self._records() if not name.startswith("fragments")]
+
+    def later(self, ms: int) -> None:
+        """Let time pass: all deadlines come nearer."""
+        for name, key, record in self._records():
+            record.deadline_ms = record.deadline_ms - ms & 0xFFFF_FFFF
+            self.bpf.update(self.object.map(name), key, bytes(record))
+
+    def clear(self) -> None:
+        """Forget all flows and fragments."""
+        for name, key, _ in self._records():
+            self.bpf.delete(self.object.map(name), key)
+
+    def _records(self) -> list[tuple[str, bytes, Any]]:
+        found: list[tuple[str, bytes, Any]] = []
+        for name, key_size, kind in _FLOW_MAPS:
+            batch, more = Batch(key_size, sizeof(kind), 4_096), True
+            while more:
+                more = self.bpf.lookup_batch(self.object.map(name), batch)
+                values = (kind * batch.count).from_buffer_copy(batch.values)
+                found += [(name, batch.key(index), values[index]) for index in range(batch.count)]
+        return found
+
+
+@contextmanager
+def loaded(*, flows: int = 1_000, capacity: int = CAPACITY) -> Iterator[Loaded]:
+    """Load the programs; frames come in by two interfaces of a namespace that ends with it."""
+    bpf = Libbpf()
+    with ThreadPoolExecutor(1) as thread, bpf.open_object(OBJECT.read_bytes(), "asynclb") as opened:
+        thread.submit(_make_interfaces).result()
+        settings = layout.KernelSettings.from_buffer_copy(opened.initial(".rodata.settings"))
+        settings.image_mask = capacity - 1
+        opened.set_initial(".rodata.settings", bytes(settings))
+        opened.set_value_size("images", capacity + SLACK)
+        opened.set_entries("flows4", flows)
+        opened.set_entries("flows6", flows)
+        opened.load()
+        made = Loaded(bpf, opened, thread)
+        yield made
+        made.views.clear()
+
+
+def _make_interfaces() -> None:
+    """Move this thread into a new namespace with the interfaces that the worlds speak of."""
+    if CDLL(None, use_errno=True).unshare(_CLONE_NEWNET):
+        raise PermissionError("a network namespace cannot be made")
+    for name, index in (("clients", CLIENTS), ("servers", SERVERS)):
+        command = f"ip link add {name} index {index} type veth peer name {name}-end"
+        subprocess.run(command.split(), check=True)
+        subprocess.run(["ip", "link", "set", name, "up"], check=True)
+
+
+assert CONSTANTS["INTERFACE_LINK"] | CONSTANTS["INTERFACE_REDIRECT"] == 3
