@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from asynclb.datapath.core.values import CoreCounters, FlowView, NextHop
-from asynclb.datapath.packet.engine import Engine, Present, change, changed_hops
+from asynclb.datapath.packet.engine import Ending, Engine, Present, change, changed_hops
 
 Pages = Callable[[int], tuple[list[FlowView], int | None]]
 """A flow table in pages: from a cursor, 0 at first, to flows and the next cursor, None at the end."""
@@ -34,8 +34,11 @@ class Crew(Protocol):
     def set_hops(self, hops: Mapping[int, NextHop]) -> None:
         """Let every engine have these next hops, soon."""
 
-    def forget(self, members: Collection[int]) -> None:
-        """Let every engine remove the flows of these members, before anything that is told later."""
+    async def part(self, ending: Ending) -> None:
+        """Let every engine end these flows; when it returns, they are gone everywhere. Takes some seconds."""
+
+    def release_ids(self, rules: Collection[int], members: Collection[int]) -> CoreCounters:
+        """Return what was counted under these ids, and let others begin with them at zero."""
 
     def counters(self) -> CoreCounters:
         """Return a snapshot of the counters of all."""
@@ -84,9 +87,13 @@ class Alone:
         self._engine.set_hops(changed_hops(self._has.hops, hops))
         self._has = replace(self._has, hops=hops)
 
-    def forget(self, members: Collection[int]) -> None:
-        """Remove the flows of these members."""
-        self._engine.forget(members)
+    async def part(self, ending: Ending) -> None:
+        """End these flows."""
+        await self._engine.part(ending)
+
+    def release_ids(self, rules: Collection[int], members: Collection[int]) -> CoreCounters:
+        """Return the core's counters of these ids."""
+        return self._engine.core.release_ids(rules, members)
 
     def counters(self) -> CoreCounters:
         """Return the core's counters."""

@@ -195,9 +195,11 @@ class _Running:
             _close_links(links, but=self._present.links)
             raise
         before, self._present, self._tables = self._present, present, tables
-        await self._crew.commit()
-        self._lost += sum(sockets.lost() for sockets in before.links.values())
-        _close_links(before.links, but=links)
+        try:
+            await self._crew.commit()
+        finally:
+            self._lost += sum(sockets.lost() for sockets in before.links.values())
+            _close_links(before.links, but=links)
         if self._pinning is not None:
             self._pinning.keep(ours)
         await self._guard(wanted)

@@ -20,6 +20,7 @@ anew, by the same table.
 Source: packet(7); net/packet/af_packet.c (packet_rcv_fanout, fanout_demux_bpf, __fanout_link).
 """
 
+import errno
 import secrets
 import socket
 import struct
@@ -99,10 +100,9 @@ class Pinning:
     def join(self, receivers: Sequence[socket.socket]) -> None:
         """Make the receivers of one interface, which are silent and bound, a group in this order, and let them hear.
 
-        Raises: OSError -> the kernel does not know the program's way of choosing, or that groups ignore what leaves.
+        Raises: OSError -> the kernel does not know the program's way of choosing.
         """
-        first, kind = receivers[0], _FANOUT_EBPF | _IGNORE_OUTGOING
-        first.setsockopt(SOL_PACKET, _PACKET_FANOUT, (kind | _UNIQUE_ID) << 16)
+        first, kind = receivers[0], _begin(receivers[0])
         first.setsockopt(SOL_PACKET, _PACKET_FANOUT_DATA, self.program.fileno())
         group = first.getsockopt(SOL_PACKET, _PACKET_FANOUT) & 0xFFFF
         for receiver in receivers[1:]:
@@ -114,6 +114,22 @@ class Pinning:
         """Let go of both; groups keep the program for as long as they last."""
         self.program.close()
         self._set.close()
+
+
+def _begin(first: socket.socket) -> int:
+    """Let a receiver be the first of a group; return the group's kind.
+
+    Older kernels do not know that groups ignore what leaves: there the core passes over it.
+    """
+    kind = _FANOUT_EBPF | _IGNORE_OUTGOING
+    try:
+        first.setsockopt(SOL_PACKET, _PACKET_FANOUT, (kind | _UNIQUE_ID) << 16)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        kind = _FANOUT_EBPF
+        first.setsockopt(SOL_PACKET, _PACKET_FANOUT, (kind | _UNIQUE_ID) << 16)
+    return kind
 
 
 def silence(receiver: socket.socket) -> None:

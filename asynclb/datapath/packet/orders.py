@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Any
 
 from asynclb.datapath.core.values import NextHop
-from asynclb.datapath.packet.engine import Change, Opened
+from asynclb.datapath.packet.engine import Change, Ending, Opened
 from asynclb.datapath.packet.neighbours import Link
 
 MOST_BYTES = 4_096
@@ -34,31 +34,32 @@ class Order(StrEnum):
     COMMIT = "commit"
     ABANDON = "abandon"
     HOPS = "hops"
-    FORGET = "forget"
+    PART = "part"
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """An order as it arrives. `change` has what PREPARE is about, and the next hops; `members` what FORGET is."""
+    """An order as it arrives. `change` has what PREPARE is about, and the next hops; `ending` what PART is."""
 
     order: Order
     serial: int
     change: Change
-    members: tuple[int, ...]
+    ending: Ending
 
 
 def tell(
-    sock: socket.socket, order: Order, serial: int, wanted: Change | None = None, members: Sequence[int] = ()
+    sock: socket.socket, order: Order, serial: int, wanted: Change | None = None, ending: Ending | None = None
 ) -> None:
     """Send an order. Raises: OSError -> the worker is gone, or takes nothing any more."""
-    wanted = wanted or Change()
+    wanted, ending = wanted or Change(), ending or Ending()
     image = wanted.image
     document = {
         "hops": [[number, *_hop(hop)] for number, hop in wanted.hops.items()],
         "closed": wanted.closed,
         "opened": [[o.link.index, o.link.name, o.link.address.hex(), o.link.mtu] for o in wanted.opened],
         "image": image is not None,
-        "members": list(members),
+        "flows": ending.flows,
+        "members": ending.members,
     }
     text = json.dumps(document).encode()
     body = _sealed(text + (image or b""))
@@ -95,7 +96,8 @@ def hear(sock: socket.socket) -> Told | None:
         closed=tuple(document["closed"]),
         opened=opened,
     )
-    return Told(Order(head["order"]), head["serial"], found, tuple(document["members"]))
+    ending = Ending(tuple((r, m, port) for r, m, port in document["flows"]), tuple(document["members"]))
+    return Told(Order(head["order"]), head["serial"], found, ending)
 
 
 def answer_to(sock: socket.socket, serial: int, why: str = "") -> None:

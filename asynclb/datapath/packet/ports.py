@@ -37,7 +37,7 @@ class Port:
     def attach(self, core: Core) -> None:
         """Let the core send by this port."""
         self.egress.attach(core)
-        core.set_interface(self.link.index, self.link.address)
+        core.set_interface(self.link.index, self.link.address, self.link.mtu)
         self._attached = core
 
     def serve(self, core: Core, ports: Mapping[int, "Port"], now_ns: int) -> None:

@@ -33,6 +33,7 @@ class Worker:
         self._channel = channel
         self._engine = engine
         self._ended = asyncio.Event()
+        self._partings: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Serve until the channel ends."""
@@ -42,12 +43,17 @@ class Worker:
         answer_to(self._channel, HELLO)
         await self._ended.wait()
         loop.remove_reader(self._channel.fileno())
+        for parting in self._partings:
+            parting.cancel()
         self._engine.close()
 
     def _hear(self) -> None:
         """Carry out one order."""
         try:
             told = hear(self._channel)
+            if told is not None and told.order is Order.PART:
+                self._partings.add(asyncio.create_task(self._part(told)))
+                return
             if told is not None:
                 answer_to(self._channel, told.serial, self._do(told))
                 return
@@ -70,9 +76,13 @@ class Worker:
                 self._engine.abandon()
             case Order.HOPS:
                 self._engine.set_hops(told.change.hops)
-            case Order.FORGET:
-                self._engine.forget(told.members)
         return ""
+
+    async def _part(self, told: Told) -> None:
+        """Answer when it is done: the one order that takes time."""
+        await self._engine.part(told.ending)
+        with suppress(OSError):  # the channel ends, and that is seen where it is read
+            answer_to(self._channel, told.serial)
 
 
 def _give_up(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

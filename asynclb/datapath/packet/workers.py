@@ -30,7 +30,16 @@ from dataclasses import replace
 from asynclb.datapath.core.memory import FlowMemory
 from asynclb.datapath.core.values import CoreCounters, NextHop
 from asynclb.datapath.packet.crew import Pages
-from asynclb.datapath.packet.engine import MAX_FLOWS, MAX_MEMBERS, MAX_RULES, Change, Present, change, changed_hops
+from asynclb.datapath.packet.engine import (
+    MAX_FLOWS,
+    MAX_MEMBERS,
+    MAX_RULES,
+    Change,
+    Ending,
+    Present,
+    change,
+    changed_hops,
+)
 from asynclb.datapath.packet.orders import Order, hear_answer, tell
 from asynclb.datapath.packet.report import total
 from asynclb.datapath.packet.worker import HELLO
@@ -38,6 +47,7 @@ from asynclb.errors import HostError
 from asynclb.events import Emit, Event
 
 _ANSWER_S = 5.0  # an image of 100 MiB is taken in within a tenth of that
+_PART_S = 30.0  # two walks through the flow table, in small steps
 _START_S = 10.0  # an interpreter on a busy machine
 _END_S = 2.0
 _AGAIN_S = 1.0  # between attempts, when a worker dies as soon as it lives
@@ -53,7 +63,6 @@ class _Worker:
         self.has = Present()
         self.prepared: Present | None = None
         self.ready = False
-        self.owed: frozenset[int] = frozenset()  # members to be forgotten
         self.ended = asyncio.Event()
         self.started_s = 0.0
         self.process: subprocess.Popen[bytes] | None = None
@@ -85,18 +94,18 @@ class _Worker:
         if why:
             raise OSError(f"worker {self.number} could not be started: {why}")
 
-    async def ask(self, order: Order, wanted: Change | None = None, members: Collection[int] = ()) -> str:
+    async def ask(self, order: Order, wanted: Change | None = None) -> str:
         """Send an order now and wait for the answer, which says why not, or nothing."""
-        return await self.in_time(self.tell(order, wanted, members), _ANSWER_S)
+        return await self.in_time(self.tell(order, wanted), _ANSWER_S)
 
-    def tell(self, order: Order, wanted: Change | None = None, members: Collection[int] = ()) -> asyncio.Future[str]:
+    def tell(self, order: Order, wanted: Change | None = None, ending: Ending | None = None) -> asyncio.Future[str]:
         """Send an order now; the answer comes later. Does not raise: a worker that takes no order is killed."""
         self._serial += 1
         answer = self._expect(self._serial)
         try:
             if self._channel is None:
                 raise ConnectionError("it has ended")
-            tell(self._channel, order, self._serial, wanted, sorted(members))
+            tell(self._channel, order, self._serial, wanted, ending)
         except OSError as error:
             del self._waiting[self._serial]
             answer.set_result(str(error))
@@ -185,9 +194,12 @@ class Workers:
     async def start(self) -> None:
         """Start all of them. Raises: HostError -> one could not be started; then none is left."""
         try:
-            await asyncio.gather(*(self._spawn(worker) for worker in self._workers))
-        except OSError as error:
-            raise HostError(str(error)) from error
+            async with asyncio.TaskGroup() as group:
+                for worker in self._workers:
+                    group.create_task(self._spawn(worker))
+        except* OSError as errors:
+            await self._end()
+            raise HostError(str(errors.exceptions[0])) from errors
         for worker in self._workers:
             worker.ready = True
             self._spawn_task(self._watch(worker))
@@ -215,7 +227,7 @@ class Workers:
             if worker.ready and worker.prepared is wanted:
                 hops = changed_hops(worker.has.hops, wanted.hops)
                 worker.has, worker.prepared = wanted, None
-                answers.append(worker.ask(Order.COMMIT, Change(hops=hops)))
+                answers.append(worker.in_time(worker.tell(Order.COMMIT, Change(hops=hops))))
             elif worker.ready:  # it came back after the others had prepared
                 worker.ready = False
                 answers.append(self._catch_up(worker))
@@ -239,12 +251,21 @@ class Workers:
                 if changed:
                     worker.tell(Order.HOPS, Change(hops=changed))
 
-    def forget(self, members: Collection[int]) -> None:
-        """Tell all of them; who is away is told later, for flows outlive their worker."""
-        for worker in self._workers:
-            worker.owed |= frozenset(members)
+    async def part(self, ending: Ending) -> None:
+        """Tell all of them; who is away is told when it is back, for flows outlive their worker."""
+        await asyncio.gather(*(self._part(worker, ending) for worker in self._workers))
+
+    async def _part(self, worker: _Worker, ending: Ending) -> None:
+        why = "it is away"
+        while why:
             if worker.ready:
-                self._spawn_task(self._pay(worker))
+                why = await worker.in_time(worker.tell(Order.PART, ending=ending), _PART_S)
+            if why:
+                await asyncio.sleep(_AGAIN_S)
+
+    def release_ids(self, rules: Collection[int], members: Collection[int]) -> CoreCounters:
+        """Return the sum of all; nobody counts under these ids any more, so they can be cleared from here."""
+        return total([worker.flows.release_ids(rules, members) for worker in self._workers])
 
     def counters(self) -> CoreCounters:
         """Return the sum of all."""
@@ -263,11 +284,14 @@ class Workers:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._end()
+        for worker in self._workers:
+            worker.close()
+
+    async def _end(self) -> None:
         for worker in self._workers:
             worker.hang_up()
         await asyncio.gather(*(worker.reap() for worker in self._workers))
-        for worker in self._workers:
-            worker.close()
 
     def _spawn_task(self, work: "asyncio._CoroutineLike[None]") -> None:
         task = asyncio.get_running_loop().create_task(work, name="packet-worker")
@@ -300,26 +324,19 @@ class Workers:
 
     async def _catch_up(self, worker: _Worker) -> None:
         """Tell a worker everything that it lacks, until there is nothing; then it is ready."""
-        while worker.has is not self._present or worker.owed:
+        while worker.has is not self._present:
             wanted = self._present
             hops = changed_hops(worker.has.hops, wanted.hops)
             steps = (
-                worker.tell(Order.FORGET, members=worker.owed),
                 worker.tell(Order.PREPARE, change(worker.has, wanted, worker.number)),
                 worker.tell(Order.COMMIT, Change(hops=hops)),
             )
-            worker.owed = frozenset()
             for step in steps:
                 why = await worker.in_time(step)
                 if why:
                     raise OSError(f"worker {worker.number}: {why}")
             worker.has = wanted
         worker.ready = True
-
-    async def _pay(self, worker: _Worker) -> None:
-        members = worker.owed
-        if members and not await worker.ask(Order.FORGET, members=members):
-            worker.owed -= members
 
 
 def _start(channel: int, memory: int, flows: int) -> subprocess.Popen[bytes]:
