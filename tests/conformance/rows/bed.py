@@ -16,7 +16,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any, NoReturn
 
+import aiohttp
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from asynclb.admin.client import AdminClient
 from asynclb.config import parse
@@ -65,6 +67,7 @@ class Bed:
         self.datapath = datapath
         self.site = site
         self.process = process
+        self.warnings: list[Document] = []
         self._api = api
         self.members = {host.name: host for host in site.members}
         self.probed = {
@@ -87,6 +90,7 @@ class Bed:
                 reason = reasons[0].partition(f"({self.datapath}: ")[2].removesuffix(")") or reasons[0]
                 not_applicable(reason) if self._by_nature(parts) else pytest.skip(reason)
             raise RefusedError(result["problems"])
+        self.warnings = result["warnings"]
         return await self.state()
 
     async def refused(self, **parts: Any) -> RefusedError:
@@ -136,6 +140,17 @@ class Bed:
         """Return the state document."""
         return dict(await asyncio.to_thread(self._api.get, "/api/v1/state"))
 
+    async def metrics(self) -> Mapping[str, float]:
+        """Return every sample of `/metrics` by its name with its labels, as `name{label="value"}`, labels sorted."""
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(f"{self.site.lb.directory}/a.sock")) as session,
+            session.get("http://localhost/metrics") as answer,
+        ):
+            text = await answer.text()
+            assert answer.status == 200, f"{text}\n{self.process.tail()}"
+        samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+        return {_spell(sample.name, sample.labels): sample.value for sample in samples}
+
     async def until(self, condition: Callable[[Document], bool], what: str) -> Document:
         """Return the state as soon as it is as wanted."""
         deadline = time.monotonic() + WAIT_S
@@ -145,8 +160,13 @@ class Bed:
         return state
 
     async def eligible(self, rule: str, *members: str) -> None:
-        """Return as soon as exactly these members take the rule's new flows."""
-        await self.until(lambda state: takers(state, rule) == set(members), f"{rule} is taken by {members}")
+        """Return as soon as exactly these members take the rule's new flows, in the datapath as well."""
+
+        def active(state: Document) -> bool:
+            executed = {datapath["name"]: datapath["generation"] for datapath in state["datapaths"]}
+            return takers(state, rule) == set(members) and executed[self.datapath] == state["generation"]
+
+        await self.until(active, f"{rule} is taken by {members}")
 
     def all_up(self) -> None:
         """Let every member's probe succeed."""
@@ -280,6 +300,11 @@ def nat_rule(name: str = "nat", **fields: Any) -> dict[str, Any]:
         "backend_port": PORT,
         **fields,
     }
+
+
+def _spell(name: str, labels: Mapping[str, str]) -> str:
+    inside = ",".join(f'{key}="{labels[key]}"' for key in sorted(labels))
+    return f"{name}{{{inside}}}"
 
 
 def takers(state: Document, name: str) -> set[str]:

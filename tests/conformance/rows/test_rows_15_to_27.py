@@ -227,8 +227,7 @@ async def test_row_26_path_of_http_probes(bed: Bed) -> None:
 async def test_row_27_number_of_probes(bed: Bed) -> None:
     """`number_of_probes` is accepted, warned of, and not used: one failure takes a member out."""
     await load(bed, 27, {**TCP_PROBE, "number_of_probes": 5, "interval": "200ms", "timeout": "200ms"})
-    warnings = (await bed.state())["last_reload"]["warnings"]
-    assert [warning["where"] for warning in warnings] == ["probes.tcp.number_of_probes"]
+    assert [warning["where"] for warning in bed.warnings] == ["probes.tcp.number_of_probes"]
     with bed.serving():
         await bed.eligible("web", *bed.members)
         bed.probed["be3"].down()

@@ -7,7 +7,19 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.conformance.rows.bed import PORT, Bed, address_of, answer_to, frontend, nat_rule, pool, rule, takers, vip
+from tests.conformance.rows.bed import (
+    PORT,
+    Bed,
+    address_of,
+    answer_to,
+    frontend,
+    nat_rule,
+    not_applicable,
+    pool,
+    rule,
+    takers,
+    vip,
+)
 from tests.conformance.rows.services import Answer, listen, services
 from tests.unit.proxy.wire import Wire, connect
 
@@ -15,6 +27,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 IDLE_S = 1.5
 """A minute of the original, scaled: long enough for keep-alives at half of it on a busy machine."""
+
+SWEEP_S = 10.0
+"""How late a datapath may find an idle flow: it visits its flow table in turns, which takes seconds for a million."""
 
 
 async def load(bed: Bed, row: int, **fields: object) -> None:
@@ -57,7 +72,7 @@ async def test_row_38_idle_timeout(bed: Bed) -> None:
             sender, receiver = (client, member) if turn % 2 else (member, client)
             await sender.send(b"alive")
             assert await receiver.exactly(5) == b"alive"
-        async with asyncio.timeout(3 * IDLE_S):
+        async with asyncio.timeout(IDLE_S + SWEEP_S):
             await client.expect_reset()
     with bed.serving(), bed.asking(vip(38), 53) as sock:
         await answer_to(sock)
@@ -72,6 +87,8 @@ async def test_row_39_reset_off(bed: Bed) -> None:
         await asyncio.sleep(2.5 * IDLE_S)
         assert client.error() == 0
         assert member.error() == 0
+        if bed.datapath == "proxy":
+            not_applicable("the host's kernel answers later packets of a connection that the proxy forgot with a reset")
         client.sock.send(b"anybody?")
         assert await client.is_quiet(1.0)
 
@@ -81,7 +98,7 @@ async def test_row_40_reset_on(bed: Bed) -> None:
     await load(bed, 40, tcp_reset=True)
     async with both_ends(bed, 40) as (client, member):
         began = asyncio.get_running_loop().time()
-        async with asyncio.timeout(4 * IDLE_S):
+        async with asyncio.timeout(IDLE_S + SWEEP_S):
             await asyncio.gather(client.expect_reset(), member.expect_reset())
         assert asyncio.get_running_loop().time() - began > 0.6 * IDLE_S
 
