@@ -76,7 +76,7 @@ def path_mtu(wire: Wire, version: int) -> int:
 
 
 @BOTH
-@pytest.mark.parametrize("narrow", ["near1-near2", "lb-far1", "far1-far2"])
+@pytest.mark.parametrize("narrow", ["near1-near2", "near2-lb", "lb-far1", "far1-far2"])
 @pytest.mark.parametrize("offload", [True, False], ids=["offloads", "plain"])
 async def test_a_megabyte_over_a_narrow_link(version: int, narrow: str, offload: bool) -> None:
     """Whoever sends is told how narrow the path is, by a router whose error the balancer hands on, or by itself."""
