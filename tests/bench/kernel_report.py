@@ -132,11 +132,11 @@ def _change_rows(changes: Changes) -> list[list[str]]:
     rows = []
     for title, times, goal in (
         (
-            f"reload that changes one member of {MEMBERS:,}: last new flow to the old one",
+            f"reload that changes one member of {MEMBERS:,}: no more new flows to the old address",
             changes.reload,
             _RELOAD_GOAL_MS,
         ),
-        ("a probe's verdict: last new flow to the failed member", changes.probe, _PROBE_GOAL_MS),
+        ("a probe's verdict: no more new flows to the member", changes.probe, _PROBE_GOAL_MS),
     ):
         if times:
             spread = f"{number(median(times))} (worst {number(max(times))})"
