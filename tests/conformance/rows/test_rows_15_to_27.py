@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -79,12 +80,13 @@ async def test_row_17_probes_close_in_order(bed: Bed) -> None:
 class Http:
     """An HTTP server on a member whose status and delay a test sets. Owner: a test."""
 
-    def __init__(self, bed: Bed, member: str, port: int = 9001) -> None:
+    def __init__(self, bed: Bed, member: str, port: int = 9001, *, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.status, self.delay_s, self.asked = 200, 0.0, 0
         self._sock = listen(bed.members[member], address_of(member), port, socket.SOCK_STREAM)
 
     async def __aenter__(self) -> "Http":
-        self._server = await asyncio.start_server(self._serve, sock=self._sock)
+        self._server = await asyncio.start_server(self._serve, sock=self._sock, ssl=self._tls)
         return self
 
     async def __aexit__(self, *_error: object) -> None:
