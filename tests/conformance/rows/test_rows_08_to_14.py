@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
+from typing import Any
 
 import pytest
 
@@ -16,8 +17,8 @@ from tests.conformance.rows.services import services
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-HA = {"protocol": "all", "frontend_port": 0, "backend_port": 0}
-AZURE_PROBES: dict[str, object] = {"probes": {}, "compat": "azure"}
+HA: dict[str, Any] = {"protocol": "all", "frontend_port": 0, "backend_port": 0}
+AZURE_PROBES: dict[str, Any] = {"probes": {}, "compat": "azure"}
 GRE = 47
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,7 +63,7 @@ def appliances(bed: Bed) -> Iterator[dict[str, socket.socket]]:
 
 def passed(sock: socket.socket) -> set[tuple[str, int]]:
     """Return (sender, the client's port) of the datagrams that a member received."""
-    found = set()
+    found: set[tuple[str, int]] = set()
     while True:
         try:
             packet, (_, _, direction, *_) = sock.recvfrom(2048)
@@ -141,7 +142,7 @@ async def test_row_32_udp_stays(bed: Bed) -> None:
 async def test_row_36_removal_of_a_member(bed: Bed) -> None:
     """A removed member takes nothing new; its connection goes on for the drain period, then both ends are reset."""
     parts = {"frontends": {"vip": frontend(vip(36))}, "rules": [rule()]}
-    drained = {"drain_period": "2s"}
+    drained: dict[str, Any] = {"drain_period": "2s"}
     await bed.load(**parts, backend_pools={"web": pool(*bed.members, **drained)})
     async with both_ends(bed, 36) as (client, member):
         gone = next(name for name in bed.members if address_of(name) == member.name[0])

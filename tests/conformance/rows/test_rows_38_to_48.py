@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -32,9 +33,9 @@ SWEEP_S = 10.0
 """How late a datapath may find an idle flow: it visits its flow table in turns, which takes seconds for a million."""
 
 
-async def load(bed: Bed, row: int, **fields: object) -> None:
+async def load(bed: Bed, row: int, **fields: Any) -> None:
     """Load a TCP rule and a UDP rule with the idle timeout."""
-    more = {"idle_timeout": "1500ms", **fields}
+    more: dict[str, Any] = {"idle_timeout": "1500ms", **fields}
     rules = [rule(**more), rule("dns", protocol="udp", frontend_port=53, **more)]
     await bed.load(frontends={"vip": frontend(vip(row))}, rules=rules)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address, ip_network
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -31,10 +32,10 @@ SSH = InboundNatRule("ssh", "web", Protocol.TCP, 50_000, 50_004, "web", 22)
 NAMES = [f"m{number}" for number in range(8)]
 
 
-def model(*names: str, rules: tuple[InboundNatRule, ...] = (SSH,), **changes: object) -> Model:
+def model(*names: str, rules: tuple[InboundNatRule, ...] = (SSH,), **changes: Any) -> Model:
     """Return a model with a pool of these members; `changes` are made to each of them."""
     members = tuple(Member(name, IPv4Address(f"10.1.0.{1 + NAMES.index(name)}")) for name in names)
-    pool = BackendPool("web", tuple(replace(one, **changes) for one in members))  # type: ignore[arg-type]  # by keyword
+    pool = BackendPool("web", tuple(replace(one, **changes) for one in members))
     frontends, pools = {"web": FRONTEND}, {"web": pool}
     return Model(frontends=frontends, backend_pools=pools, inbound_nat_rules=rules)
 
@@ -109,7 +110,7 @@ def test_one_port_to_one_member() -> None:
     [{"admin_state": AdminState.DOWN}, {"admin_state": AdminState.DRAIN}, {"weight": 0}, {"priority": 3}],
     ids=str,
 )
-def test_a_port_is_its_members_whatever_happens(changes: dict[str, object]) -> None:
+def test_a_port_is_its_members_whatever_happens(changes: dict[str, Any]) -> None:
     """Admin states, weights and priorities are for load-balancing rules: a port leads to its member regardless."""
     assert served(model("m0", "m1", **changes), 50_001) == "m1"
 
