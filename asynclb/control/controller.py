@@ -15,7 +15,7 @@ from asynclb.control.assign import Candidate, Choices
 from asynclb.control.bulk import in_bulk
 from asynclb.control.edges import Notice, RuleState, admin_state_notices, rule_notices, rule_states
 from asynclb.control.execution import Execution
-from asynclb.control.nat_ports import PortMemory
+from asynclb.control.nat_ports import FORGETFUL, PortMemory
 from asynclb.control.prepare import Load, Parsed, Prepared, prepare
 from asynclb.control.status import DatapathStatus, Reload, Status
 from asynclb.control.targets import still_true, targets_of
@@ -93,7 +93,7 @@ class Controller:
         installation_seed: Callable[[], int],
         emit: Emit,
         clock: Callable[[], float] = time.time,
-        port_memory: PortMemory | None = None,
+        port_memory: PortMemory = FORGETFUL,
         configure: Callable[[Model], None] = _nothing_to_configure,
     ) -> None:
         """Order: `candidates` from the most to the least preferred; those without a datapath always refuse.
@@ -246,8 +246,8 @@ class Controller:
                 parsed = await in_bulk(self._load, self._config_path)
             if self._ready and parsed.digest == self._active.digest:
                 self._emit(Event.CONFIG_UNCHANGED, trigger=command.trigger)
-                return self._record("unchanged", command.trigger, started)
-            known = self._active.nat_ports if self._ready else await self._kept_ports()
+                return self._record("unchanged", command.trigger, started, warnings=parsed.warnings)
+            known = self._active.nat_ports if self._ready else await asyncio.to_thread(self._port_memory.read)
             prepared = await in_bulk(prepare, parsed, self._candidates, self._active.model, known)
             before, delta = await self._activate(prepared)
         except (ConfigError, ApplyError) as error:
@@ -289,7 +289,7 @@ class Controller:
             nat_ports=prepared.nat_ports,
         )
         self._prober.set_targets(targets.values())
-        if self._port_memory is not None and (prepared.nat_ports != before.nat_ports):
+        if prepared.nat_ports != before.nat_ports:
             await asyncio.to_thread(self._port_memory.keep, prepared.nat_ports)
         return before, delta
 
@@ -326,9 +326,6 @@ class Controller:
         if self._kept_seed is None:
             self._kept_seed = await asyncio.to_thread(self._installation_seed)
         return self._kept_seed
-
-    async def _kept_ports(self) -> NatPorts:
-        return {} if self._port_memory is None else await asyncio.to_thread(self._port_memory.read)
 
     async def _announce(
         self, trigger: str, before: _Active, delta: Delta, started: float, warnings: Iterable[Problem]

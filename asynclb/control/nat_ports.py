@@ -29,6 +29,18 @@ class PortMemory(Protocol):
         """Keep these ports instead."""
 
 
+class _Forgetful:
+    def read(self) -> NatPorts:
+        return {}
+
+    def keep(self, ports: NatPorts) -> None:
+        """Keep nothing."""
+
+
+FORGETFUL: PortMemory = _Forgetful()
+"""Keeps nothing: every life of the process begins with ports in the order of the configuration."""
+
+
 class PortFile:
     """A `PortMemory` in the state directory. Does I/O: call it in a thread."""
 

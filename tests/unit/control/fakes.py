@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from asynclb.control.assign import Candidate
 from asynclb.control.controller import Controller
-from asynclb.control.nat_ports import PortMemory
+from asynclb.control.nat_ports import FORGETFUL, PortMemory
 from asynclb.datapath.base import Counters, FlowRecord, Refusal
 from asynclb.errors import ApplyError, ConfigError, Problem
 from asynclb.events import Event
@@ -195,7 +195,7 @@ class Bench:
     log: Log = field(default_factory=Log)
     now_s: float = 1_800_000_000.0
 
-    def controller(self, port_memory: PortMemory | None = None) -> Controller:
+    def controller(self, port_memory: PortMemory = FORGETFUL) -> Controller:
         return Controller(
             "asynclb.yaml",
             load=self.loader,

@@ -91,8 +91,10 @@ async def test_a_refused_reload_changes_nothing_and_says_why() -> None:
 
 
 async def test_an_unchanged_file_is_unchanged() -> None:
-    """The same content again applies nothing, also after a refused one in between."""
+    """The same content again applies nothing, also after a refused one in between; its warnings still stand."""
     bench = bench_of(web_model("a"))
+    warning = Problem((), "", "this is odd", "mend it")
+    bench.loader.put(web_model("a"), warning)
     good = bench.loader.content
     async with running(bench) as controller:
         await controller.reload("start")
@@ -100,7 +102,7 @@ async def test_an_unchanged_file_is_unchanged() -> None:
         await controller.reload("watch")
         bench.loader.content = good
         found = await controller.reload("watch")
-    assert found.result == "unchanged"
+    assert (found.result, found.warnings) == ("unchanged", (warning,))
     assert len(bench.datapaths[0].deltas) == 1
 
 
