@@ -53,7 +53,7 @@ INLINE int same_machine(const struct image *image, const struct entry *entry, co
  * Asked anew after each publication; TCP connections stay where they are for as long as the pool has the member, and
  * for its drain period. Python twin: Forward._flow_target.
  */
-INLINE u32 flow_member(const struct work *w, const struct image *image, const struct entry *entry, struct flow *flow)
+INLINE u32 flow_member(struct work *w, const struct image *image, const struct entry *entry, const struct flow *flow)
 {
 	const struct member_record *member = image_member(image, flow->member);
 	u32 found, stay = NONE;
@@ -73,7 +73,7 @@ INLINE u32 flow_member(const struct work *w, const struct image *image, const st
 	if (w->way.key.protocol != IP_TCP && !(found & POOL_KEEPS))
 		return NONE;
 	if (flow->rule == entry->rule && flow->member == (found & POOL_MEMBER))
-		flow->generation = (u16)image->generation;
+		w->way.renewed = 1;
 	return found & POOL_MEMBER;
 }
 

@@ -157,7 +157,7 @@ INLINE struct flow_ref passage_find(struct work *w, const struct image *image, c
 	struct flow_ref found;
 
 	way->key = w->key;
-	way->outward = way->swapped = 0;
+	way->outward = way->swapped = way->renewed = 0;
 	if (entry->flags & ENTRY_SYMMETRIC) {
 		way->key.kind = KEY_SYMMETRIC;
 		way->swapped = (u8)key_order(&way->key);
@@ -326,6 +326,28 @@ INLINE int flow_start(struct work *w, const struct image *image, const struct en
 	return 1;
 }
 
+/* Counts a packet as its flow's. */
+INLINE void flow_advance(struct flow *flow, u32 bytes, u32 outward)
+{
+	if (outward) {
+		flow->packets_out++;
+		flow->bytes_out += bytes;
+	} else {
+		flow->packets_in++;
+		flow->bytes_in += bytes;
+	}
+}
+
+/* Lets a flow hear what its ends say by TCP. */
+INLINE void flow_hear(struct flow *flow, u32 flags, u32 ack, u32 outward)
+{
+	flow->state = tcp_next(flow->state, tcp_event(flags), (int)outward);
+	if (flags & TCP_ACK && outward)
+		flow->ack_out = ack;
+	else if (flags & TCP_ACK)
+		flow->ack_in = ack;
+}
+
 /* Counts a packet and lets its flow take notice of it. */
 INLINE void flow_notice(struct work *w, const struct entry *entry, struct flow_ref found)
 {
@@ -340,20 +362,9 @@ INLINE void flow_notice(struct work *w, const struct entry *entry, struct flow_r
 		rule->syn++;
 	if (!flow || w->in.form == FORM_ERROR)
 		return;
-	if (way->outward) {
-		flow->packets_out++;
-		flow->bytes_out += bytes;
-	} else {
-		flow->packets_in++;
-		flow->bytes_in += bytes;
-	}
-	if (way->key.protocol == IP_TCP && is_plain(&w->in)) {
-		flow->state = tcp_next(flow->state, way->event, way->outward);
-		if (w->in.tcp_flags & TCP_ACK && way->outward)
-			flow->ack_out = w->in.ack;
-		else if (w->in.tcp_flags & TCP_ACK)
-			flow->ack_in = w->in.ack;
-	}
+	flow_advance(flow, bytes, way->outward);
+	if (way->key.protocol == IP_TCP && is_plain(&w->in))
+		flow_hear(flow, w->in.tcp_flags, w->in.ack, way->outward);
 	flow_touch(found, w->now_ms + timeout_ms(flow, entry->idle_ms));
 }
 
@@ -451,6 +462,8 @@ STEP u32 forward(struct work *w, u32 index)
 	link = at(w->p, 6, 6);
 	if (entry->delivery == DELIVERY_ROUTED && link && is_appliance(w, link))
 		return VERDICT_PASS; /* it has been through an appliance: the host routes it on */
+	if (way->renewed && found.flow)
+		found.flow->generation = (u16)image->generation;
 	reason = passage_choose(w, entry, found.flow);
 	if (reason)
 		return drop(w, reason);

@@ -24,6 +24,7 @@ struct passage {
 	u8 swapped;	/* the packet's source is the key's destination */
 	u8 outward;	/* the packet comes from the other end than the flow's first */
 	u8 fresh;	/* the flow starts (again) with this packet */
+	u8 renewed;	/* the flow's member is still the one that the tables have */
 };
 
 struct work {

@@ -5,7 +5,7 @@
  * the copy, and what it has changed is written back. Neither program is interrupted by another of its kind on the same
  * processor: both run where the kernel receives frames.
  */
-#include "process.h"
+#include "fast.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -108,13 +108,43 @@ INLINE u32 xdp_length(struct xdp_md *frame)
 	return length;
 }
 
-SEC("xdp") int asynclb_xdp(struct xdp_md *frame)
+INLINE int xdp_leave(struct xdp_md *frame, u32 ifindex)
 {
-	struct work *w = begin(frame->ingress_ifindex, xdp_length(frame));
-	u32 verdict, ifindex;
+	return ifindex == frame->ingress_ifindex ? XDP_TX : (int)bpf_redirect(ifindex, 0);
+}
 
-	if (!w)
-		return XDP_PASS;
+/* Decides an ordinary packet of a flow that goes on; 0 when it is none. */
+INLINE int xdp_fast(struct xdp_md *frame, const struct work *w, u32 version)
+{
+	struct glance g = {.length = w->p->length};
+	struct course course = {0};
+	u8 *data = DATA(frame);
+	struct change change;
+
+	if (!glance_at(&g, data, DATA_END(frame), version) || !fast_decide(w, &g, data, &course))
+		return 0;
+	change = fast_rewrite(&g, &course, data);
+	if (change.addresses)
+		put_check(g.check, change.addresses + change.ports, g.key.protocol == IP_UDP);
+	return xdp_leave(frame, course.ifindex);
+}
+
+/* Functions of their own, or the compiler joins the ends of both, where the verifier knows of neither how long it is. */
+static __attribute__((noinline)) int xdp_fast4(struct xdp_md *frame, const struct work *w)
+{
+	return xdp_fast(frame, w, 4);
+}
+
+static __attribute__((noinline)) int xdp_fast6(struct xdp_md *frame, const struct work *w)
+{
+	return xdp_fast(frame, w, 6);
+}
+
+/* Decides any frame, on a copy. */
+INLINE int xdp_slow(struct xdp_md *frame, struct work *w)
+{
+	u32 verdict;
+
 	w->p->copied = xdp_copy(w->p, DATA(frame), DATA_END(frame));
 	verdict = decide(w);
 	if (verdict == VERDICT_DROP)
@@ -122,10 +152,27 @@ SEC("xdp") int asynclb_xdp(struct xdp_md *frame)
 	if (verdict != VERDICT_TX)
 		return XDP_PASS;
 	xdp_write(w->p, DATA(frame), DATA_END(frame));
-	ifindex = w->answer->ifindex;
-	if (!ifindex)
+	return w->answer->ifindex ? xdp_leave(frame, w->answer->ifindex) : XDP_PASS;
+}
+
+INLINE int xdp_frame(struct xdp_md *frame)
+{
+	struct work *w = begin(frame->ingress_ifindex, xdp_length(frame));
+	u32 version = glance_version(DATA(frame), DATA_END(frame));
+	int action = 0;
+
+	if (!w)
 		return XDP_PASS;
-	return ifindex == frame->ingress_ifindex ? XDP_TX : (int)bpf_redirect(ifindex, 0);
+	if (version == 4)
+		action = xdp_fast4(frame, w);
+	else if (version == 6)
+		action = xdp_fast6(frame, w);
+	return action ? action : xdp_slow(frame, w);
+}
+
+SEC("xdp") int asynclb_xdp(struct xdp_md *frame)
+{
+	return xdp_frame(frame);
 }
 
 INLINE u16 swap16(u32 word)
@@ -168,16 +215,45 @@ INLINE void tc_write(struct __sk_buff *frame, const struct work *w, u32 copied)
 		bpf_skb_store_bytes(frame, ETHERNET_BYTES, p->data + ETHERNET_BYTES, rest, BPF_F_RECOMPUTE_CSUM);
 }
 
-SEC("tc") int asynclb_tc(struct __sk_buff *frame)
+/* Decides an ordinary packet of a flow that goes on; -1 when it is none. The helpers come last: they void pointers. */
+INLINE int tc_fast(struct __sk_buff *frame, const struct work *w, u32 version)
 {
-	u32 length = frame->len, copied = length < COPY_BYTES ? length : COPY_BYTES, verdict, ifindex;
-	struct work *w = begin(frame->ifindex, length);
+	struct glance g = {.length = w->p->length, .segmented = w->p->segmented};
+	struct course course = {0};
+	u8 *data = DATA(frame);
+	struct change change;
+	u32 check;
+	u64 flags;
 
-	if (!w)
-		return TC_NEXT;
+	if (!glance_at(&g, data, DATA_END(frame), version) || !fast_decide(w, &g, data, &course))
+		return -1;
+	change = fast_rewrite(&g, &course, data);
+	flags = g.key.protocol == IP_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+	check = ETHERNET_BYTES + (version == 4 ? 20 : 40) + (g.key.protocol == IP_UDP ? 6 : 16);
+	if (change.addresses)
+		bpf_l4_csum_replace(frame, check, 0, change.addresses, flags | BPF_F_PSEUDO_HDR);
+	if (change.ports)
+		bpf_l4_csum_replace(frame, check, 0, change.ports, flags);
+	return (int)bpf_redirect(course.ifindex, 0);
+}
+
+static __attribute__((noinline)) int tc_fast4(struct __sk_buff *frame, const struct work *w)
+{
+	return tc_fast(frame, w, 4);
+}
+
+static __attribute__((noinline)) int tc_fast6(struct __sk_buff *frame, const struct work *w)
+{
+	return tc_fast(frame, w, 6);
+}
+
+/* Decides any frame, on a copy. */
+INLINE int tc_slow(struct __sk_buff *frame, struct work *w)
+{
+	u32 copied = w->p->length < COPY_BYTES ? w->p->length : COPY_BYTES, verdict, ifindex;
+
 	w->p->copied = copied;
-	w->p->segmented = frame->gso_size;
-	w->p->deferred = w->redirects_all = 1;
+	w->p->deferred = 1;
 	copied = bound(copied - 1, COPY_BYTES - 1) + 1;
 	if (bpf_skb_load_bytes(frame, 0, w->p->data, copied))
 		return TC_NEXT;
@@ -189,4 +265,26 @@ SEC("tc") int asynclb_tc(struct __sk_buff *frame)
 	tc_write(frame, w, copied);
 	ifindex = w->answer->ifindex;
 	return ifindex ? (int)bpf_redirect(ifindex, 0) : TC_NEXT;
+}
+
+INLINE int tc_frame(struct __sk_buff *frame)
+{
+	struct work *w = begin(frame->ifindex, frame->len);
+	u32 version = glance_version(DATA(frame), DATA_END(frame));
+	int action = -1;
+
+	if (!w)
+		return TC_NEXT;
+	w->p->segmented = frame->gso_size;
+	w->redirects_all = 1;
+	if (version == 4)
+		action = tc_fast4(frame, w);
+	else if (version == 6)
+		action = tc_fast6(frame, w);
+	return action < 0 ? tc_slow(frame, w) : action;
+}
+
+SEC("tc") int asynclb_tc(struct __sk_buff *frame)
+{
+	return tc_frame(frame);
 }

@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* A performance exception: packets of established flows without anything unusual are decided where they are, in a few
+ * look-ups; all others, and all of doubt, are left to process(), which decides on a copy. Here nothing is dropped,
+ * nothing is started and nothing is counted before it is certain that the packet leaves. What leaves is byte for byte
+ * what process() makes of it: tests/property/test_kernel_oracle.py holds both to the same oracle.
+ *
+ * What makes it fast: a flow whose generation is current needs no look at its pool, its source or its member's health,
+ * for these were looked at when it got the generation. One line of memory for its place, one for its state.
+ */
+#ifndef ASYNCLB_FAST_H
+#define ASYNCLB_FAST_H
+
+#include "process.h"
+
+#define UNUSUAL (FLOW_RETURN | FLOW_HAIRPIN | FLOW_OVER)
+
+/* What an ordinary packet says. */
+struct glance {
+	struct key key;
+	u8 *l3, *l4, *check; /* the last: the checksum of the transport */
+	u32 size;   /* from the network header on */
+	u32 length; /* of the frame */
+	u32 ack;
+	u32 segmented;
+	u8 version;
+	u8 tcp_flags;
+};
+
+/* Where it goes. */
+struct course {
+	const u8 *to, *from; /* link addresses */
+	u32 ifindex;
+	struct address address; /* in the place of one of the packet's, unless high and low are 0 */
+	u32 port;
+	u32 outward; /* the source is replaced, else the destination */
+};
+
+/* What the checksum of the transport takes notice of, as the wire has its words. */
+struct change {
+	u32 addresses, ports;
+};
+
+#define WIRE16(number) __builtin_bswap16((u16)(number))
+#define WIRE32(number) __builtin_bswap32((u32)(number))
+#define WIRE64(number) __builtin_bswap64((u64)(number))
+#define RAW(type, place) (*(type *)(place))
+
+/* Which version the frame is of, by its type; 0 for neither. From here on the version is a constant to the compiler: the
+ * verifier does not remember that what was found in a header for one version is not looked for in that of the other.
+ */
+INLINE u32 glance_version(const u8 *data, const u8 *end)
+{
+	if (data + ETHERNET_BYTES > end || data[0] & 1)
+		return 0;
+	if (RAW(const u16, data + 12) == WIRE16(TYPE_IPV4))
+		return 4;
+	return RAW(const u16, data + 12) == WIRE16(TYPE_IPV6) ? 6 : 0;
+}
+
+/* Reads the network header; 0 unless it is 20 bytes of IPv4 and no fragment, or 40 bytes of IPv6. */
+INLINE int glance_network(struct glance *g, u8 *h, u32 version)
+{
+	g->version = (u8)version;
+	if (version == 4) {
+		if (h[0] != 0x45 || RAW(u16, h + 6) & WIRE16(0x3fff))
+			return 0;
+		g->size = WIRE16(RAW(u16, h + 2));
+		g->key.protocol = h[9];
+		g->key.source = (struct address){0, MAPPED | WIRE32(RAW(u32, h + 12))};
+		g->key.destination = (struct address){0, MAPPED | WIRE32(RAW(u32, h + 16))};
+		return 1;
+	}
+	if (h[0] >> 4 != 6)
+		return 0;
+	g->size = 40 + WIRE16(RAW(u16, h + 4));
+	g->key.protocol = h[6];
+	g->key.source = (struct address){WIRE64(RAW(u64, h + 8)), WIRE64(RAW(u64, h + 16))};
+	g->key.destination = (struct address){WIRE64(RAW(u64, h + 24)), WIRE64(RAW(u64, h + 32))};
+	return !is_mapped(&g->key.destination);
+}
+
+/* Reads a frame; 0 unless it is whole TCP or UDP whose lengths agree, and does not begin a connection. */
+INLINE int glance_at(struct glance *g, u8 *data, const u8 *end, u32 version)
+{
+	u32 header = version == 4 ? 20 : 40, room;
+	u8 *h = data + ETHERNET_BYTES + header;
+
+	if (h + 8 > end || !glance_network(g, data + ETHERNET_BYTES, version))
+		return 0;
+	room = g->size - header;
+	if (g->size < header + 8 || ETHERNET_BYTES + g->size > g->length)
+		return 0;
+	g->l3 = data + ETHERNET_BYTES;
+	g->l4 = h;
+	g->check = h + 6;
+	g->tcp_flags = 0;
+	if (g->key.protocol == IP_TCP) {
+		if (h + 20 > end || room < 20)
+			return 0;
+		g->check = h + 16;
+		g->tcp_flags = h[13];
+		g->ack = WIRE32(RAW(u32, h + 8));
+		if ((h[12] >> 4) < 5 || (h[12] >> 4) * 4u > room || (g->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+			return 0;
+	} else if (g->key.protocol != IP_UDP || WIRE16(RAW(u16, h + 4)) < 8 || WIRE16(RAW(u16, h + 4)) > room) {
+		return 0;
+	}
+	g->key.source_port = WIRE16(RAW(u16, h));
+	g->key.destination_port = WIRE16(RAW(u16, h + 2));
+	g->key.kind = 0;
+	return 1;
+}
+
+/* Returns the flow of a key, if it is one that goes on as usual. */
+INLINE struct flow *fast_flow(const struct work *w, const struct key *key)
+{
+	struct key copy = *key; /* what a helper sees, the compiler reads from memory ever after: not all of the glance */
+	struct flow *flow = flow_find(w, &copy, 0).flow;
+
+	return flow && !(flow->flags & UNUSUAL) ? flow : 0;
+}
+
+/* Lets counters and the flow take notice, as flow_notice does. */
+INLINE void fast_notice(const struct work *w, const struct glance *g, const struct entry *entry, u32 member,
+			struct flow *flow, u32 outward)
+{
+	struct flow_ref found = {flow};
+
+	count_packet(rule_count(w, entry->rule), g->length, (int)outward);
+	count_packet(member_count(w, member), g->length, (int)outward);
+	flow_advance(flow, g->length, outward);
+	if (g->key.protocol == IP_TCP)
+		flow_hear(flow, g->tcp_flags, g->ack, outward);
+	flow_touch(found, w->now_ms + timeout_ms(flow, entry->idle_ms));
+}
+
+/* Finds the way to a member, if a frame can leave by it as it is. */
+INLINE int course_to(const struct work *w, const struct glance *g, const struct member_record *member, struct course *course)
+{
+	const struct hop *hop = find_hop(w, member->next_hop);
+
+	if (!hop || !hop->resolved || must_route(w, hop))
+		return 0;
+	if (hop->mtu && g->size > hop->mtu && !g->segmented)
+		return 0;
+	course->ifindex = hop->ifindex;
+	course->to = hop->destination;
+	course->from = hop->source;
+	return 1;
+}
+
+INLINE void remember_client(const struct work *w, struct flow *flow, const u8 *data)
+{
+	flow->ifindex = w->p->ifindex;
+	RAW(u16, flow->client_link) = RAW(u16, data + 6);
+	RAW(u16, flow->client_link + 2) = RAW(u16, data + 8);
+	RAW(u16, flow->client_link + 4) = RAW(u16, data + 10);
+}
+
+/* To a VIP: the flow is the client's. Twin: forward. */
+INLINE int fast_forward(const struct work *w, const struct image *image, const struct place *vip, const struct glance *g,
+			const u8 *data, struct course *course)
+{
+	const struct place *exact =
+		place_find(image, &g->key.destination, g->key.destination_port, g->key.protocol, KIND_FRONTEND);
+	const struct entry *entry = entry_at(image, exact ? exact->entry : vip->entry);
+	struct flow *flow = fast_flow(w, &g->key);
+	const struct member_record *member;
+
+	if (!entry || !flow || flow->flags & FLOW_SWAPPED || entry->flags & ENTRY_SYMMETRIC)
+		return 0;
+	if (flow->generation != (u16)image->generation || flow->rule != entry->rule)
+		return 0;
+	member = image_member(image, flow->member);
+	if (!member || entry->delivery == DELIVERY_ROUTED || !course_to(w, g, member, course))
+		return 0;
+	course->outward = 0;
+	course->address = (struct address){0, 0};
+	if (entry->delivery == DELIVERY_NAT) {
+		course->address = member->address;
+		course->port = flow->target_port;
+	}
+	fast_notice(w, g, entry, flow->member, flow, 0);
+	remember_client(w, flow, data);
+	return 1;
+}
+
+/* From a member: the flow is that of the client it answers. Twin: reverse_by. */
+INLINE int fast_reverse(const struct work *w, const struct image *image, const struct place *from, const struct glance *g,
+			struct course *course)
+{
+	const struct place *exact = place_find(image, &g->key.source, g->key.source_port, g->key.protocol, KIND_REVERSE);
+	const struct entry *entry = entry_at(image, exact ? exact->entry : from->reverse);
+	const struct member_record *member;
+	struct flow *flow;
+	struct key key;
+
+	if (!entry || is_martian(&g->key.source, g->version) || same_address(&g->key.source, &g->key.destination))
+		return 0;
+	key = (struct key){.source = g->key.destination,
+			   .destination = entry->vip,
+			   .source_port = g->key.destination_port,
+			   .destination_port = entry->backend_port ? entry->port : g->key.source_port,
+			   .protocol = g->key.protocol};
+	flow = fast_flow(w, &key);
+	if (!flow)
+		return 0;
+	member = image_member(image, flow->member);
+	if (!member || !same_address(&member->address, &g->key.source))
+		return 0;
+	course->from = our_link(w, flow->ifindex);
+	if (!course->from)
+		return 0;
+	course->to = flow->client_link;
+	course->ifindex = flow->ifindex;
+	course->outward = 1;
+	course->address = entry->vip;
+	course->port = key.destination_port;
+	fast_notice(w, g, entry, flow->member, flow, 1);
+	return 1;
+}
+
+/* The member of a routed flow as the entry of this direction knows it, or NONE. Twin: flow_member. */
+INLINE u32 fast_member(const struct work *w, const struct image *image, const struct entry *entry, u32 index,
+		       const struct flow *flow, u32 protocol)
+{
+	const struct member_record *member;
+	u32 found;
+
+	if (flow->rule == entry->rule)
+		return flow->generation == (u16)image->generation ? flow->member : NONE;
+	member = image_member(image, flow->member);
+	if (!member || entry->leaving.count)
+		return NONE;
+	found = pool_find(w, index, member->identity);
+	if (found == NONE || (protocol != IP_TCP && !(found & POOL_KEEPS)))
+		return NONE;
+	return found & POOL_MEMBER;
+}
+
+/* Through an appliance: nothing is rewritten but the link addresses. Twin: forward. */
+INLINE int fast_routed(const struct work *w, const struct image *image, const struct glance *g, const u8 *data,
+		       struct course *course)
+{
+	struct address interface = {.high = g->version, .low = w->p->ifindex};
+	const struct place *place = place_find(image, &interface, 0, 0, KIND_INTERFACE);
+	const struct entry *entry = place ? entry_at(image, place->entry) : 0;
+	const struct member_record *member;
+	u32 swapped, outward, id;
+	struct flow *flow;
+	struct key key = g->key;
+
+	if (!entry || !(entry->flags & ENTRY_SYMMETRIC) || is_link_scope(&g->key.destination, g->version) ||
+	    is_martian(&g->key.source, g->version) || same_address(&g->key.source, &g->key.destination))
+		return 0;
+	key.kind = KEY_SYMMETRIC;
+	swapped = (u32)key_order(&key);
+	flow = fast_flow(w, &key);
+	if (!flow)
+		return 0;
+	outward = swapped != (flow->flags & FLOW_SWAPPED);
+	if (!outward && (flow->rule != entry->rule || flow->generation != (u16)image->generation))
+		return 0; /* whether its source is allowed is to be looked at anew */
+	id = fast_member(w, image, entry, place->entry, flow, key.protocol);
+	member = id == NONE ? 0 : image_member(image, id);
+	if (!member || is_appliance(w, data + 6) || !course_to(w, g, member, course))
+		return 0;
+	course->address = (struct address){0, 0};
+	fast_notice(w, g, entry, id, flow, outward);
+	if (!outward)
+		remember_client(w, flow, data);
+	return 1;
+}
+
+/* Decides; 0 leaves the packet to process(). */
+INLINE int fast_decide(const struct work *w, const struct glance *g, const u8 *data, struct course *course)
+{
+	const struct image *image = work_image(w);
+	const struct place *to, *from;
+
+	if (!image)
+		return 0;
+	to = place_find(image, &g->key.destination, 0, 0, KIND_ADDRESS);
+	if (to && to->flags & ADDRESS_VIP)
+		return fast_forward(w, image, to, g, data, course);
+	if (to && to->flags & ADDRESS_LOCAL)
+		return 0;
+	from = place_find(image, &g->key.source, 0, 0, KIND_ADDRESS);
+	if (from && from->flags & ADDRESS_MEMBER)
+		return fast_reverse(w, image, from, g, course);
+	return fast_routed(w, image, g, data, course);
+}
+
+/* Replaces 32 bits and returns the difference. */
+INLINE u32 put32(u8 *field, u32 value)
+{
+	u32 old = ~RAW(u32, field);
+
+	RAW(u32, field) = value;
+	return (old & 0xffff) + (old >> 16) + (value & 0xffff) + (value >> 16);
+}
+
+INLINE u32 put_address(u8 *l3, u32 version, u32 outward, const struct address *to)
+{
+	u8 *field = l3 + (version == 4 ? (outward ? 12 : 16) : (outward ? 8 : 24));
+	u32 sum;
+
+	if (version == 4)
+		return put32(field, WIRE32(to->low));
+	sum = put32(field, WIRE32(to->high >> 32)) + put32(field + 4, WIRE32(to->high));
+	return sum + put32(field + 8, WIRE32(to->low >> 32)) + put32(field + 12, WIRE32(to->low));
+}
+
+/* Lets a checksum follow. Twin: follow. */
+INLINE void put_check(u8 *field, u32 difference, int zero_is_none)
+{
+	u32 check = RAW(u16, field), sum;
+
+	if (zero_is_none && !check)
+		return;
+	sum = fold((u16)~check + fold(difference)) ^ 0xffff;
+	RAW(u16, field) = (u16)(zero_is_none && !sum ? 0xffff : sum);
+}
+
+INLINE void put_links(u8 *data, const u8 *to, const u8 *from)
+{
+	for (u32 i = 0; i < 6; i += 2) {
+		RAW(u16, data + i) = RAW(const u16, to + i);
+		RAW(u16, data + 6 + i) = RAW(const u16, from + i);
+	}
+}
+
+/* Rewrites all but the checksum of the transport. */
+INLINE struct change fast_rewrite(const struct glance *g, const struct course *course, u8 *data)
+{
+	struct change change = {0, 0};
+	u8 *port = g->l4 + (course->outward ? 0 : 2);
+	u16 old;
+
+	put_links(data, course->to, course->from);
+	if (!course->address.high && !course->address.low)
+		return change;
+	change.addresses = fold(put_address(g->l3, g->version, course->outward, &course->address));
+	if (g->version == 4)
+		put_check(g->l3 + 10, change.addresses, 0);
+	if (!course->port)
+		return change;
+	old = RAW(u16, port);
+	RAW(u16, port) = WIRE16(course->port);
+	change.ports = fold((u32)(u16)~old + WIRE16(course->port));
+	return change;
+}
+
+#endif
