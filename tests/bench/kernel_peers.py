@@ -37,7 +37,7 @@ SUBJECTS = (DIRECT, DNAT, HAPROXY, ASYNCLB)
 MEMBERS = ("a", "b")
 
 _CONNECTIONS = 64
-_NO_DATAPATH = re.compile(r"\(kernel: (.*)\) \[NO_DATAPATH\]")
+_NO_DATAPATH = re.compile(r"\(kernel: ([^\n]*).*\) \[NO_DATAPATH\]", re.DOTALL)
 """How asynclb refuses a rule whose datapath there is not."""
 
 _ASYNCLB = """\
