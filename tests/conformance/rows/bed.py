@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import aiohttp
@@ -36,6 +37,7 @@ from tests.unit.proxy.wire import Wire, connect
 
 PROBE_PORT = 9000
 PORT = 8080  # where members serve, unless a row says otherwise
+EPHEMERAL = "20000 29999"  # source ports that clients take by themselves; rows bind to others
 WAIT_S = 15.0  # only reached where something is wrong
 SILENCE_S = 0.8  # long enough for a SYN-ACK, a reset or an ICMP message, in a lab without loss
 
@@ -356,6 +358,9 @@ async def bed(datapath: str) -> AsyncIterator[Bed]:
         not_applicable("this version has only the datapath's name")
     async with Lab(f"conformance-{datapath}") as lab:
         site = await Topology(clients=2, members=4).build(lab)
+        for host in site.clients:
+            with host.entered():
+                Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(EPHEMERAL)
         path, api = site.lb.directory / "conformance.yaml", f"unix:{site.lb.directory}/a.sock"
         path.write_text(json.dumps({"version": 1, "datapath": datapath, "admin": {"listen": api}}))
         state = {"STATE_DIRECTORY": str(site.lb.directory / "state"), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
