@@ -87,7 +87,8 @@ static void try_frame(const u8 *data, u32 size, u32 kind, u64 now_ns)
 	u8 *frame = malloc(size ? size : 1);
 
 	memcpy(frame, data, size);
-	asynclb_core_process(&core, frame, size, 11 + (kind & 1), kind & 2 ? 34 : NONE, 16, now_ns, &answer);
+	asynclb_core_process(&core, frame, size, 11 + (kind & 1), kind & 2 ? 34 : NONE, 16,
+			     kind & 16 ? 1000 : 0, now_ns, &answer);
 	if (answer.verdict > VERDICT_HOLD || (answer.verdict == VERDICT_DROP) != (answer.reason != 0))
 		abort();
 	while (answer.release && asynclb_core_release(&core, &answer, now_ns, &later))

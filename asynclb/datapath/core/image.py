@@ -52,7 +52,7 @@ class Plan:
     """What the tables do not say: ids that stay the same while the process lives, and where members are on the wire.
 
     A member id stands for (pool, name, address): a member that gets another address gets another id, and an id may be
-    used again only after `Core.forget_members`.
+    used again only after `Core.part`.
     """
 
     rules: Mapping[str, int]

@@ -20,19 +20,20 @@ from contextlib import suppress
 
 from asynclb import native
 from asynclb.datapath.base import Counters, FlowRecord, Refusal
-from asynclb.datapath.core.image import Plan, build_image
-from asynclb.datapath.core.values import NextHop
+from asynclb.datapath.core.image import build_image
+from asynclb.datapath.core.leaving import Leaving, MemberName, Parting, member_names
+from asynclb.datapath.core.values import CoreCounters
 from asynclb.datapath.host import Capability, missing, take_namespace
 from asynclb.datapath.nft import Nftables
 from asynclb.datapath.packet.announce import announcement
 from asynclb.datapath.packet.crew import Alone, Crew
-from asynclb.datapath.packet.engine import MAX_MEMBERS, MAX_NEXT_HOPS, MAX_RULES, Present
+from asynclb.datapath.packet.engine import Present
 from asynclb.datapath.packet.fanout import Pinning
 from asynclb.datapath.packet.guard import Guarded, guarded
-from asynclb.datapath.packet.ids import Ids
 from asynclb.datapath.packet.limits import clashes, static_refusal
 from asynclb.datapath.packet.neighbours import Link, Neighbours, Surroundings
-from asynclb.datapath.packet.report import counters_of, record_of
+from asynclb.datapath.packet.numbers import Numbers, Over, member_addresses
+from asynclb.datapath.packet.report import record_of
 from asynclb.datapath.packet.ring import send_one
 from asynclb.datapath.packet.ruleset import NO_TABLE, TABLE, ruleset, watches_egress
 from asynclb.datapath.packet.sockets import LinkSockets, open_sockets
@@ -41,11 +42,11 @@ from asynclb.errors import ApplyError, HostError, Problem
 from asynclb.events import Emit, Event
 from asynclb.net.address import Address
 from asynclb.tables.diff import Delta
-from asynclb.tables.row import FrontendKey, Row
+from asynclb.tables.row import Row
 from asynclb.tables.tables import EMPTY_TABLES, Tables
 
-MemberName = tuple[str, str, Address]
-"""(pool, member, address): a member that changes its address is another one to its flows."""
+_SOON_S = 0.1  # what failed is not tried again in the same moment
+_ENDED_TTL_S = 1.0  # between two looks for numbers that nothing refers to any more
 
 
 class PacketDatapath:
@@ -148,9 +149,12 @@ class _Running:
         self._crew: Crew = Workers(workers, emit) if workers > 1 else Alone()
         self._started = False
         self._present = Present()
-        self._rules: Ids[str] = Ids(MAX_RULES)
-        self._members: Ids[MemberName] = Ids(MAX_MEMBERS)
-        self._hops: Ids[Address] = Ids(MAX_NEXT_HOPS)
+        self._numbers = Numbers()
+        self._leaving = Leaving()
+        self._over: Over | None = None  # what the engines are ending
+        self._parting: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing = False
         self._tables: Tables = EMPTY_TABLES
         self._lost = 0  # frames that came while a ring was full
         self._guarded: Guarded | None = None
@@ -170,21 +174,35 @@ class _Running:
         problems = clashes(rows)
         if problems:
             raise ApplyError(problems)
+        while not await self._executed(tables, rows):
+            if self._parting is not None:
+                await asyncio.wait((self._parting,))
+
+    async def _executed(self, tables: Tables, rows: list[Row]) -> bool:
+        """Enter tables in their turn, unless they bring back what the engines are ending at the moment."""
         async with self._turn:
+            leaving = self._leaving.followed(self._rows(), rows, self._loop.time())
+            if self._over is not None and _comes_back(self._over, rows, leaving):
+                return False
             if not self._started:
                 await self._crew.start()
                 self._started = True
-            around = await self._neighbours.want(_member_addresses(rows))
-            await self._enter(tables, rows, around)
+            around = await self._neighbours.want(member_addresses((*rows, *leaving.rows)))
+            await self._enter(tables, rows, leaving, around)
+        return True
 
-    async def _enter(self, tables: Tables, rows: list[Row], around: Surroundings) -> None:
-        plan = self._plan(rows, around)
+    def _rows(self) -> list[Row]:
+        return [entry.row for entry in self._tables.entries.values()]
+
+    async def _enter(self, tables: Tables, live: list[Row], leaving: Leaving, around: Surroundings) -> None:
+        rows = (*live, *leaving.rows)
+        plan = self._numbers.plan(live, leaving, around)
         image = await asyncio.to_thread(build_image, tables, plan)
         links = self._open_links(around.links)
         wanted = guarded(rows, ((link.name, link.index) for link in around.links.values()), plan.local)
         both = wanted if self._guarded is None else self._guarded | wanted
         ours = {row.key.address for row in rows} | wanted.members
-        present = Present(image, self._reached(around), links)
+        present = Present(image, self._numbers.reached(around), links)
         try:
             if self._pinning is not None:
                 self._pinning.add(ours)
@@ -194,7 +212,7 @@ class _Running:
             await self._crew.abandon()
             _close_links(links, but=self._present.links)
             raise
-        before, self._present, self._tables = self._present, present, tables
+        before, self._present, self._tables, self._leaving = self._present, present, tables, leaving
         try:
             await self._crew.commit()
         finally:
@@ -202,8 +220,65 @@ class _Running:
             _close_links(before.links, but=links)
         if self._pinning is not None:
             self._pinning.keep(ours)
+        self._numbers.release_hops(plan.next_hops)
+        if self._numbers.has_old_rules(live, leaving):
+            self._numbers.release_rules(live, leaving, self._crew.counters(), self._crew.release_ids)
+        self._await_end()
         await self._guard(wanted)
         self._announce(rows, around)
+
+    def _await_end(self) -> None:
+        """Be called when the next drain period is over, or soon when a number has lost its name."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        now_s, next_s = self._loop.time(), self._leaving.next_s
+        if self._numbers.unused(self._rows(), self._leaving):
+            next_s = now_s + _ENDED_TTL_S if next_s is None else min(next_s, now_s + _ENDED_TTL_S)
+        if next_s is not None and not self._closing:
+            self._timer = self._loop.call_at(max(next_s, now_s + _SOON_S), self._end)
+
+    def _end(self) -> None:
+        self._timer = None
+        if self._parting is None or self._parting.done():
+            self._parting = self._loop.create_task(self._part(), name="packet-parting")
+
+    async def _part(self) -> None:
+        """End what is over: flows first, then the tables without it, then its numbers."""
+        async with self._turn:
+            over = self._over = self._numbers.over(self._rows(), self._leaving, self._loop.time())
+        if over is None:
+            return
+        try:
+            before = self._crew.counters()
+            await self._crew.part(over.ending)
+            self._report_reset(over.partings, before, self._crew.counters())
+            async with self._turn:
+                rows, leaving = self._rows(), self._leaving.without(over.partings)
+                if over.partings:
+                    around = await self._neighbours.want(member_addresses((*rows, *leaving.rows)))
+                    await self._enter(self._tables, rows, leaving, around)
+                self._numbers.release_members(over, rows, leaving, self._crew.release_ids)
+                self._numbers.release_rules(rows, leaving, self._crew.counters(), self._crew.release_ids)
+        except (OSError, HostError, LookupError, ValueError) as error:
+            self._emit(Event.DATAPATH_FAILED, datapath="packet", error=str(error))
+        finally:
+            self._over = None
+            self._await_end()
+
+    def _report_reset(self, partings: Iterable[Parting], before: CoreCounters, after: CoreCounters) -> None:
+        """Say whose flows have ended: they had no new ones meanwhile."""
+        rules: dict[MemberName, list[str]] = {}
+        for parting in partings:
+            for name in member_names([parting.row]):
+                rules.setdefault(name, []).append(parting.row.rule.name)
+        for name, number in self._numbers.members.of(rules).items():
+            ended = _flows(before, number) - _flows(after, number)
+            if ended > 0:
+                why = "the drain period of their member is over"
+                self._emit(
+                    Event.CONNECTIONS_RESET, rule=", ".join(rules[name]), member=name[1], connections=ended, why=why
+                )
 
     async def _guard(self, wanted: Guarded) -> None:
         """Put the guard up in one transaction, if it is another one. Raises: OSError -> the old one stays."""
@@ -215,12 +290,13 @@ class _Running:
     def counters(self) -> Counters:
         """Return the engines' counters by name."""
         self._lost += sum(sockets.lost() for sockets in self._present.links.values())
-        return counters_of(self._crew.counters(), self._rules.names(), self._members.names(), self._lost)
+        return self._numbers.counters(self._crew.counters(), self._lost)
 
     def flows(self) -> Iterator[FlowRecord]:
         """Walk through the flow tables."""
-        rules, members = self._rules.names(), self._members.names()
-        rows = {entry.row.rule.name: entry.row for entry in self._tables.entries.values()}
+        rules = {number: name for number, (name, _) in self._numbers.rules.names().items()}
+        members = self._numbers.members.names()
+        rows = {row.rule.name: row for row in (*self._leaving.rows, *self._rows())}
         for pages in self._crew.tables():
             cursor: int | None = 0
             while cursor is not None:
@@ -236,9 +312,13 @@ class _Running:
                     await asyncio.sleep(0.1)
         left = self._crew.flow_count()
         self._neighbours.close()
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.wait((self._refreshing,))
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in (self._refreshing, self._parting):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait((task,))
         await self._crew.close()
         _close_links(self._present.links, but={})
         with suppress(OSError):
@@ -248,31 +328,9 @@ class _Running:
         self._lock.close()
         return left
 
-    def _plan(self, rows: Iterable[Row], around: Surroundings) -> Plan:
-        by_name = {link.name: link.index for link in around.links.values()}
-        names = [(row.pool.name, member.name, member.address) for row in rows for member in row.pool.members]
-        members = self._members.of(names)
-        routed: dict[tuple[int, int], FrontendKey] = {
-            (by_name[row.frontend.interface], row.key.address.version): row.key
-            for row in rows
-            if row.frontend.routed and row.frontend.interface in by_name
-        }
-        return Plan(
-            rules=self._rules.of(row.rule.name for row in rows),
-            members={(pool, name): members[pool, name, address] for pool, name, address in members},
-            next_hops=self._hops.of(_member_addresses(rows)),
-            routed=routed,
-            local=frozenset(around.addresses),
-        )
-
-    def _reached(self, around: Surroundings) -> dict[int, NextHop]:
-        """Return the next hops that are resolved, by number."""
-        names = self._hops.names()
-        return {number: around.hops[address] for number, address in names.items() if address in around.hops}
-
     def _surroundings_changed(self, around: Surroundings) -> None:
         """Follow neighbours at once; interfaces and addresses need a new image and come in their turn."""
-        self._crew.set_hops(self._reached(around))
+        self._crew.set_hops(self._numbers.reached(around))
         self._news = around
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = self._loop.create_task(self._refresh(), name="packet-surroundings")
@@ -281,9 +339,8 @@ class _Running:
         while (around := self._news) is not None:
             async with self._turn:
                 self._news = None
-                rows = [entry.row for entry in self._tables.entries.values()]
                 try:
-                    await self._enter(self._tables, rows, around)
+                    await self._enter(self._tables, self._rows(), self._leaving, around)
                 except (OSError, HostError, LookupError, ValueError) as error:
                     self._emit(Event.DATAPATH_FAILED, datapath="packet", error=str(error))
 
@@ -313,8 +370,14 @@ class _Running:
         self._announced = due
 
 
-def _member_addresses(rows: Iterable[Row]) -> frozenset[Address]:
-    return frozenset(member.address for row in rows for member in row.pool.members)
+def _flows(counted: CoreCounters, member: int) -> int:
+    return counted.members[member].flows if member in counted.members else 0
+
+
+def _comes_back(over: Over, rows: Iterable[Row], leaving: Leaving) -> bool:
+    """Return whether new rows refer to a member, or go on with connections, that the engines are ending."""
+    still = {id(parting) for parting in leaving.partings}
+    return not over.members.isdisjoint(member_names(rows)) or any(id(found) not in still for found in over.partings)
 
 
 def _close_links(links: Mapping[int, LinkSockets], *, but: Mapping[int, LinkSockets]) -> None:

@@ -5,33 +5,44 @@ from dataclasses import fields
 from typing import TypeVar
 
 from asynclb.datapath.base import Counters, FlowRecord, MemberCounters, RuleCounters
+from asynclb.datapath.core.leaving import MemberName
 from asynclb.datapath.core.values import CoreCounters, FlowView
-from asynclb.net.address import Address, endpoint
+from asynclb.net.address import endpoint
 from asynclb.net.drop import Drop
 from asynclb.tables.row import Row
 
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 47: "gre", 50: "esp", 51: "ah", 58: "icmpv6", 132: "sctp"}
 
-MemberName = tuple[str, str, Address]
-
 Counted = TypeVar("Counted", RuleCounters, MemberCounters)
 
 
-def counters_of(core: CoreCounters, rules: Mapping[int, str], members: Mapping[int, MemberName], lost: int) -> Counters:
-    """Return the counters by name; members that differ in their address only are added up.
+def counters_of(
+    core: CoreCounters,
+    rules: Mapping[int, str],
+    members: Mapping[int, MemberName],
+    lost: int,
+    past: Counters | None = None,
+) -> Counters:
+    """Return the counters by name; numbers with the same name are added up, as members that only moved.
 
-    `lost` are frames that the rings had no room for.
+    `lost` are frames that the rings had no room for; `past` is what was counted under numbers that were given back.
     """
-    by_member: dict[tuple[str, str], MemberCounters] = {}
+    by_rule = dict(past.rules) if past is not None else {}
+    by_member = dict(past.members) if past is not None else {}
+    for number, counted_rule in core.rules.items():
+        if number in rules:
+            rule = rules[number]
+            by_rule[rule] = _sum(by_rule.get(rule, RuleCounters()), counted_rule)
     for number, counted in core.members.items():
         if number in members:
             pool, name, _address = members[number]
             by_member[pool, name] = _sum(by_member.get((pool, name), MemberCounters()), counted)
     return Counters(
-        rules={rules[number]: counted for number, counted in core.rules.items() if number in rules},
+        rules=by_rule,
         members=by_member,
         drops={**core.drops, Drop.LISTEN_OVERFLOW: lost},
         flows=core.flows,
+        stateless=core.stateless,
     )
 
 

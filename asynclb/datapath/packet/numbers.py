@@ -1,0 +1,142 @@
+"""What the engines know by number: rules, members, next hops; who leaves, and which numbers are free again.
+
+A number stays with its name while anything refers to it: the tables, what leaves, flows. Then what was counted under it
+is kept by name, and another name may have it. So a process lives through any number of changes.
+
+    tables --> Leaving --> over: flows end, in two passes --> the image without them --> numbers are given back
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from asynclb.datapath.base import Counters
+from asynclb.datapath.core.image import Leaver, Plan
+from asynclb.datapath.core.leaving import Leaving, MemberName, Parting, member_names
+from asynclb.datapath.core.values import CoreCounters, NextHop
+from asynclb.datapath.packet.engine import MAX_MEMBERS, MAX_NEXT_HOPS, MAX_RULES, Ending
+from asynclb.datapath.packet.ids import Ids
+from asynclb.datapath.packet.neighbours import Surroundings
+from asynclb.datapath.packet.report import counters_of
+from asynclb.net.address import Address
+from asynclb.net.flow import Protocol
+from asynclb.tables.row import FrontendKey, Row
+
+_OLD_RULES = 256
+
+RuleName = tuple[str, FrontendKey]
+"""A rule that moves to another frontend is another one to its flows."""
+
+Release = Callable[[Collection[int], Collection[int]], CoreCounters]
+"""`Crew.release_ids`: what was counted under rules and members by number, which is forgotten there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """What ends now: partings whose time is over, and members that nothing refers to any more."""
+
+    partings: tuple[Parting, ...]
+    members: frozenset[MemberName]
+    ending: Ending
+
+
+class Numbers:
+    """Owner: the datapath. Raises: LookupError -> more rules, members or next hops than the engines have room for."""
+
+    def __init__(self) -> None:
+        self.rules: Ids[RuleName] = Ids(MAX_RULES)
+        self.members: Ids[MemberName] = Ids(MAX_MEMBERS)
+        self.hops: Ids[Address] = Ids(MAX_NEXT_HOPS)
+        self._past = Counters()
+
+    def plan(self, rows: Collection[Row], leaving: Leaving, around: Surroundings) -> Plan:
+        """Number everything that these rows and those who leave refer to."""
+        rules = self.rules.of((row.rule.name, row.key) for row in (*rows, *leaving.rows))
+        members = self.members.of((*member_names(rows), *member_names(leaving.rows)))
+        return Plan(
+            rules={row.rule.name: rules[row.rule.name, row.key] for row in rows},
+            members={(pool, name): members[pool, name, address] for pool, name, address in member_names(rows)},
+            next_hops=self.hops.of(member_addresses((*rows, *leaving.rows))),
+            routed=_routed((*leaving.rows, *rows), around),
+            leaving=tuple(Leaver(row, rules[row.rule.name, row.key]) for row in leaving.rows),
+            left={name: members[name] for name in member_names(leaving.rows)},
+            local=frozenset(around.addresses),
+        )
+
+    def over(self, rows: Collection[Row], leaving: Leaving, now_s: float) -> Over | None:
+        """Return what ends now, or None."""
+        partings = leaving.over(now_s)
+        unused = frozenset(self.unused(rows, leaving.without(partings)))
+        if not partings and not unused:
+            return None
+        members, rules = self.members.of(unused), self._by_key()
+        flows = [
+            (rule, number, 0 if parting.row.key.protocol is Protocol.ALL else parting.row.rule.backend_port)
+            for parting in partings
+            for rule in rules.get(parting.row.key, ())
+            for name, number in self.members.of(member_names([parting.row])).items()
+            if name not in unused
+        ]
+        return Over(partings, unused, Ending(tuple(flows), tuple(sorted(members.values()))))
+
+    def release_members(self, over: Over, rows: Iterable[Row], leaving: Leaving, release: Release) -> None:
+        """Give back the members that ended, unless these rows, which the engines have, refer to them again."""
+        free = self.members.of(over.members & self.unused(rows, leaving))
+        self._past = self.counters(release((), tuple(free.values())), 0)
+        for name in free:
+            self.members.give_back(name)
+
+    def has_old_rules(self, rows: Collection[Row], leaving: Leaving) -> bool:
+        """Return whether many rules have a number that may be free: asking costs some milliseconds."""
+        return len(self.rules.names()) > len(rows) + len(leaving.partings) + _OLD_RULES
+
+    def release_rules(self, rows: Iterable[Row], leaving: Leaving, counted: CoreCounters, release: Release) -> None:
+        """Give back the rules that these rows, which the engines have, do not have any more, and no flow either."""
+        wanted = {(row.rule.name, row.key) for row in (*rows, *leaving.rows)}
+        still = {number for number, counts in counted.rules.items() if counts.flows}
+        free = {
+            number: name for number, name in self.rules.names().items() if name not in wanted and number not in still
+        }
+        self._past = self.counters(release(tuple(free), ()), 0)
+        for name in free.values():
+            self.rules.give_back(name)
+
+    def release_hops(self, wanted: Collection[Address]) -> None:
+        """Give back the next hops of other addresses: no image that is in force has them."""
+        for address in set(self.hops.names().values()) - set(wanted):
+            self.hops.give_back(address)
+
+    def counters(self, core: CoreCounters, lost: int) -> Counters:
+        """Return what was counted, by name, with what was counted under numbers that others have by now."""
+        rules = {number: name for number, (name, _) in self.rules.names().items()}
+        return counters_of(core, rules, self.members.names(), lost, self._past)
+
+    def reached(self, around: Surroundings) -> dict[int, NextHop]:
+        """Return the next hops that are resolved, by number."""
+        names = self.hops.names()
+        return {number: around.hops[address] for number, address in names.items() if address in around.hops}
+
+    def _by_key(self) -> Mapping[FrontendKey, list[int]]:
+        """Return the numbers of all rules that have had a frontend key: a rule's new name is no end for its flows."""
+        found: dict[FrontendKey, list[int]] = {}
+        for number, (_, key) in self.rules.names().items():
+            found.setdefault(key, []).append(number)
+        return found
+
+    def unused(self, rows: Iterable[Row], leaving: Leaving) -> set[MemberName]:
+        """Return the members that have a number and nothing else."""
+        return set(self.members.names().values()) - {*member_names(rows), *member_names(leaving.rows)}
+
+
+def member_addresses(rows: Iterable[Row]) -> frozenset[Address]:
+    """Return where the members of these rows are."""
+    return frozenset(address for _, _, address in member_names(rows))
+
+
+def _routed(rows: Iterable[Row], around: Surroundings) -> dict[tuple[int, int], FrontendKey]:
+    """Return which frontend takes an interface's traffic for other addresses; the last one wins."""
+    by_name = {link.name: link.index for link in around.links.values()}
+    return {
+        (by_name[row.frontend.interface], row.key.address.version): row.key
+        for row in rows
+        if row.frontend.routed and row.frontend.interface in by_name
+    }
