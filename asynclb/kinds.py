@@ -7,17 +7,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from asynclb.control.assign import Candidate, Judge
+from asynclb.control.assign import Candidate, Judge, no_outbound
 from asynclb.datapath import kernel, packet, proxy
-from asynclb.datapath.base import Datapath, Refusal
+from asynclb.datapath.base import Datapath, Refusal, Translator
 from asynclb.datapath.kernel import KernelDatapath
+from asynclb.datapath.kernel.limits import outbound_refusal as kernel_outbound
 from asynclb.datapath.packet import PacketDatapath
 from asynclb.datapath.packet.limits import clash_judge
+from asynclb.datapath.packet.limits import outbound_refusal as packet_outbound
 from asynclb.datapath.proxy import ProxyDatapath
 from asynclb.events import Emit
 from asynclb.health import HttpProbe, ProbeKind, TcpProbe, UdpProbe
 from asynclb.model import Model, ProbeProtocol
 from asynclb.tables.row import Row
+from asynclb.tables.snat import SnatRule
 
 
 class HostDatapath(Datapath, Protocol):
@@ -37,12 +40,26 @@ class DatapathKind:
     """What can be said without a host: for `check`."""
     clashes: Callable[[], Judge] | None = None
     """What rules of this datapath cannot share."""
+    outbound: Callable[[SnatRule], Refusal | None] = no_outbound
+    """What can be said of outbound rules without a host."""
 
 
 DATAPATHS = (
-    DatapathKind("kernel", lambda emit, _model: KernelDatapath(emit=emit), kernel.static_refusal, clash_judge),
+    DatapathKind(
+        "kernel",
+        lambda emit, _model: KernelDatapath(emit=emit),
+        kernel.static_refusal,
+        clash_judge,
+        kernel_outbound,
+    ),
     DatapathKind("proxy", lambda emit, _model: ProxyDatapath(emit=emit), proxy.static_refusal),
-    DatapathKind("packet", lambda emit, model: PacketDatapath(emit=emit, workers=model.workers), packet.static_refusal, clash_judge),
+    DatapathKind(
+        "packet",
+        lambda emit, model: PacketDatapath(emit=emit, workers=model.workers),
+        packet.static_refusal,
+        clash_judge,
+        packet_outbound,
+    ),
 )
 """Every datapath that a configuration can name, from the most to the least preferred."""
 
@@ -60,10 +77,19 @@ def probe_kinds() -> Mapping[ProbeProtocol, ProbeKind]:
 
 def static_candidates() -> tuple[Candidate, ...]:
     """Return what `check` asks: no host, no privileges."""
-    return tuple(Candidate(kind.name, kind.static_refusal, kind.clashes) for kind in DATAPATHS)
+    return tuple(Candidate(kind.name, kind.static_refusal, kind.clashes, kind.outbound) for kind in DATAPATHS)
 
 
 def live_candidates(datapaths: Mapping[str, Datapath]) -> tuple[Candidate, ...]:
     """Return what the controller asks: open datapaths know this host, the others say what is known without one."""
     refusals = {name: datapath.refusal for name, datapath in datapaths.items()}
-    return tuple(Candidate(kind.name, refusals.get(kind.name, kind.static_refusal), kind.clashes) for kind in DATAPATHS)
+    outbound = {
+        name: datapath.outbound_refusal for name, datapath in datapaths.items() if isinstance(datapath, Translator)
+    }
+    return tuple(
+        Candidate(
+            *(kind.name, refusals.get(kind.name, kind.static_refusal)),
+            *(kind.clashes, outbound.get(kind.name, kind.outbound)),
+        )
+        for kind in DATAPATHS
+    )

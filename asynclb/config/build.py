@@ -3,6 +3,8 @@
 Laws: no decision is left to readers of the model; the same text always gives an equal model.
 """
 
+from collections.abc import Mapping
+
 from asynclb.config.draft import Draft, PoolDraft
 from asynclb.config.schema import (
     AdminSpec,
@@ -24,9 +26,10 @@ from asynclb.model import (
     Model,
     OutboundRule,
     Probe,
+    Scope,
 )
 from asynclb.model.frontend import default_allow, default_scope
-from asynclb.net.address import Address
+from asynclb.net.address import PRIVATE_PREFIXES, Address, Prefix
 
 MAX_DEFAULT_TIMEOUT_S = 30.0  # Azure: no response within min(interval, 30 s) is a timeout
 ANY_ANSWER = b"any"
@@ -48,7 +51,7 @@ def build(draft: Draft) -> Model:
         probes={name: _probe(name, spec) for name, spec in draft.probes.items()},
         rules=tuple(_rule(spec, settings) for spec in draft.rules.values()),
         inbound_nat_rules=tuple(_nat_rule(spec, settings) for spec in draft.nat_rules.values()),
-        outbound_rules=tuple(_outbound_rule(spec) for spec in draft.outbound_rules.values()),
+        outbound_rules=tuple(_outbound_rule(spec, draft.frontends) for spec in draft.outbound_rules.values()),
         interfaces={name: str(spec.attach) for name, spec in draft.interfaces.items()},
     )
 
@@ -122,6 +125,7 @@ def _rule(spec: RuleSpec, settings: Document) -> LoadBalancingRule:
         transparent=spec.transparent if spec.transparent is not None else settings.transparent,
         proxy_protocol=spec.proxy_protocol,
         connect_timeout_s=spec.connect_timeout,
+        disable_outbound_snat=spec.disable_outbound_snat,
     )
 
 
@@ -143,7 +147,7 @@ def _nat_rule(spec: InboundNatRuleSpec, settings: Document) -> InboundNatRule:
     )
 
 
-def _outbound_rule(spec: OutboundRuleSpec) -> OutboundRule:
+def _outbound_rule(spec: OutboundRuleSpec, frontends: Mapping[str, FrontendSpec]) -> OutboundRule:
     return OutboundRule(
         name=spec.name,
         frontends=spec.frontends,
@@ -152,4 +156,15 @@ def _outbound_rule(spec: OutboundRuleSpec) -> OutboundRule:
         allocated_ports=spec.allocated_ports,
         idle_timeout_s=spec.idle_timeout,
         tcp_reset=spec.tcp_reset,
+        allocation=spec.allocation,
+        direct=_direct(spec, [_frontend(name, frontends[name]) for name in spec.frontends]),
     )
+
+
+def _direct(spec: OutboundRuleSpec, frontends: list[Frontend]) -> tuple[Prefix, ...]:
+    """Return the destinations that are not translated to: nobody has a private address on the public side."""
+    if spec.direct is not None:
+        return spec.direct
+    if all(frontend.scope is Scope.INTERNAL for frontend in frontends):
+        return ()
+    return tuple(prefix for prefix in PRIVATE_PREFIXES if prefix.version == frontends[0].address.version)

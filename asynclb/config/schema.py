@@ -13,6 +13,7 @@ from asynclb.config import spelling as t
 from asynclb.config import values
 from asynclb.model import (
     AdminState,
+    Allocation,
     Compat,
     DatapathName,
     NoHealthyMembers,
@@ -226,6 +227,8 @@ class RuleSpec(Spec):
     """proxy: tell members the client's address with PROXY protocol v2; needs `transparent: false`."""
     connect_timeout: ConnectTimeout = 3.0
     """proxy: how long one member may take to accept before another one is tried, 10ms to 2m."""
+    disable_outbound_snat: t.Flag = False
+    """Let the members' own connections go nowhere unless an outbound rule translates them; private ranges excepted."""
 
 
 class InboundNatRuleSpec(Spec):
@@ -268,6 +271,10 @@ class OutboundRuleSpec(Spec):
     """`tcp`, `udp`, or `all` for both."""
     allocated_ports: t.AllocatedPorts = 0
     """Ports for each member, a multiple of 8; 0 for the default allocation by pool size."""
+    allocation: t.AllocationWord = Allocation.MEMBER
+    """`member`: each has ports of its own; `shared`: each may use all that the frontends have."""
+    direct: tuple[t.AddressPrefix, ...] | None = None
+    """Destinations that members reach with their own address. Null: private ranges for public frontends, else none."""
     idle_timeout: OutboundIdleTimeout = 240.0
     """Flows that are silent for so long end, 1s to 120m."""
     tcp_reset: t.Flag = False

@@ -11,6 +11,7 @@ from pydantic_core import CoreSchema, core_schema
 from asynclb.config import values
 from asynclb.model import (
     AdminState,
+    Allocation,
     Compat,
     DatapathName,
     NoHealthyMembers,
@@ -156,6 +157,7 @@ NoHealthyMembersWord = Annotated[NoHealthyMembers, _choice(NoHealthyMembers)]
 DatapathWord = Annotated[DatapathName, _choice(DatapathName)]
 ProxyProtocolWord = Annotated[ProxyProtocol, _choice(ProxyProtocol)]
 ProbeProtocolWord = Annotated[ProbeProtocol, _choice(ProbeProtocol)]
+AllocationWord = Annotated[Allocation, _choice(Allocation)]
 AdminStateWord = Annotated[AdminState, _choice(AdminState)]
 ScopeWord = Annotated[Scope, _choice(Scope)]
 OnStopWord = Annotated[OnStop, _choice(OnStop)]

@@ -28,6 +28,7 @@ from asynclb.rules import NatPorts
 from asynclb.tables.compile import TableCache, compile_tables
 from asynclb.tables.diff import Delta, diff
 from asynclb.tables.row import FrontendKey, Row
+from asynclb.tables.snat import SnatRule
 from asynclb.tables.tables import EMPTY_TABLES, Tables
 
 TELL_BATCH = 64  # events written in one go: about 2 ms
@@ -61,6 +62,7 @@ class _Active:
     since_s: float = 0.0
     states: Mapping[str, RuleState] = field(default_factory=dict)
     nat_ports: NatPorts = field(default_factory=dict)
+    outbound: tuple[SnatRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +250,9 @@ class Controller:
                 self._emit(Event.CONFIG_UNCHANGED, trigger=command.trigger)
                 return self._record("unchanged", command.trigger, started, warnings=parsed.warnings)
             known = self._active.nat_ports if self._ready else await asyncio.to_thread(self._port_memory.read)
-            prepared = await in_bulk(prepare, parsed, self._candidates, self._active.model, known)
+            prepared = await in_bulk(
+                prepare, parsed, self._candidates, self._active.model, known, self._active.outbound
+            )
             before, delta = await self._activate(prepared)
         except (ConfigError, ApplyError) as error:
             return self._refused(command.trigger, error.problems, started)
@@ -267,7 +271,7 @@ class Controller:
         seed = await self._seed_of(prepared.model)
         targets = await in_bulk(targets_of, prepared.model, prepared.rows)
         health = await in_bulk(still_true, self._prober.snapshot(), before.targets, targets)
-        tables, states = await self._compile(prepared.rows, health, seed)
+        tables, states = await self._compile(prepared.rows, prepared.outbound, health, seed)
         delta = await in_bulk(diff, before.tables, tables)
         self._configure(prepared.model)
         try:
@@ -287,6 +291,7 @@ class Controller:
             since_s=self._clock(),
             states=states,
             nat_ports=prepared.nat_ports,
+            outbound=prepared.outbound,
         )
         self._prober.set_targets(targets.values())
         if prepared.nat_ports != before.nat_ports:
@@ -296,7 +301,7 @@ class Controller:
     async def _follow_health(self) -> None:
         """Compile with the present health; a datapath that cannot follow is tried again."""
         active = self._active
-        tables, states = await self._compile(active.rows, self._prober.snapshot(), active.seed)
+        tables, states = await self._compile(active.rows, active.outbound, self._prober.snapshot(), active.seed)
         delta = await in_bulk(diff, active.tables, tables)
         if delta.empty:
             self._active = replace(active, states=states)
@@ -308,14 +313,16 @@ class Controller:
             asyncio.get_running_loop().call_later(RETRY_S, self.health_changed)
 
     async def _compile(
-        self, rows: tuple[Row, ...], health: Health, seed: int
+        self, rows: tuple[Row, ...], outbound: tuple[SnatRule, ...], health: Health, seed: int
     ) -> tuple[Tables, Mapping[str, RuleState]]:
         """Compile the next generation in a thread. A generation's number is never used twice."""
         self._generation += 1
         generation = self._generation
 
         def work() -> tuple[Tables, Mapping[str, RuleState]]:
-            tables = compile_tables(rows, health, seed=seed, generation=generation, cache=self._cache)
+            tables = compile_tables(
+                rows, health, seed=seed, generation=generation, cache=self._cache, outbound=outbound
+            )
             return tables, rule_states(tables, health)
 
         return await in_bulk(work)

@@ -84,7 +84,7 @@ class Execution:
         await self._datapaths[name].apply(delta)
         self._applied[name] = Applied(delta.new, self._clock())
         took_ms = round((time.monotonic() - started) * 1e3, 1)
-        if not (delta.old.entries or delta.new.entries):
+        if delta.old.vacant and delta.new.vacant:
             return  # a datapath without rules has nothing to say
         self._emit(Event.DATAPATH_APPLIED, datapath=name, generation=delta.new.generation, took_ms=took_ms)
 

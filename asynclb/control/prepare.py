@@ -7,10 +7,11 @@ from typing import Protocol
 
 from asynclb import rules
 from asynclb.control.assign import Candidate, Choices, assign
-from asynclb.control.share import share
+from asynclb.control.share import share, share_rules
 from asynclb.errors import ConfigError, Problem
 from asynclb.model import Model
 from asynclb.tables.row import Row
+from asynclb.tables.snat import SnatRule
 
 
 class Source(Protocol):
@@ -55,6 +56,7 @@ class Prepared:
     rows: tuple[Row, ...]
     choices: Choices
     nat_ports: rules.NatPorts
+    outbound: tuple[SnatRule, ...] = ()
 
     def place(self, problem: Problem) -> Problem:
         """Return a datapath's problem at its place in the file: datapaths know rules by name, the file by position."""
@@ -69,19 +71,21 @@ def prepare(
     candidates: Sequence[Candidate],
     active: Model,
     nat_ports: rules.NatPorts = NO_PORTS,
+    outbound: tuple[SnatRule, ...] = (),
 ) -> Prepared:
     """Resolve the rules and choose a datapath for each; share with the active model what has not changed.
 
-    `nat_ports` are the ports that inbound NAT rules have given to members so far.
+    `nat_ports` are the ports that inbound NAT rules have given to members so far, `outbound` those of outbound rules.
     Raises: ConfigError -> rules that cannot be executed, all of them, each with its place in the file.
     """
     model = share(parsed.model, active)
     problems = rules.unchangeable(model, active, nat_ports)
     ports = rules.assign_ports(model, nat_ports)
     rows = rules.rows_of(model, ports)
-    choices, refused = assign(model, rows, candidates)
-    problems = (*problems, *rules.unsupported(model), *refused)
+    snat = share_rules(rules.snat_rules(model, outbound), outbound)
+    choices, refused = assign(model, rows, candidates, snat)
+    problems = (*problems, *refused)
     if problems:
         located = (parsed.source.locate(problem) for problem in problems)
         raise ConfigError(sorted(located, key=lambda problem: (problem.line, problem.column)))
-    return Prepared(parsed, model, rows, choices, ports)
+    return Prepared(parsed, model, rows, choices, ports, snat)

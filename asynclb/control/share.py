@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from asynclb.model import BackendPool, Model
+from asynclb.tables.snat import SnatRule
 
 T = TypeVar("T")
 
@@ -24,6 +25,12 @@ def share(new: Model, old: Model) -> Model:
         },
         rules=tuple(_same(rule, rules.get(rule.name)) for rule in new.rules),
     )
+
+
+def share_rules(new: tuple[SnatRule, ...], old: tuple[SnatRule, ...]) -> tuple[SnatRule, ...]:
+    """Return outbound rules equal to `new` that use `old`'s objects wherever they are equal."""
+    known = {rule.name: rule for rule in old}
+    return tuple(_same(rule, known.get(rule.name)) for rule in new)
 
 
 def _share_pool(new: BackendPool, old: BackendPool | None) -> BackendPool:

@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 from asynclb.net.drop import Drop
 from asynclb.tables.diff import Delta
 from asynclb.tables.row import FrontendKey, Row
+from asynclb.tables.snat import SnatRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,14 @@ class Configurable(Protocol):
 
     def configure(self, settings: HostSettings) -> None:
         """Use these settings from the next `apply` on, and at the end."""
+
+
+@runtime_checkable
+class Translator(Protocol):
+    """A datapath that translates what members open themselves."""
+
+    def outbound_refusal(self, rule: SnatRule) -> Refusal | None:
+        """Return why this datapath cannot carry the outbound rule, or None."""
 
 
 class Datapath(Protocol):

@@ -18,6 +18,7 @@ from asynclb.model.model import Admin, Compat, DatapathName, Model, OnStop
 from asynclb.model.pool import AdminState, BackendPool, Member
 from asynclb.model.probe import Probe, ProbeProtocol, StatusRange
 from asynclb.model.rule import (
+    Allocation,
     InboundNatRule,
     LoadBalancingRule,
     NoHealthyMembers,
@@ -29,6 +30,7 @@ from asynclb.model.rule import (
 __all__ = [
     "Admin",
     "AdminState",
+    "Allocation",
     "BackendPool",
     "Compat",
     "DatapathName",

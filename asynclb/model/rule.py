@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from asynclb.net.address import Prefix
 from asynclb.net.flow import Protocol
 from asynclb.net.flowhash import Distribution
 
@@ -21,6 +22,15 @@ class ProxyProtocol(StrEnum):
 
     NONE = "none"
     V2 = "v2"
+
+
+class Allocation(StrEnum):
+    """How an outbound rule gives out the ports of its frontends."""
+
+    MEMBER = "member"
+    """Each member has ports of its own."""
+    SHARED = "shared"
+    """Every member may use every port of the rule's frontends that no other rule has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,8 @@ class LoadBalancingRule:
     transparent: bool = True
     proxy_protocol: ProxyProtocol = ProxyProtocol.NONE
     connect_timeout_s: float = 3.0
+    disable_outbound_snat: bool = False
+    """Whether the pool's own connections go nowhere unless an outbound rule translates them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +80,10 @@ class InboundNatRule:
 
 @dataclass(frozen=True, slots=True)
 class OutboundRule:
-    """Members' own connections leave from the frontends' addresses. `allocated_ports` 0 is the default allocation."""
+    """Members' own connections leave from the frontends' addresses. `allocated_ports` 0 is the default allocation.
+
+    `direct` is resolved: destinations that members reach with their own address.
+    """
 
     name: str
     frontends: tuple[str, ...]
@@ -77,6 +92,8 @@ class OutboundRule:
     allocated_ports: int = 0
     idle_timeout_s: float = 240.0
     tcp_reset: bool = False
+    allocation: Allocation = Allocation.MEMBER
+    direct: tuple[Prefix, ...] = ()
 
 
 Rule = LoadBalancingRule | InboundNatRule | OutboundRule

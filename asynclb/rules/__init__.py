@@ -1,15 +1,16 @@
 """One file per rule kind: a rule becomes rows of the forwarding tables, or a reason why it cannot. Pure.
 
-Every rule of a model is either in `rows_of` or in `unsupported`; none is passed over in silence.
+Every rule of a model is in `rows_of` or, if it is an outbound rule, in `snat_rules`; none is passed over in silence.
 """
 
 from asynclb.errors import Path, Problem
 from asynclb.model import Model
-from asynclb.rules import ha_ports, inbound_nat, load_balancing, outbound, zones
+from asynclb.rules import ha_ports, inbound_nat, load_balancing, zones
 from asynclb.rules.inbound_nat import NatPorts, assign_ports
+from asynclb.rules.outbound import snat_rules
 from asynclb.tables.row import Row
 
-__all__ = ["NatPorts", "assign_ports", "path_of", "rows_of", "unchangeable", "unsupported"]
+__all__ = ["NatPorts", "assign_ports", "path_of", "rows_of", "snat_rules", "unchangeable"]
 
 
 def rows_of(model: Model, nat_ports: NatPorts | None = None) -> tuple[Row, ...]:
@@ -20,11 +21,6 @@ def rows_of(model: Model, nat_ports: NatPorts | None = None) -> tuple[Row, ...]:
     """
     ports = assign_ports(model, {}) if nat_ports is None else nat_ports
     return load_balancing.rows(model) + ha_ports.rows(model) + inbound_nat.rows(model, ports)
-
-
-def unsupported(model: Model) -> tuple[Problem, ...]:
-    """Return one problem for each rule that nothing here can execute yet."""
-    return outbound.unsupported(model)
 
 
 def unchangeable(model: Model, active: Model, nat_ports: NatPorts) -> tuple[Problem, ...]:
@@ -42,4 +38,6 @@ def path_of(model: Model, rule: str) -> Path:
         return ("rules", names.index(name))
     if name in (names := [one.name for one in model.inbound_nat_rules]):
         return ("inbound_nat_rules", names.index(name))
+    if name in (names := [one.name for one in model.outbound_rules]):
+        return ("outbound_rules", names.index(name))
     return ()

@@ -24,6 +24,7 @@ from asynclb.model import (
 )
 from asynclb.tables.maglev import make_slots, table_size
 from asynclb.tables.row import FrontendKey, Row, RuleKind
+from asynclb.tables.snat import SnatRule
 from asynclb.tables.tables import EMPTY_POOL_TABLE, Entry, PoolTable, Tables
 
 ONE_SLOT = array("H", [0])
@@ -47,7 +48,13 @@ class TableCache:
 
 
 def compile_tables(
-    rows: Iterable[Row], health: Health, *, seed: int, generation: int, cache: TableCache | None = None
+    rows: Iterable[Row],
+    health: Health,
+    *,
+    seed: int,
+    generation: int,
+    cache: TableCache | None = None,
+    outbound: tuple[SnatRule, ...] = (),
 ) -> Tables:
     """Return the tables in which every row meets the members that may take its flows now.
 
@@ -64,7 +71,7 @@ def compile_tables(
         entries[row.key] = Entry(row, compilation.table_for(row))
     if cache is not None:
         cache.slots, cache.tables = compilation.used.slots, compilation.used.tables
-    return Tables(generation, seed, entries)
+    return Tables(generation, seed, entries, outbound=outbound)
 
 
 @dataclass(slots=True)

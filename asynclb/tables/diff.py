@@ -20,7 +20,7 @@ class Delta:
     @property
     def empty(self) -> bool:
         """Whether nothing changes but the generation."""
-        return not (self.added or self.removed or self.changed)
+        return not (self.added or self.removed or self.changed) and self.old.outbound == self.new.outbound
 
 
 def diff(old: Tables, new: Tables) -> Delta:

@@ -8,6 +8,7 @@ from asynclb.model import Member
 from asynclb.net.address import Address
 from asynclb.net.flow import Protocol
 from asynclb.tables.row import FrontendKey, Row
+from asynclb.tables.snat import SnatRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,13 @@ class Tables:
     entries: Mapping[FrontendKey, Entry]
     elsewhere: frozenset[Address] = frozenset()
     """Addresses whose other ports another datapath serves: what no entry here takes is passed on to it."""
+    outbound: tuple[SnatRule, ...] = ()
+    """What becomes of connections that members open themselves."""
+
+    @property
+    def vacant(self) -> bool:
+        """Whether there is nothing to execute."""
+        return not (self.entries or self.outbound)
 
     def find(self, key: FrontendKey) -> Entry | None:
         """Return the most specific entry for a frontend: the exact port, else HA ports."""

@@ -7,6 +7,7 @@ from asynclb.errors import Problem
 from asynclb.model import ProxyProtocol
 from asynclb.net.address import Address
 from asynclb.tables.row import Delivery, Row
+from asynclb.tables.snat import SnatRule
 
 CLASH_CODE = "RulesOfSameLoadBalancerTypeUseSameBackendPortProtocolAndIPConfig"
 """Azure's name for it. Source: the common deployment errors of Azure Load Balancer."""
@@ -20,6 +21,11 @@ def static_refusal(row: Row) -> Refusal | None:
     if not row.rule.transparent:
         why = "`transparent: false` speaks with this host's address, and packets keep the client's"
         return Refusal(why, "set `transparent: true`, or `datapath: proxy`")
+    return None
+
+
+def outbound_refusal(_rule: SnatRule) -> Refusal | None:
+    """Return why no packet datapath on any host can carry an outbound rule: it can."""
     return None
 
 

@@ -34,6 +34,7 @@ def test_base_has_nothing_wrong() -> None:
     assert parsed({}).warnings == ()
 
 
+OUTBOUND: dict[str, Any] = BASE["outbound_rules"][0]
 REFUSED: list[tuple[Changes, str, str, str]] = [
     # settings
     ({"version": 2}, "version", "from 1 to 1", ""),
@@ -221,6 +222,35 @@ REFUSED: list[tuple[Changes, str, str, str]] = [
         "at most 32000",
     ),
     ({"outbound_rules.0.idle_timeout": "121m"}, "outbound_rules[0].idle_timeout", "from 1s to 2h", ""),
+    (
+        {"outbound_rules.0.allocated_ports": 32000, "outbound_rules.0.frontends": ["web"]},
+        "outbound_rules[0].allocated_ports",
+        "2 members need 64,000 ports, and 1 frontend has 63,976",
+        "at most 31984",
+    ),
+    (
+        {
+            "outbound_rules.0.allocated_ports": 20000,
+            "outbound_rules.0.protocol": "tcp",
+            "outbound_rules.+": OUTBOUND | {"name": "p", "protocol": "udp", "allocated_ports": 20000},
+        },
+        "outbound_rules[1].allocated_ports",
+        "with the ports of o on the same frontends",
+        "fewer ports",
+    ),
+    (
+        {"outbound_rules.0.allocated_ports": 8, "outbound_rules.0.allocation": "shared"},
+        "outbound_rules[0].allocated_ports",
+        "every member may use every port",
+        "remove it",
+    ),
+    (
+        {"outbound_rules.+": OUTBOUND | {"name": "p", "protocol": "udp"}},
+        "outbound_rules[1].backend_pool",
+        "rule o translates udp of member web-1 already",
+        "another pool or protocol",
+    ),
+    ({"outbound_rules.0.allocation": "all"}, "outbound_rules[0].allocation", "member", ""),
     # limits
     (
         {"frontends": {f"f{i}": {"address": f"10.9.{i >> 8}.{i & 255}"} for i in range(601)}, "rules": []},
@@ -247,7 +277,7 @@ BIG_POOL = {
 LIMITED: list[tuple[Changes, str, int, str]] = [
     ({}, "frontends", 2, "frontends"),
     ({}, "rules", 2, "rules"),
-    ({"outbound_rules.+": {"name": "p", "frontends": ["pub"], "backend_pool": "web"}}, "outbound_rules", 1, ""),
+    ({"outbound_rules.+": {"name": "p", "frontends": ["six"], "backend_pool": "six"}}, "outbound_rules", 1, ""),
     ({}, "pool_members", 1, "backend_pools.web.members"),
     ({"rules": THREE_HUNDRED}, "rules_per_member", 300, "backend_pools.web.members[0].address"),
     (BIG_POOL, "members_per_frontend", 10_000, "frontends.web"),
@@ -316,6 +346,14 @@ AZURE_REFUSED: list[tuple[Changes, str, str, str]] = [
         "",
     ),
     ({"outbound_rules.0.frontends": ["web"]}, "outbound_rules[0].frontends[0]", "public frontends", ""),
+    (
+        {"rules.+": rule(frontend="pub", name="c")},
+        "outbound_rules[0].frontends[0]",
+        "rule c on this frontend translates outbound connections as well",
+        "OUTBOUND_SNAT_ENABLED",
+    ),
+    ({"outbound_rules.0.allocation": "shared"}, "outbound_rules[0].allocation", "ports of its own", ""),
+    ({"outbound_rules.0.direct": ["10.0.0.0/8"]}, "outbound_rules[0].direct", "every public address", ""),
     ({"rules.+": rule(backend_port=80)}, "rules[2].backend_port", "rule a delivers", BACKEND_PORT_CLASH),
     (
         {"backend_pools.two": BASE["backend_pools"]["web"], "rules.+": rule(backend_port=80, backend_pool="two")},
@@ -363,7 +401,7 @@ def test_refused_with_compat_azure_only(changes: Changes, where: str, law: str, 
 AZURE_ACCEPTED: list[Changes] = [
     {},
     {"rules.+": rule(backend_port=80, floating_ip=True)},
-    {"rules.+": rule(backend_port=80, frontend="pub")},
+    {"rules.+": rule(backend_port=80, frontend="pub", disable_outbound_snat=True)},
     {"rules.0.idle_timeout": "30m"},
     {"outbound_rules.0.idle_timeout": "120m"},
 ]

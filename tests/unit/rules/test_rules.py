@@ -10,11 +10,10 @@ from asynclb.model import (
     LoadBalancingRule,
     Member,
     Model,
-    OutboundRule,
     Scope,
 )
 from asynclb.net.flow import Protocol
-from asynclb.rules import rows_of, unsupported
+from asynclb.rules import rows_of
 from asynclb.tables.row import Delivery, FrontendKey
 
 POOL = BackendPool("web", (Member("web-1", IPv4Address("10.1.0.11")),))
@@ -64,16 +63,3 @@ def test_every_load_balancing_rule_has_one_row() -> None:
     """TCP, UDP and HA-ports rules are all there."""
     rules = [rule(port=80), rule(protocol=Protocol.ALL, port=0), rule(protocol=Protocol.UDP, port=53)]
     assert sorted(row.key.port for row in rows_of(model(*rules))) == [0, 53, 80]
-    assert unsupported(model(*rules)) == ()
-
-
-def test_rules_that_nothing_executes_are_refused_one_by_one() -> None:
-    """Each outbound rule is a problem with its place, its name, the reason and a remedy."""
-    out = OutboundRule("out", ("web",), "web", Protocol.ALL)
-    found = unsupported(model(rule(), outbound_rules=(out, out)))
-    assert [(problem.where, problem.value) for problem in found] == [
-        ("outbound_rules[0]", "out"),
-        ("outbound_rules[1]", "out"),
-    ]
-    assert {problem.rule for problem in found} == {"no datapath of this version executes outbound rules"}
-    assert all(problem.remedy for problem in found)
