@@ -1,0 +1,55 @@
+"""What the controller's one task can be told to do, each command with the future that its answer goes into."""
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from asynclb.control.overrides import MemberChange, MemberId
+from asynclb.control.prepare import Parsed
+from asynclb.control.status import Change, Reload
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadCommand:
+    """Read the configuration again, unless it is handed in, if the expected generation is active."""
+
+    trigger: str
+    answer: "asyncio.Future[Reload]"
+    parsed: Parsed | None
+    expected: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MemberCommand:
+    """Lay a change over the file's word on a member, or take it back (None), if the expected generation is active."""
+
+    name: MemberId
+    change: MemberChange | None
+    by: str
+    expected: int | None
+    answer: "asyncio.Future[Change]"
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChanged:
+    """Have the tables follow what the probes say."""
+
+
+Command = ReloadCommand | MemberCommand | HealthChanged
+
+
+async def answer(future: "asyncio.Future[T]", work: Awaitable[T]) -> None:
+    """Do the work and answer with what became of it; whoever has stopped waiting is not answered.
+
+    Raises: what the work raises, after those who wait were told that there will be no answer.
+    """
+    try:
+        result = await work
+    except BaseException:
+        future.cancel()
+        raise
+    if not future.done():
+        future.set_result(result)
