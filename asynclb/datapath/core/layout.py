@@ -403,7 +403,7 @@ class KernelControl(Structure):
 class KernelSettings(Structure):
     """What the loader tells the programs before they are loaded.
 
-    `image_mask` is the images' capacity less one; `xdp_length` whether the kernel has bpf_xdp_get_buff_len (Linux 5.18).
+    `image_mask` is the images' capacity less one; `xdp_length` whether there is bpf_xdp_get_buff_len (Linux 5.18).
     """
 
     _fields_ = (
@@ -419,7 +419,7 @@ class KernelSettings(Structure):
 class KernelTotals(Structure):
     """Counters of no rule, for each processor."""
 
-    _fields_ = (("stateless", _U64), ("fast", _U64), ("slow", _U64), ("via_host", _U64))
+    _fields_ = (("stateless", _U64),)
 
 
 class Egress(Structure):

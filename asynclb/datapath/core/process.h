@@ -430,6 +430,8 @@ INLINE u32 hop_check(struct work *w, const struct entry *entry, struct hop *hop)
 		if (!HOST_ROUTES || entry->delivery != DELIVERY_NAT)
 			return DROP_NEXT_HOP_UNRESOLVED;
 	}
+	if (must_route(w, hop) && entry->delivery != DELIVERY_NAT)
+		return DROP_NO_EGRESS; /* the host's routing would not take it to the member */
 	return exceeds(w, hop->mtu) ? DROP_TOO_BIG : DROP_NONE;
 }
 
@@ -494,7 +496,7 @@ STEP u32 forward(struct work *w, u32 index)
 	if (entry->delivery == DELIVERY_NAT)
 		rewrite_forward(w, entry, member);
 	if (HOST_ROUTES && (!hop->resolved || must_route(w, hop)))
-		return entry->delivery == DELIVERY_NAT ? host_routes(w) : drop(w, DROP_NO_EGRESS);
+		return host_routes(w);
 	return transmit(w, hop->ifindex, hop->destination, hop->source);
 }
 

@@ -27,9 +27,21 @@ struct passage {
 	u8 renewed;	/* the flow's member is still the one that the tables have */
 };
 
+#ifdef __bpf__
+/* What the map of interfaces said, for as long as the tick lasts. */
+struct recent {
+	struct interface known;
+	u64 tick;
+};
+
+#define RECENT 4 /* by the lowest bits of the ifindex; a power of two */
+#endif
+
 struct work {
 #ifdef __bpf__
 	struct packet p[1];	/* first, for its alignment */
+	u64 tick;		/* when now_ms and now_s were set */
+	struct recent recent[RECENT];
 	u32 active;		/* which of the two images this frame meets */
 	u32 redirects_all;	/* tc: frames can leave by every interface */
 #else
