@@ -4,7 +4,7 @@ Everything is tried rather than looked up, as far as that is possible: the progr
 so that a kernel that refuses them is known before a rule depends on it.
 """
 
-import os
+import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from asynclb.datapath.base import Refusal
 from asynclb.datapath.host import Capability, missing
 from asynclb.datapath.kernel.bpffs import find_bpffs
 from asynclb.datapath.kernel.pins import HOME, namespace_cookie
-from asynclb.datapath.kernel.programs import SMALLEST_IMAGE, FlowLimits, Programs, State, read_object
+from asynclb.datapath.kernel.programs import SMALLEST_IMAGE, FlowLimits, Programs, State, kernel_release, read_object
 from asynclb.native.libbpf import BpfError, Libbpf, LibbpfMissingError
 
 OLDEST_KERNEL = (5, 15)
@@ -39,9 +39,8 @@ def look_at_host(library: Libbpf | None = None) -> KernelHost | Refusal:
         return Refusal(
             f"BPF programs need {' and '.join(lacking)}", f"run as root or with these capabilities, {_OTHERWISE}"
         )
-    release = os.uname().release
-    if tuple(int(number) for number in re.findall(r"\d+", release)[:2]) < OLDEST_KERNEL:
-        return Refusal(f"this kernel is Linux {release}", f"Linux 5.15 or later is needed, {_OTHERWISE}")
+    if kernel_release() < OLDEST_KERNEL:
+        return Refusal(f"this kernel is Linux {platform.release()}", f"Linux 5.15 or later is needed, {_OTHERWISE}")
     try:
         bpf = library or Libbpf()
         code = read_object()

@@ -13,6 +13,7 @@ written, one aligned word says which is current, and the other may be written ag
 import mmap
 import os
 import platform
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -37,6 +38,7 @@ MAX_MEMBERS = 65_536
 MAX_HOPS = 65_536
 
 _SETTINGS = ".rodata.settings"
+_XDP_LENGTH = (5, 18)  # from here on the kernel tells a program how long a frame in several buffers is
 _GRACE_S = 0.02  # where the kernel offers no grace period: no program runs for so long
 _MEMBARRIER_GLOBAL = 1  # linux/membarrier.h
 _MEMBARRIER: Mapping[str, int] = {"x86_64": 324, "aarch64": 283}
@@ -74,6 +76,11 @@ def layout_digest() -> int:
 def read_object(path: Path = OBJECT) -> bytes:
     """Return the object that the package was built with. Raises: OSError -> it was not built."""
     return path.read_bytes()
+
+
+def kernel_release() -> tuple[int, ...]:
+    """Return the first two numbers of the kernel's version."""
+    return tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
 
 
 def capacity_for(size: int) -> int:
@@ -154,6 +161,7 @@ class Programs:
         settings.image_mask = self.capacity - 1
         settings.rule_limit = settings.rule_limit or MAX_RULES
         settings.member_limit = settings.member_limit or MAX_MEMBERS
+        settings.xdp_length = kernel_release() >= _XDP_LENGTH
         self._object.set_initial(_SETTINGS, bytes(settings))
         self._object.set_value_size("images", self.capacity + SLACK)
         self._object.set_entries("flows4", limits.flows4)

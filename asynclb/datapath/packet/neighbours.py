@@ -1,6 +1,7 @@
 """Where members are on the wire: the route to each, the neighbour's link address, and the interface's own.
 
-The kernel knows all that; it is asked at the start and again whenever it says that something changed. A neighbour
+The kernel knows all that; it is asked at the start and again whenever it says that a link, an address or a route
+changed. What it says of neighbours, which is said often, is taken from its words, without asking again. A neighbour
 that it has not resolved yet is asked for through it, so that its table stays the only one.
 
 Source: rtnetlink(7); NTF_USE in include/uapi/linux/neighbour.h.
@@ -9,9 +10,11 @@ Source: rtnetlink(7); NTF_USE in include/uapi/linux/neighbour.h.
 import asyncio
 import errno
 import socket
-from collections.abc import Callable, Collection, Mapping
+import struct
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -25,6 +28,13 @@ _NTF_USE = 0x01
 _SETTLE_S = 0.02  # events come in bursts: one look at the kernel's tables serves them all
 _FIRST_ANSWERS_S = (0.005, 0.02)  # a neighbour in the same room answers within a millisecond
 _RETRY_S = 1.0  # how soon a neighbour that did not answer is asked for again
+_REST = 4  # a look is followed by a pause of so many times its length: a router's routes change all the time
+_NEW_NEIGHBOUR, _DEL_NEIGHBOUR = 28, 29
+_NLMSG, _NDMSG, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BBHiHBB"), struct.Struct("=HH")
+_NDA_DST, _NDA_LLADDR = 1, 2
+
+Neighbour = tuple[int, str]
+"""(interface index, address)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,8 @@ class Surroundings:
     """(network, interface index) of every attached network."""
     hops: Mapping[Address, NextHop]
     """Wanted address -> resolved next hop; what is missing is not resolved or has no route."""
+    ways: Mapping[Address, Neighbour] = field(default_factory=dict, compare=False)
+    """Wanted address -> the neighbour that it is reached by, resolved or not."""
 
 
 class Neighbours:
@@ -65,6 +77,9 @@ class Neighbours:
         self._last: Surroundings | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._told: dict[Neighbour, bytes | None] = {}
+        self._stale = False  # something other than neighbours changed: only another look will tell what
+        self._rest_s = _SETTLE_S
         self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
         self._events.bind((0, _RTMGRP))
         self._loop.add_reader(self._events.fileno(), self._changed)
@@ -78,16 +93,17 @@ class Neighbours:
         wanted = frozenset(addresses)
         if self._last is not None and wanted == self._wanted:
             return self._last
+        fresh = wanted - self._wanted if self._last is not None else wanted
         self._wanted = wanted
-        seen = await asyncio.to_thread(look_around, wanted)
+        seen = await asyncio.to_thread(look_around, fresh)
         for pause_s in _FIRST_ANSWERS_S:
-            if len(seen.hops) == len(wanted):
+            if len(seen.hops) == len(fresh):
                 break
             await asyncio.sleep(pause_s)
-            seen = await asyncio.to_thread(look_around, wanted)
+            seen = await asyncio.to_thread(look_around, fresh)
+        self._last = seen = _joined(self._last, seen, wanted)
         if len(seen.hops) < len(wanted):
             self._look_in(_SETTLE_S)
-        self._last = seen
         return seen
 
     def close(self) -> None:
@@ -100,15 +116,24 @@ class Neighbours:
             self._looking.cancel()
 
     def _changed(self) -> None:
-        """Read the events away: what they say is read from the tables, which are never out of order."""
+        """Take down what the kernel says of neighbours; anything else is read from its tables, which are in order."""
         with suppress(BlockingIOError):
             while True:
                 try:
-                    self._events.recv(1 << 16)
+                    for kind, body in _messages(self._events.recv(1 << 16)):
+                        self._hear(kind, body)
                 except OSError as error:
-                    if error.errno != errno.ENOBUFS:  # events were lost, which is as good as one
+                    if error.errno != errno.ENOBUFS:
                         raise
-        self._look_in(_SETTLE_S)
+                    self._stale = True  # events were lost
+        self._look_in(self._rest_s if self._stale else _SETTLE_S)
+
+    def _hear(self, kind: int, body: bytes) -> None:
+        if kind not in (_NEW_NEIGHBOUR, _DEL_NEIGHBOUR):
+            self._stale = True
+        elif (heard := _heard(kind, body)) is not None:
+            neighbour, link_address = heard
+            self._told[neighbour] = link_address
 
     def _look_in(self, delay_s: float) -> None:
         if self._timer is None:
@@ -119,24 +144,88 @@ class Neighbours:
         if self._looking is not None and not self._looking.done():
             self._look_in(_SETTLE_S)
             return
-        self._looking = self._loop.create_task(self._look(), name="packet-neighbours")
+        if self._last is not None and not self._stale:
+            self._take(_retold(self._last, self._told))
+        if self._stale or self._missing():
+            self._looking = self._loop.create_task(self._look(), name="packet-neighbours")
+
+    def _missing(self) -> frozenset[Address]:
+        """Return the wanted addresses that no link address is known for."""
+        return self._wanted if self._last is None else self._wanted - self._last.hops.keys()
 
     async def _look(self) -> None:
-        wanted = self._wanted
+        """Look at everything again; or, if nothing but neighbours changed, for the addresses that are missing."""
+        wanted, began, everything = self._wanted, time.monotonic(), self._stale
+        self._stale = False
         try:
-            seen = await asyncio.to_thread(look_around, wanted)
+            seen = await asyncio.to_thread(look_around, wanted if everything else self._missing())
         except OSError as error:
             self._emit(Event.DATAPATH_FAILED, datapath="packet", error=f"netlink: {error}")
+            self._stale = True
             self._look_in(_RETRY_S)
             return
+        if everything:
+            self._rest_s = max(_SETTLE_S, _REST * (time.monotonic() - began))
         if wanted != self._wanted:  # others are wanted by now, and what was seen says nothing of them
+            self._stale = True
             self._look_in(_SETTLE_S)
             return
-        if len(seen.hops) < len(wanted):
+        seen = _joined(None if everything else self._last, seen, wanted)
+        self._take(_retold(seen, self._told))  # what was told meanwhile is newer, or the same
+
+    def _take(self, seen: Surroundings) -> None:
+        self._told.clear()
+        if len(seen.hops) < len(self._wanted):
             self._look_in(_RETRY_S)
         if seen != self._last:
             self._last = seen
             self._on_change(seen)
+
+
+def _joined(before: Surroundings | None, seen: Surroundings, wanted: Collection[Address]) -> Surroundings:
+    """Return what was seen of some addresses together with what was known of the others that are wanted."""
+    if before is None:
+        return seen
+    hops = {address: hop for address, hop in before.hops.items() if address in wanted and hop.ifindex in seen.links}
+    ways = {address: way for address, way in before.ways.items() if address in wanted}
+    return replace(seen, hops={**hops, **seen.hops}, ways={**ways, **seen.ways})
+
+
+def _retold(seen: Surroundings, told: Mapping[Neighbour, bytes | None]) -> Surroundings:
+    """Return the surroundings with what the kernel said of neighbours since."""
+    hops = dict(seen.hops)
+    for address, way in seen.ways.items() if told else ():
+        if way not in told:
+            continue
+        link_address, link = told[way], seen.links.get(way[0])
+        if link_address is None or link is None:
+            hops.pop(address, None)
+        else:
+            hops[address] = NextHop(link.index, link_address, link.address, link.mtu)
+    return replace(seen, hops=hops)
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the kind and the body of each message of a datagram."""
+    while len(data) >= _NLMSG.size:
+        size, kind, *_ = _NLMSG.unpack_from(data)
+        yield kind, data[_NLMSG.size : size]
+        data = data[max(_NLMSG.size, -(-size // 4) * 4) :]
+
+
+def _heard(kind: int, body: bytes) -> tuple[Neighbour, bytes | None] | None:
+    """Return what a message says of a neighbour: its link address, or None where it is not known (any more)."""
+    family, _, _, index, state, _, _ = _NDMSG.unpack_from(body)
+    found, rest = {}, body[_NDMSG.size :]
+    while len(rest) >= _ATTRIBUTE.size:
+        size, attribute = _ATTRIBUTE.unpack_from(rest)
+        found[attribute] = rest[_ATTRIBUTE.size : size]
+        rest = rest[max(_ATTRIBUTE.size, -(-size // 4) * 4) :]
+    if family not in (socket.AF_INET, socket.AF_INET6) or _NDA_DST not in found:
+        return None
+    usable = kind == _NEW_NEIGHBOUR and state & _USABLE
+    link_address = found.get(_NDA_LLADDR) if usable else None
+    return (index, socket.inet_ntop(family, found[_NDA_DST])), link_address or None
 
 
 def look_around(wanted: Collection[Address]) -> Surroundings:
@@ -154,16 +243,16 @@ def look_around(wanted: Collection[Address]) -> Surroundings:
             for entry in ip.get_neighbours()
             if entry["state"] & _USABLE and entry.get_attr("NDA_LLADDR")
         }
+        ways = {address: way for address in wanted if (way := _way(ip, address, links)) is not None}
         hops = {}
-        for address in wanted:
-            hop = _next_hop(ip, address, links, neighbours)
-            if hop is not None:
+        for address, way in ways.items():
+            if (hop := _next_hop(ip, way, links, neighbours)) is not None:
                 hops[address] = hop
     addresses = {_address(entry): entry["index"] for entry in found}
     prefixes = tuple(
         (ip_network((_address(entry), entry["prefixlen"]), strict=False), entry["index"]) for entry in found
     )
-    return Surroundings(links, addresses, prefixes, hops)
+    return Surroundings(links, addresses, prefixes, hops, ways)
 
 
 def _link(entry: Any) -> Link | None:
@@ -183,19 +272,23 @@ def _address(entry: Any) -> Address:
     return ip_address(entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS"))
 
 
-def _next_hop(ip: Any, address: Address, links: Mapping[int, Link], known: Mapping[Any, str]) -> NextHop | None:
+def _way(ip: Any, address: Address, links: Mapping[int, Link]) -> Neighbour | None:
+    """Return the neighbour that an address is reached by, or None without a route by one of our interfaces."""
     from pyroute2 import NetlinkError
 
     try:
         route = ip.route("get", dst=str(address))[0]
     except NetlinkError:
-        return None  # no route: the member is dropped to with a reason until there is one
+        return None  # the member is dropped to with a reason until there is one
     index = route.get_attr("RTA_OIF")
-    link = links.get(index)
-    if link is None:
-        return None
-    gateway = route.get_attr("RTA_GATEWAY") or str(address)
-    link_address = known.get((index, gateway))
+    return (index, route.get_attr("RTA_GATEWAY") or str(address)) if index in links else None
+
+
+def _next_hop(ip: Any, way: Neighbour, links: Mapping[int, Link], known: Mapping[Neighbour, str]) -> NextHop | None:
+    from pyroute2 import NetlinkError
+
+    index, gateway = way
+    link, link_address = links[index], known.get(way)
     if link_address is None:
         with suppress(NetlinkError):
             ip.neigh("add", dst=gateway, ifindex=index, state=0, flags=_NTF_USE)

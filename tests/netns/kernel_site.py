@@ -1,0 +1,55 @@
+"""The standard lab as the tests of the kernel datapath use it: small maps, every way to attach, pins."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from asynclb.datapath.base import HostSettings, Refusal
+from asynclb.datapath.kernel import KernelDatapath
+from asynclb.datapath.kernel.bpffs import find_bpffs, mount_everywhere
+from asynclb.datapath.kernel.host import look_at_host
+from asynclb.datapath.kernel.pins import HOME, namespace_cookie
+from asynclb.datapath.kernel.programs import FlowLimits
+from asynclb.lab import Host
+from asynclb.native.libbpf import Libbpf
+from tests.netns.balancer import Balancer, balancer
+
+FLOWS = FlowLimits(20_000, 20_000)
+"""A million flows for each test would be 160 MB that the kernel has to find."""
+
+
+@asynccontextmanager
+async def kernel(
+    host: Host, *, attach: str = "auto", leave: bool = False, library: Libbpf | None = None
+) -> AsyncIterator[Balancer]:
+    """Run the kernel datapath in a host for the length of a block."""
+    needs_kernel()
+    settings = HostSettings(dict.fromkeys(("front", "back"), attach), leave)
+    kind = partial(KernelDatapath, limits=FLOWS, settings=settings, library=library)
+    async with balancer(host, kind) as found:
+        yield found
+
+
+def needs_kernel() -> None:
+    """Skip the test where this host cannot run the kernel datapath at all."""
+    found = look_at_host()
+    if isinstance(found, Refusal):
+        pytest.skip(found.why)
+    mount_everywhere()  # programs of a lab's hosts have a /sys of their own
+
+
+def pins_of(host: Host) -> list[str]:
+    """Return the names under which the host's programs, maps and links live on."""
+    with host.entered():
+        place = directory_of(namespace_cookie())
+    return sorted(os.listdir(place)) if place.is_dir() else []
+
+
+def directory_of(cookie: int) -> Path:
+    """Return where a namespace's pins are."""
+    inside = f"{HOME}/{cookie}"
+    return (find_bpffs(inside) or Path("/nowhere")) / inside
