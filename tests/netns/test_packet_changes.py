@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from asynclb.lab import VIP4, Lab, Process, Site
+from asynclb.lab import VIP4, Host, Lab, Process, Site
 from asynclb.model import BackendPool
 from asynclb.net.flow import Protocol
 from asynclb.tables.row import Delivery, Row
@@ -17,7 +17,7 @@ from tests.netns.balancer import Balancer
 from tests.netns.packet_site import VIPS, UdpMembers, address_of, ask, ha_rule, packets, rule, udp_rule
 from tests.netns.proxy_site import Members
 from tests.netns.test_packet_traffic import BOTH, greet
-from tests.unit.proxy.wire import Wire, connect
+from tests.unit.proxy.wire import Listener, Wire, connect
 from tests.unit.proxy.world import member, pool, row
 
 ROOT = Path(__file__).parents[2]
@@ -145,8 +145,39 @@ async def test_a_killed_instance_is_followed_by_another(site: Site) -> None:
     assert await site.lb.check_output("nft", "list", "ruleset") == ""
 
 
+async def test_a_member_that_speaks_first_after_a_kill(lab: Lab) -> None:
+    """On a host that routes nothing, what members say finds its client though the new process knows no flow."""
+    client, router = lab.host("client"), lab.host("router", forwarding=True)
+    lb, backend = lab.host("lb"), lab.host("be1")
+    lab.link(client, "10.8.1.2/24", router, "10.8.1.1/24")
+    lab.link(router, "10.8.2.1/24", lb, "10.8.2.2/24")
+    lab.link(lb, "10.8.3.1/24", backend, "10.8.3.2/24")
+    for host, gateway in ((client, "10.8.1.1"), (lb, "10.8.2.1"), (backend, "10.8.3.1")):
+        host.route("default", via=gateway)
+    router.route(VIP4, via="10.8.2.2")
+    await lab.up()
+    config = lb.write("asynclb.yaml", CONFIG.format(members="{name: be1, address: 10.8.3.2}"))
+    balancer = await _start_on(lb, config)
+    with (
+        Listener("10.8.3.2", 8080, host=backend) as listener,
+        await connect(VIP4, 80, host=client) as wire,
+        await listener.accept() as accepted,
+    ):
+        await greet(wire, accepted)
+        await balancer.kill()
+        balancer = await _start_on(lb, config)
+        await accepted.send(b"still there?")
+        assert await wire.exactly(12) == b"still there?"
+        await greet(wire, accepted)
+    assert await balancer.stop() == 0
+
+
 async def _start(site: Site, config: Path) -> Process:
-    process = await site.lb.run(sys.executable, "-m", "asynclb", "run", config, env={"PYTHONPATH": str(ROOT)})
+    return await _start_on(site.lb, config)
+
+
+async def _start_on(host: Host, config: Path) -> Process:
+    process = await host.run(sys.executable, "-m", "asynclb", "run", config, env={"PYTHONPATH": str(ROOT)})
     await process.wait_for_log("started")
     return process
 

@@ -29,6 +29,7 @@ from asynclb.datapath.packet.announce import announcement
 from asynclb.datapath.packet.crew import Alone, Crew
 from asynclb.datapath.packet.engine import Present
 from asynclb.datapath.packet.fanout import Pinning
+from asynclb.datapath.packet.gateways import client_gateways
 from asynclb.datapath.packet.guard import Guarded, guarded
 from asynclb.datapath.packet.limits import clashes, static_refusal
 from asynclb.datapath.packet.neighbours import Link, Neighbours, Surroundings
@@ -151,6 +152,7 @@ class _Running:
         self._present = Present()
         self._numbers = Numbers()
         self._leaving = Leaving()
+        self._gateways: Mapping[int, Address] = {}
         self._over: Over | None = None  # what the engines are ending
         self._parting: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -187,16 +189,23 @@ class _Running:
             if not self._started:
                 await self._crew.start()
                 self._started = True
-            around = await self._neighbours.want(member_addresses((*rows, *leaving.rows)))
+            around = await self._look(rows, leaving)
             await self._enter(tables, rows, leaving, around)
         return True
+
+    async def _look(self, rows: Iterable[Row], leaving: Leaving) -> Surroundings:
+        """Find the members, and the gateways to clients."""
+        self._gateways = await asyncio.to_thread(client_gateways)
+        return await self._neighbours.want(
+            member_addresses((*rows, *leaving.rows)) | frozenset(self._gateways.values())
+        )
 
     def _rows(self) -> list[Row]:
         return [entry.row for entry in self._tables.entries.values()]
 
     async def _enter(self, tables: Tables, live: list[Row], leaving: Leaving, around: Surroundings) -> None:
         rows = (*live, *leaving.rows)
-        plan = self._numbers.plan(live, leaving, around)
+        plan = self._numbers.plan(live, leaving, around, self._gateways)
         image = await asyncio.to_thread(build_image, tables, plan)
         links = self._open_links(around.links)
         wanted = guarded(rows, ((link.name, link.index) for link in around.links.values()), plan.local)
@@ -256,7 +265,7 @@ class _Running:
             async with self._turn:
                 rows, leaving = self._rows(), self._leaving.without(over.partings)
                 if over.partings:
-                    around = await self._neighbours.want(member_addresses((*rows, *leaving.rows)))
+                    around = await self._look(rows, leaving)
                     await self._enter(self._tables, rows, leaving, around)
                 self._numbers.release_members(over, rows, leaving, self._crew.release_ids)
                 self._numbers.release_rules(rows, leaving, self._crew.counters(), self._crew.release_ids)

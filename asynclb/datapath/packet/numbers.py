@@ -48,15 +48,28 @@ class Numbers:
         self.hops: Ids[Address] = Ids(MAX_NEXT_HOPS)
         self._past = Counters()
 
-    def plan(self, rows: Collection[Row], leaving: Leaving, around: Surroundings) -> Plan:
-        """Number everything that these rows and those who leave refer to."""
+    def plan(
+        self,
+        rows: Collection[Row],
+        leaving: Leaving,
+        around: Surroundings,
+        gateways: Mapping[int, Address] | None = None,
+    ) -> Plan:
+        """Number everything that these rows and those who leave refer to, and the gateways to clients, by version."""
+        towards = gateways or {}
+        hops = self.hops.of(member_addresses((*rows, *leaving.rows)) | frozenset(towards.values()))
         rules = self.rules.of((row.rule.name, row.key) for row in (*rows, *leaving.rows))
         members = self.members.of((*member_names(rows), *member_names(leaving.rows)))
         return Plan(
             rules={row.rule.name: rules[row.rule.name, row.key] for row in rows},
             members={(pool, name): members[pool, name, address] for pool, name, address in member_names(rows)},
-            next_hops=self.hops.of(member_addresses((*rows, *leaving.rows))),
+            next_hops=hops,
             routed=_routed((*leaving.rows, *rows), around),
+            return_hops={
+                row.key.address: hops[towards[row.key.address.version]]
+                for row in (*leaving.rows, *rows)
+                if row.key.address.version in towards
+            },
             leaving=tuple(Leaver(row, rules[row.rule.name, row.key]) for row in leaving.rows),
             left={name: members[name] for name in member_names(leaving.rows)},
             local=frozenset(around.addresses),
