@@ -38,6 +38,8 @@ class Event(StrEnum):
 
     MEMBER_UP = "member_up"  # pool, member, probe, reason, after_s
     MEMBER_DOWN = "member_down"  # pool, member, probe, reason, detail, after_s
+    MEMBER_OVERRIDDEN = "member_overridden"  # pool, member, admin_state, weight, by: holds instead of the file's word
+    MEMBER_OVERRIDE_ENDED = "member_override_ended"  # pool, member: the file's word holds again
     MEMBER_ADMIN_STATE = "member_admin_state"  # pool, member, admin_state
     PROBE_STARVED = "probe_starved"  # probe, late_s: checks start later than scheduled
 
@@ -46,6 +48,8 @@ class Event(StrEnum):
 
     CONNECTIONS_RESET = "connections_reset"  # rule, member, connections, why
     ACCEPT_PAUSED = "accept_paused"  # rule, error: out of file descriptors or memory
+    ADMIN_WRITE = "admin_write"  # who, peer, method, path, what, status
+    ADMIN_DENIED = "admin_denied"  # peer, method, path, status, times: at most one in ten seconds, with how many
     ADMIN_LISTENING = "admin_listening"  # address
     TASK_FAILED = "task_failed"  # task, error
 

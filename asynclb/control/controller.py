@@ -1,6 +1,6 @@
 """The controller: one task that carries out commands, one after the other.
 
-Its state is one frozen `_Active`, replaced by assignment when a command has succeeded; readers see the one before
+Its state is one frozen `Active`, replaced by assignment when a command has succeeded; readers see the one before
 or the one after. A command is a reload or "health has changed"; the second is never queued twice.
 """
 
@@ -8,32 +8,44 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol
 
-from asynclb.control.assign import Candidate, Choices
+from asynclb.control.active import Active
+from asynclb.control.announce import Announcer
+from asynclb.control.assign import Candidate
 from asynclb.control.bulk import in_bulk
-from asynclb.control.edges import Notice, RuleState, admin_state_notices, rule_notices, rule_states
+from asynclb.control.commands import Command, HealthChanged, MemberCommand, ReloadCommand, answer
+from asynclb.control.edges import (
+    RuleState,
+    restart_warnings,
+    rule_notices,
+    rule_states,
+)
 from asynclb.control.execution import Execution
 from asynclb.control.nat_ports import FORGETFUL, PortMemory
+from asynclb.control.overrides import (
+    MemberChange,
+    MemberId,
+    Overrides,
+    amend,
+    find_member,
+    same_changes,
+    without,
+)
 from asynclb.control.prepare import Load, Parsed, Prepared, prepare
-from asynclb.control.status import DatapathStatus, Reload, Status
+from asynclb.control.status import Change, Reload, Status
 from asynclb.control.targets import still_true, targets_of
-from asynclb.datapath.base import Counters, Datapath, FlowRecord, Measurable
+from asynclb.datapath.base import Counters, Datapath, FlowRecord
 from asynclb.errors import ApplyError, ConfigError, Problem
 from asynclb.events import Emit, Event
 from asynclb.health.target import Target
-from asynclb.model import Health, Model, TargetId
-from asynclb.rules import NatPorts
+from asynclb.model import Health, Model
 from asynclb.tables.compile import TableCache, compile_tables
 from asynclb.tables.diff import Delta, diff
 from asynclb.tables.row import FrontendKey, Row
 from asynclb.tables.snat import SnatRule
-from asynclb.tables.tables import EMPTY_TABLES, Tables
-
-TELL_BATCH = 64  # events written in one go: about 2 ms
-FIXED = ("admin", "workers")
-"""What is set up once, before there is a controller; a reload that changes it is applied without it, with a warning."""
+from asynclb.tables.tables import Tables
 
 RETRY_S = 1.0  # after a datapath failed to follow the members' health: soon enough for an outage, rare enough for a log
 
@@ -46,35 +58,6 @@ class Prober(Protocol):
 
     def snapshot(self) -> Health:
         """Return what is known now."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Active:
-    """What the last successful reload made active, with the tables as health has changed them since."""
-
-    model: Model = field(default_factory=Model)
-    digest: str = ""
-    rows: tuple[Row, ...] = ()
-    choices: Choices = field(default_factory=dict)
-    targets: Mapping[TargetId, Target] = field(default_factory=dict)
-    seed: int = 0
-    tables: Tables = EMPTY_TABLES
-    since_s: float = 0.0
-    states: Mapping[str, RuleState] = field(default_factory=dict)
-    nat_ports: NatPorts = field(default_factory=dict)
-    outbound: tuple[SnatRule, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _ReloadCommand:
-    trigger: str
-    answer: "asyncio.Future[Reload]"
-    parsed: Parsed | None
-
-
-@dataclass(frozen=True, slots=True)
-class _HealthChanged:
-    pass
 
 
 def _nothing_to_configure(_model: Model) -> None:
@@ -113,10 +96,11 @@ class Controller:
         self._port_memory = port_memory
         self._configure = configure
         self._execution = Execution(datapaths, emit=emit, clock=clock)
+        self._announcer = Announcer(emit, {name: datapath.mode for name, datapath in datapaths.items()})
         self._cache = TableCache()
-        self._queue: asyncio.Queue[_ReloadCommand | _HealthChanged] = asyncio.Queue()
+        self._queue: asyncio.Queue[Command] = asyncio.Queue()
         self._health_queued = False
-        self._active = _Active()
+        self._active = Active()
         self._generation = 0
         self._kept_seed: int | None = None
         self._started_with: Model | None = None
@@ -127,22 +111,36 @@ class Controller:
         self._last_reload: Reload | None = None
         self._reloads: Counter[str] = Counter({"applied": 0, "unchanged": 0, "refused": 0})
 
-    async def reload(self, trigger: str, parsed: Parsed | None = None) -> Reload:
+    async def reload(self, trigger: str, parsed: Parsed | None = None, *, expected: int | None = None) -> Reload:
         """Read the configuration again (unless it is handed in) and make it active, or refuse it and change nothing.
 
+        `expected`: the generation that must be active still; if another one is, the result is `stale`.
         Cancel: the reload goes on.
         """
         if self._stopping:
             return self._refused(trigger, (_STOPPING,), time.monotonic())
-        answer: asyncio.Future[Reload] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait(_ReloadCommand(trigger, answer, parsed))
-        return await answer
+        done: asyncio.Future[Reload] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait(ReloadCommand(trigger, done, parsed, expected))
+        return await done
+
+    async def change_member(
+        self, name: MemberId, change: MemberChange | None, by: str, *, expected: int | None = None
+    ) -> Change:
+        """Lay a change over what the file says of a member; None takes back what was laid over it.
+
+        `expected`: as for `reload`. Cancel: the change goes on.
+        """
+        if self._stopping:
+            return Change("refused", self._active.tables.generation, (_STOPPING,))
+        done: asyncio.Future[Change] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait(MemberCommand(name, change, by, expected, done))
+        return await done
 
     def health_changed(self, _transitions: object = None) -> None:
         """Have the tables follow the prober's findings. Transitions that arrive before that are joined."""
         if not self._health_queued:
             self._health_queued = True
-            self._queue.put_nowait(_HealthChanged())
+            self._queue.put_nowait(HealthChanged())
 
     async def run(self) -> None:
         """Carry out commands until cancelled; commands that still wait are then refused."""
@@ -165,6 +163,11 @@ class Controller:
         self._stopping = True
         return sum(await asyncio.gather(*(datapath.close(drain_s) for datapath in self._datapaths.values())))
 
+    @property
+    def stopping(self) -> bool:
+        """Whether no more commands are taken."""
+        return self._stopping
+
     def status(self) -> Status:
         """Return what is active now."""
         active = self._active
@@ -178,11 +181,12 @@ class Controller:
             model=active.model,
             health=self._prober.snapshot(),
             tables=active.tables,
-            datapaths=tuple(self._datapath_statuses(active)),
+            datapaths=tuple(self._execution.statuses(active.choices)),
             last_reload=self._last_reload,
             reloads=dict(self._reloads),
             rule_states=active.states,
             nat_ports=active.nat_ports,
+            overrides=active.overrides,
             stopping=self._stopping,
             busy_s=0.0 if self._busy_since is None else time.monotonic() - self._busy_since,
         )
@@ -196,52 +200,37 @@ class Controller:
 
         Where a datapath cannot try, its tables answer. Rules over empty pools are left out: there is nobody to reach.
         """
-        found: dict[FrontendKey, bool] = {}
-        for name, applied in self._execution.applied.items():
-            entries = {key: entry for key, entry in applied.tables.entries.items() if entry.row.pool.members}
-            found |= {key: entry.table.size > 0 for key, entry in entries.items()}
-            datapath = self._datapaths[name]
-            if isinstance(datapath, Measurable) and entries:
-                found |= await datapath.reaches(tuple(entry.row for entry in entries.values()))
-        return found
+        return await self._execution.measure()
 
     def flows(self) -> Iterator[FlowRecord]:
         """Iterate over the open flows of every datapath."""
         for datapath in self._datapaths.values():
             yield from datapath.flows()
 
-    def _datapath_statuses(self, active: _Active) -> Iterator[DatapathStatus]:
-        for name, applied in self._execution.applied.items():
-            entries = applied.tables.entries
-            rules = {
-                entry.row.rule.name: choice.why if (choice := active.choices.get(key)) else "being moved"
-                for key, entry in entries.items()
-            }
-            mode_of = self._datapaths[name].mode
-            modes = {entry.row.rule.name: mode_of(entry.row) for entry in entries.values()}
-            yield DatapathStatus(name, applied.tables.generation, applied.since_s, rules, modes)
-
-    async def _carry_out(self, command: _ReloadCommand | _HealthChanged) -> None:
-        if isinstance(command, _HealthChanged):
-            self._health_queued = False
-            await self._follow_health()
-            return
-        try:
-            result = await self._reload(command)
-        except BaseException:
-            command.answer.cancel()
-            raise
-        if not command.answer.done():
-            command.answer.set_result(result)
+    async def _carry_out(self, command: Command) -> None:
+        match command:
+            case HealthChanged():
+                self._health_queued = False
+                await self._follow_health()
+            case ReloadCommand():
+                await answer(command.answer, self._reload(command))
+            case MemberCommand():
+                await answer(command.answer, self._change_member(command))
 
     def _refuse_waiting(self) -> None:
         while not self._queue.empty():
             command = self._queue.get_nowait()
-            if isinstance(command, _ReloadCommand) and not command.answer.done():
+            if isinstance(command, HealthChanged) or command.answer.done():
+                continue
+            if isinstance(command, ReloadCommand):
                 command.answer.set_result(self._refused(command.trigger, (_STOPPING,), time.monotonic()))
+            else:
+                command.answer.set_result(Change("refused", self._active.tables.generation, (_STOPPING,)))
 
-    async def _reload(self, command: _ReloadCommand) -> Reload:
+    async def _reload(self, command: ReloadCommand) -> Reload:
         started = time.monotonic()
+        if self._is_stale(command.expected):
+            return Reload("stale", command.trigger, self._clock(), 0.0, self._active.tables.generation)
         try:
             parsed = command.parsed
             if parsed is None:
@@ -249,20 +238,49 @@ class Controller:
             if self._ready and parsed.digest == self._active.digest:
                 self._emit(Event.CONFIG_UNCHANGED, trigger=command.trigger)
                 return self._record("unchanged", command.trigger, started, warnings=parsed.warnings)
-            known = self._active.nat_ports if self._ready else await asyncio.to_thread(self._port_memory.read)
-            prepared = await in_bulk(
-                prepare, parsed, self._candidates, self._active.model, known, self._active.outbound
-            )
-            before, delta = await self._activate(prepared)
+            before, delta = await self._activate(await self._prepare(parsed, self._active.overrides))
         except (ConfigError, ApplyError) as error:
             return self._refused(command.trigger, error.problems, started)
-        self._started_with = self._started_with or prepared.model
-        warnings = (*parsed.warnings, *_restart_warnings(self._started_with, prepared.model))
+        self._started_with = self._started_with or self._active.model
+        warnings = (*parsed.warnings, *restart_warnings(self._started_with, self._active.model))
         self._ready = True
-        await self._announce(command.trigger, before, delta, started, warnings)
+        await self._announcer.loaded(command.trigger, before, self._active, delta, warnings, _ms_since(started))
         return self._record("applied", command.trigger, started, warnings=warnings)
 
-    async def _activate(self, prepared: Prepared) -> tuple[_Active, Delta]:
+    async def _change_member(self, command: MemberCommand) -> Change:
+        """Make the same configuration active again, with other overrides."""
+        active = self._active
+        generation = active.tables.generation
+        if self._is_stale(command.expected):
+            return Change("stale", generation)
+        filed = find_member(active.parsed.model, *command.name) if active.parsed is not None else None
+        if active.parsed is None or filed is None:
+            return Change("unknown", generation)
+        if command.change is None:
+            overrides = without(active.overrides, command.name)
+        else:
+            at_s = self._clock()
+            overrides = amend(active.overrides, command.name, filed, command.change, command.by, at_s)
+        if same_changes(overrides, active.overrides):
+            return Change("unchanged", generation)
+        try:
+            before, _ = await self._activate(await self._prepare(active.parsed, overrides))
+        except (ConfigError, ApplyError) as error:
+            return Change("refused", generation, error.problems)
+        await self._announcer.states(before, self._active)
+        return Change("applied", self._active.tables.generation)
+
+    def _is_stale(self, expected: int | None) -> bool:
+        return expected is not None and expected != self._active.tables.generation
+
+    async def _prepare(self, parsed: Parsed, overrides: Overrides) -> Prepared:
+        active = self._active
+        known = active.nat_ports if self._ready else await asyncio.to_thread(self._port_memory.read)
+        return await in_bulk(
+            prepare, parsed, self._candidates, active.model, known, active.outbound, overrides=overrides
+        )
+
+    async def _activate(self, prepared: Prepared) -> tuple[Active, Delta]:
         """Compile, apply and commit; return what was active before and the difference.
 
         Raises: ApplyError -> nothing has changed; its problems have their places in the file.
@@ -280,8 +298,10 @@ class Controller:
             self._configure(before.model)
             placed = sorted(map(prepared.place, error.problems), key=lambda problem: (problem.line, problem.column))
             raise ApplyError(placed) from error
-        self._active = _Active(
+        self._active = Active(
             model=prepared.model,
+            parsed=prepared.parsed,
+            overrides=prepared.overrides,
             digest=prepared.parsed.digest,
             rows=prepared.rows,
             choices=prepared.choices,
@@ -308,7 +328,7 @@ class Controller:
         else:
             self._active = replace(active, states=states, tables=tables, since_s=self._clock())
         failures = await self._execution.refresh(self._active.tables, active.choices)
-        await self._tell(rule_notices(self._active.tables, active.states, states))
+        await self._announcer.tell(rule_notices(self._active.tables, active.states, states))
         if failures:
             asyncio.get_running_loop().call_later(RETRY_S, self.health_changed)
 
@@ -334,42 +354,6 @@ class Controller:
             self._kept_seed = await asyncio.to_thread(self._installation_seed)
         return self._kept_seed
 
-    async def _announce(
-        self, trigger: str, before: _Active, delta: Delta, started: float, warnings: Iterable[Problem]
-    ) -> None:
-        active = self._active
-        self._emit(
-            Event.CONFIG_LOADED,
-            generation=active.tables.generation,
-            trigger=trigger,
-            added=len(delta.added),
-            removed=len(delta.removed),
-            changed=len(delta.changed),
-            took_ms=_ms_since(started),
-        )
-        for warning in warnings:
-            self._emit(Event.CONFIG_WARNING, problem=str(warning))
-        await self._tell(self._choice_notices(before, active))
-        await self._tell(admin_state_notices(before.model, active.model))
-        await self._tell(rule_notices(active.tables, before.states, active.states))
-
-    def _choice_notices(self, before: _Active, active: _Active) -> Iterator[Notice]:
-        former = {row.key: row for row in before.rows}
-        for row in active.rows:
-            choice, was = active.choices[row.key], former.get(row.key)
-            mode_of = self._datapaths[choice.datapath].mode
-            mode = mode_of(row)
-            if was is None or before.choices.get(row.key) != choice or mode_of(was) != mode:
-                where = {"rule": row.rule.name, "datapath": choice.datapath, "mode": mode, "why": choice.why}
-                yield Notice(Event.DATAPATH_CHOSEN, where)
-
-    async def _tell(self, notices: Iterable[Notice]) -> None:
-        """Emit notices, letting the loop go on in between: a big reload has thousands."""
-        for number, notice in enumerate(notices, 1):
-            self._emit(notice.event, **notice.fields)
-            if number % TELL_BATCH == 0:
-                await asyncio.sleep(0)
-
     def _refused(self, trigger: str, problems: tuple[Problem, ...], started: float) -> Reload:
         """Record a refusal and say why. At the start there is no log to look into yet: the caller reports it."""
         if trigger != "start":
@@ -393,13 +377,6 @@ class Controller:
 
 
 _STOPPING = Problem((), "", "the process is stopping", "send it to the next instance")
-
-
-def _restart_warnings(started_with: Model, wanted: Model) -> tuple[Problem, ...]:
-    """Return what a reload cannot change while the process runs."""
-    changed = [key for key in FIXED if getattr(started_with, key) != getattr(wanted, key)]
-    rule = "a changed `{}` takes effect when the process starts; the old one stays active"
-    return tuple(Problem((key,), "", rule.format(key), "restart asynclb", code="NEEDS_RESTART") for key in changed)
 
 
 def _ms_since(started: float) -> float:

@@ -1,12 +1,19 @@
 """What an operator is told when rules and members change state. Pure: two snapshots in, notices out."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from asynclb.control.assign import Choices
+from asynclb.control.overrides import Overrides
+from asynclb.errors import Problem
 from asynclb.events import Event
 from asynclb.model import AdminState, Health, HealthState, Model, NoHealthyMembers
+from asynclb.tables.row import FrontendKey, Row
 from asynclb.tables.tables import Entry, Tables
+
+FIXED = ("admin", "workers")
+"""What is set up once, before there is a controller; a reload that changes it is applied without it, with a warning."""
 
 
 class RuleState(StrEnum):
@@ -99,3 +106,38 @@ def _admin_states(model: Model) -> Iterable[tuple[str, str, AdminState]]:
     for pool in model.backend_pools.values():
         for member in pool.members:
             yield pool.name, member.name, member.admin_state
+
+
+def override_notices(before: Overrides, after: Overrides) -> Iterator[Notice]:
+    """Yield a notice for each override that came, changed or ended; one that ended is the file's word again."""
+    for pool, name in {**before, **after}:
+        was, now = before.get((pool, name)), after.get((pool, name))
+        if now is None:
+            yield Notice(Event.MEMBER_OVERRIDE_ENDED, {"pool": pool, "member": name})
+        elif was is None or was.change != now.change:
+            said = {"admin_state": str(now.member.admin_state), "weight": now.member.weight, "by": now.by}
+            yield Notice(Event.MEMBER_OVERRIDDEN, {"pool": pool, "member": name} | said)
+
+
+def choice_notices(
+    former: Mapping[FrontendKey, Row],
+    before: Choices,
+    rows: Iterable[Row],
+    choices: Choices,
+    modes: Mapping[str, Callable[[Row], str]],
+) -> Iterator[Notice]:
+    """Yield a notice for each row that is carried by another datapath, or in another way, than before."""
+    for row in rows:
+        choice, was = choices[row.key], former.get(row.key)
+        mode_of = modes[choice.datapath]
+        mode = mode_of(row)
+        if was is None or before.get(row.key) != choice or mode_of(was) != mode:
+            where = {"rule": row.rule.name, "datapath": choice.datapath, "mode": mode, "why": choice.why}
+            yield Notice(Event.DATAPATH_CHOSEN, where)
+
+
+def restart_warnings(started_with: Model, wanted: Model) -> tuple[Problem, ...]:
+    """Return what a reload cannot change while the process runs."""
+    changed = [key for key in FIXED if getattr(started_with, key) != getattr(wanted, key)]
+    rule = "a changed `{}` takes effect when the process starts; the old one stays active"
+    return tuple(Problem((key,), "", rule.format(key), "restart asynclb", code="NEEDS_RESTART") for key in changed)

@@ -5,15 +5,17 @@ roll back (the inverse delta) when another datapath could not follow.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from asynclb.control.assign import Choices, restrict
 from asynclb.control.bulk import in_bulk
-from asynclb.datapath.base import Datapath
+from asynclb.control.status import DatapathStatus
+from asynclb.datapath.base import Datapath, Measurable
 from asynclb.errors import ApplyError
 from asynclb.events import Emit, Event
 from asynclb.tables.diff import Delta, diff
+from asynclb.tables.row import FrontendKey
 from asynclb.tables.tables import EMPTY_TABLES, Tables
 
 
@@ -39,6 +41,29 @@ class Execution:
     def applied(self) -> Mapping[str, Applied]:
         """What each datapath executes."""
         return self._applied
+
+    def statuses(self, choices: Choices) -> Iterator[DatapathStatus]:
+        """Yield what each datapath carries, and why."""
+        for name, applied in self._applied.items():
+            entries = applied.tables.entries
+            rules = {
+                entry.row.rule.name: choice.why if (choice := choices.get(key)) else "being moved"
+                for key, entry in entries.items()
+            }
+            mode_of = self._datapaths[name].mode
+            modes = {entry.row.rule.name: mode_of(entry.row) for entry in entries.values()}
+            yield DatapathStatus(name, applied.tables.generation, applied.since_s, rules, modes)
+
+    async def measure(self) -> Mapping[FrontendKey, bool]:
+        """Return whether a packet for each rule's frontend is given to a member; see `Controller.measure`."""
+        found: dict[FrontendKey, bool] = {}
+        for name, applied in self._applied.items():
+            entries = {key: entry for key, entry in applied.tables.entries.items() if entry.row.pool.members}
+            found |= {key: entry.table.size > 0 for key, entry in entries.items()}
+            datapath = self._datapaths[name]
+            if isinstance(datapath, Measurable) and entries:
+                found |= await datapath.reaches(tuple(entry.row for entry in entries.values()))
+        return found
 
     async def replace(self, tables: Tables, choices: Choices) -> None:
         """Make new tables active in every datapath, or in none.

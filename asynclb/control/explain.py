@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from asynclb.control.assign import Choices
+from asynclb.datapath.base import FlowRecord
 from asynclb.model import Health, HealthState, MemberHealth, Model, Reason, TargetId, effective_health
 from asynclb.net.address import Address, endpoint
 from asynclb.net.drop import Drop
@@ -173,3 +174,17 @@ def by_rule(tables: Tables, choices: Choices) -> Mapping[str, tuple[str, str]]:
         for key, entry in tables.entries.items()
         if (choice := choices.get(key)) is not None
     }
+
+
+def flow_of(record: FlowRecord, key: FrontendKey) -> Flow | None:
+    """Return an open flow of a rule as its client sees it; None where the record does not say enough.
+
+    The destination is the rule's frontend; an HA-ports rule that delivers to the same port has it from the target.
+    """
+    try:
+        protocol = _protocol(record.protocol)
+        source, source_port = _endpoint(record.client, protocol)
+        _, target_port = _endpoint(record.target, protocol)
+    except ValueError:
+        return None
+    return Flow(source, source_port, key.address, key.port or target_port, protocol)

@@ -1,12 +1,13 @@
 """From the configuration's text to something that could be made active, or every reason why it cannot."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol
 
 from asynclb import rules
 from asynclb.control.assign import Candidate, Choices, assign
+from asynclb.control.overrides import Overrides, lay_over, still_meant
 from asynclb.control.share import share, share_rules
 from asynclb.errors import ConfigError, Problem
 from asynclb.model import Model
@@ -57,6 +58,7 @@ class Prepared:
     choices: Choices
     nat_ports: rules.NatPorts
     outbound: tuple[SnatRule, ...] = ()
+    overrides: Overrides = field(default_factory=dict)
 
     def place(self, problem: Problem) -> Problem:
         """Return a datapath's problem at its place in the file: datapaths know rules by name, the file by position."""
@@ -72,13 +74,17 @@ def prepare(
     active: Model,
     nat_ports: rules.NatPorts = NO_PORTS,
     outbound: tuple[SnatRule, ...] = (),
+    *,
+    overrides: Overrides = MappingProxyType({}),
 ) -> Prepared:
     """Resolve the rules and choose a datapath for each; share with the active model what has not changed.
 
-    `nat_ports` are the ports that inbound NAT rules have given to members so far, `outbound` those of outbound rules.
+    `nat_ports` are the ports that inbound NAT rules have given to members so far, `outbound` those of outbound rules;
+    `overrides` are laid over the members of which the configuration says what it said.
     Raises: ConfigError -> rules that cannot be executed, all of them, each with its place in the file.
     """
-    model = share(parsed.model, active)
+    overrides = still_meant(overrides, parsed.model)
+    model = share(lay_over(parsed.model, overrides), active)
     problems = rules.unchangeable(model, active, nat_ports)
     ports = rules.assign_ports(model, nat_ports)
     rows = rules.rows_of(model, ports)
@@ -88,4 +94,4 @@ def prepare(
     if problems:
         located = (parsed.source.locate(problem) for problem in problems)
         raise ConfigError(sorted(located, key=lambda problem: (problem.line, problem.column)))
-    return Prepared(parsed, model, rows, choices, ports, snat)
+    return Prepared(parsed, model, rows, choices, ports, snat, overrides)

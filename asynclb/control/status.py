@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from asynclb.control.overrides import MemberChange, MemberId, Overrides
 from asynclb.datapath.base import Counters, FlowRecord
 from asynclb.errors import Problem
 from asynclb.model import Health, Model
@@ -15,7 +16,8 @@ from asynclb.tables.tables import Tables
 class Reload:
     """What became of one attempt to load a configuration.
 
-    `result` is `applied`, `unchanged` or `refused`; `trigger` is `start`, `signal`, `watch` or `api`.
+    `result` is `applied`, `unchanged`, `refused`, or `stale` if another generation was expected; `trigger` is `start`,
+    `signal`, `watch` or `api`.
     `problems` say why it was refused; `warnings` are what an applied one should mend.
     Units: `at_s` seconds since the epoch (for people), `took_s` seconds.
     """
@@ -27,6 +29,19 @@ class Reload:
     generation: int
     problems: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What became of a change to a member.
+
+    `result` is `applied`, `unchanged`, `refused` (`problems` say why), `unknown` if there is no such member, or
+    `stale` if it was for another generation; `generation` is the one that is active now.
+    """
+
+    result: str
+    generation: int
+    problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +83,8 @@ class Status:
     """Rule name -> `waiting`, `serving`, `silent` or `all_down`."""
     nat_ports: NatPorts = field(default_factory=dict)
     """Inbound NAT rule -> member -> frontend port."""
+    overrides: Overrides = field(default_factory=dict)
+    """What operators have laid over the file's word on members; `model` has it already."""
     stopping: bool = False
     busy_s: float = 0.0
     """How long the controller has been carrying out its present command; 0 when it waits for one."""
@@ -75,6 +92,10 @@ class Status:
 
 class StateSource(Protocol):
     """What readers see of the controller. Every call answers from memory and never blocks."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether datapaths are about to be closed."""
 
     def status(self) -> Status:
         """Return what is active now."""
@@ -89,5 +110,13 @@ class StateSource(Protocol):
 class Commands(Protocol):
     """What writers may ask of the controller; each is carried out by its one task."""
 
-    async def reload(self, trigger: str) -> Reload:
-        """Read the configuration again and make it active, or refuse it and change nothing."""
+    async def reload(self, trigger: str, *, expected: int | None = None) -> Reload:
+        """Read the configuration again and make it active, or refuse it and change nothing.
+
+        `expected`: the generation that must be active still; if another one is, the result is `stale`.
+        """
+
+    async def change_member(
+        self, name: MemberId, change: MemberChange | None, by: str, *, expected: int | None = None
+    ) -> Change:
+        """Lay a change over what the file says of a member; None takes back what was laid over it."""
