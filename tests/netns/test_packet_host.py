@@ -75,6 +75,23 @@ async def test_what_no_rule_names_is_silent(site: Site, balancer: Balancer, vers
 
 
 @BOTH
+async def test_fragments_of_answers_come_from_the_vip_only(site: Site, balancer: Balancer, version: int) -> None:
+    """The host does not forward later fragments beside the datapath, from the member's own address."""
+    await balancer.apply(udp_rule(site, version))
+    with (
+        UdpMembers(site, version),
+        site.clients[0].udp(VIPS[version], 53) as sock,
+        Frames(site.clients[0]) as frames,
+    ):
+        for _ in range(3):
+            await ask(sock, bytes(4_000))
+        packed = {ipaddress.ip_address(address_of(host, version)).packed for host in site.members}
+        at = {4: slice(26, 30), 6: slice(22, 38)}[version]
+        kind = {4: b"\x08\x00", 6: b"\x86\xdd"}[version]
+        assert [frame for frame in frames.received() if frame[12:14] == kind and frame[at] in packed] == []
+
+
+@BOTH
 async def test_a_frontend_on_the_hosts_own_address(site: Site, balancer: Balancer, version: int) -> None:
     """It takes its port only: ssh answers, a closed port refuses, and a member reaches the frontend as well."""
     own = {4: LB_FRONT4, 6: LB_FRONT6}[version]

@@ -9,7 +9,8 @@ carry a mark. Laws for what members send:
      (`taken`, and `pairs` where there are no ports): members ask name servers and clocks without having been asked.
      Only what is sent to such members is noted: nothing asks about others, and each note is paid for by a packet.
   3. What members answer to an address of the host is the core's, if the datapath has sent in that address' name.
-  4. What was seen of flows is kept when the table is replaced.
+  4. Later fragments, which have no ports, go where their first went (`parts`); one that comes before it is the host's.
+  5. What was seen of flows is kept when the table is replaced.
   5. A note outlives its flow: of each the chain is shown a frame every few seconds (note.h), and its first SYN. The
      others are quiet and leave by the first rule. Until the next that is shown, what the host itself sends between the
      same ends prevails: such answers look alike.
@@ -46,6 +47,11 @@ _GRACE_S = 60  # the core's flow is over before its mirror here, which is renewe
 _FIRST = -400  # before every other chain at these hooks
 _PORTED = "{ 17, 33, 132, 136 }"  # UDP, DCCP, SCTP, UDP-Lite: numbers, because slim images have no /etc/protocols
 _HOSTS = {4: "ip daddr 224.0.0.0/4 accept", 6: "icmpv6 type { 133-137 } accept\n  ip6 daddr ff00::/8 accept"}
+_PARTS_S = 10  # as the core remembers the first fragment: FRAGMENT_MS
+_PARTS = 65_535
+_DATAGRAM = {4: "ip saddr . ip daddr . ip id", 6: "ip6 saddr . ip6 daddr . frag id"}
+_FIRST_PART = {4: "ip frag-off & 0x3fff == 0x2000", 6: "frag frag-off 0 frag more-fragments 1"}
+_LATER_PART = {4: "ip frag-off & 0x1fff != 0", 6: "frag frag-off != 0"}
 _WHOLE = {4: "ip frag-off & 0x3fff == 0", 6: "exthdr frag missing"}
 _CHAINS = (
     "ingress",
@@ -107,7 +113,8 @@ def _seen(version: int) -> str:
     flags = "flags dynamic, timeout;"
     return f"""set direct{version} {{ type {flow}; {flags} timeout {_DIRECT_S}s; size {_DIRECT_FLOWS}; }}
 set taken{version} {{ type {flow}; {flags} size {_TAKEN_FLOWS}; }}
-set pairs{version} {{ type {pair}; {flags} size {_TAKEN_FLOWS}; }}"""
+set pairs{version} {{ type {pair}; {flags} size {_TAKEN_FLOWS}; }}
+set parts{version} {{ typeof {_DATAGRAM[version]}; {flags} timeout {_PARTS_S}s; size {_PARTS}; }}"""
 
 
 def _way_in(guarded: Guarded, version: int, *, egress: bool) -> str:
@@ -122,6 +129,7 @@ def _way_in(guarded: Guarded, version: int, *, egress: bool) -> str:
     hairpin = f"{ip} daddr @own{v} {ip} saddr @members{v} {flow} @taken{v} drop"
     return f"""chain opened{v} {{
   tcp flags & (syn | ack) == syn update @direct{v} {{ {flow} }} return
+  {_FIRST_PART[version]} update @parts{v} {{ {_DATAGRAM[version]} }}
   drop
 }}
 chain any{v} {{
@@ -129,6 +137,7 @@ chain any{v} {{
   {seen if egress else "drop"}
 }}
 chain from{v} {{
+  {_LATER_PART[version]} {_DATAGRAM[version]} @parts{v} drop
   {flow} @direct{v} return
   {ip} saddr . meta l4proto . th sport @replies{v} goto opened{v}
   {ip} saddr @open_members{v} goto any{v}
