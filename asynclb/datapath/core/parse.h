@@ -301,6 +301,9 @@ INLINE u32 parse_quote(struct packet *p, struct parsed *out)
 		reason = parse_key(p, quoted, &out->inner, 1);
 	if (reason || quoted->fragment == LATER)
 		return DROP_QUOTE_UNREADABLE;
+	/* an IPv4 address in an IPv6 header would name a flow of IPv4 */
+	if (quoted->version == 6 && (is_mapped(&quoted->source) || is_mapped(&quoted->destination)))
+		return DROP_QUOTE_UNREADABLE;
 	return DROP_NONE;
 }
 

@@ -114,6 +114,8 @@ def _parse_quote(frame: bytes, parsed: Parsed, net: Network) -> Parsed:
     quoted, reason = _network(frame, net.version, net.l4 + 8, net.end, quoted=True)
     if quoted is None or reason or quoted.part is Part.LATER:
         return broken
+    if is_mapped(quoted.source) or is_mapped(quoted.destination):
+        return broken
     inner, reason = parse_flow(frame, quoted, quoted=True)
     return broken if reason else replace(parsed, quoted=quoted, inner=inner)
 
