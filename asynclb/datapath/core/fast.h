@@ -12,7 +12,9 @@
 
 #include "process.h"
 
-#define UNUSUAL (FLOW_RETURN | FLOW_HAIRPIN | FLOW_OVER)
+/* What is understood here; whatever else is said of a flow or of a destination is for process(). */
+#define USUAL_FLOW (FLOW_SWAPPED | FLOW_RESET | FLOW_NAT)
+#define USUAL_ADDRESS (ADDRESS_VIP | ADDRESS_LOCAL | ADDRESS_MEMBER | ADDRESS_LEFT)
 
 /* What an ordinary packet says. */
 struct glance {
@@ -119,7 +121,7 @@ INLINE struct flow *fast_flow(struct work *w, const struct key *key)
 	struct key copy = *key; /* what a helper is shown, the compiler reads from memory from then on: not all of a glance */
 	struct flow *flow = flow_find(w, &copy, 0).flow;
 
-	return flow && !(flow->flags & UNUSUAL) ? flow : 0;
+	return flow && !(flow->flags & ~USUAL_FLOW) ? flow : 0;
 }
 
 /* Lets counters and the flow take notice, as flow_notice does. */
@@ -298,6 +300,8 @@ INLINE int fast_decide(struct work *w, const struct glance *g, const u8 *data, s
 	if (!image)
 		return 0;
 	to = place_find(image, &g->key.destination, 0, 0, KIND_ADDRESS);
+	if (to && to->flags & ~USUAL_ADDRESS)
+		return 0;
 	if (to && to->flags & ADDRESS_VIP)
 		return fast_forward(w, image, to, g, data, course);
 	if (to && to->flags & ADDRESS_LOCAL)
@@ -305,6 +309,8 @@ INLINE int fast_decide(struct work *w, const struct glance *g, const u8 *data, s
 	from = place_find(image, &g->key.source, 0, 0, KIND_ADDRESS);
 	if (from && from->flags & ADDRESS_MEMBER)
 		return fast_reverse(w, image, from, g, course);
+	if (from && from->flags & ~USUAL_ADDRESS)
+		return 0;
 	return fast_routed(w, image, g, data, course);
 }
 
