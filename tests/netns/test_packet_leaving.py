@@ -4,14 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
+from asynclb.datapath.packet import PacketDatapath
 from asynclb.events import Event
 from asynclb.lab import Site
 from asynclb.model import AdminState, BackendPool
 from asynclb.tables.row import Row
 from tests.netns.balancer import Balancer
+from tests.netns.balancer import balancer as driven
 from tests.netns.packet_site import VIPS, UdpMembers, address_of, ask, ha_rule, packets, rule, udp_rule
 from tests.netns.proxy_site import Members
 from tests.netns.test_packet_traffic import BOTH, greet
@@ -142,3 +145,20 @@ async def test_a_draining_member(site: Site, balancer: Balancer) -> None:
                 await ended((client, accepted))
             else:
                 await greet(client, accepted)
+
+
+async def test_connections_in_several_workers(site: Site) -> None:
+    """Every worker ends its share, and the numbers of what has gone are free again."""
+    web = rule(site)
+    async with driven(site.lb, partial(PacketDatapath, workers=2)) as balancer:
+        await balancer.apply(web)
+        with Members(site) as members, ExitStack() as stack:
+            pairs = await join(stack, members, site, VIPS[4], 8)
+            await balancer.apply(without(web, *(host.name for host in site.members), drain_s=1))
+            for client, accepted in pairs:
+                await greet(client, accepted)
+            for pair in pairs:
+                await ended(pair)
+        await balancer.until_idle()
+        counted = (await balancer.counters()).members
+        assert sum(found.new_flows for found in counted.values()) == 8
