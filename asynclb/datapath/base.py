@@ -45,12 +45,16 @@ class RuleCounters:
 
 @dataclass(frozen=True, slots=True)
 class MemberCounters:
-    """What passed to and from a member since the process started; `flows` are open now."""
+    """What passed to and from a member since the process started; `flows` are open now.
+
+    `failed` are connections of the member's own that found no port.
+    """
 
     bytes_in: int = 0
     bytes_out: int = 0
     new_flows: int = 0
     flows: int = 0
+    failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

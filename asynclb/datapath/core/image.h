@@ -28,7 +28,8 @@ static int places_fit(const struct image *image)
 
 		if (place->kind == KIND_EMPTY)
 			continue;
-		if (!index_fits(place->entry, image->entries.count) || !index_fits(place->reverse, image->entries.count))
+		if (!index_fits(place->entry, place->kind == KIND_SNAT ? image->snats.count : image->entries.count) ||
+		    !index_fits(place->reverse, image->entries.count))
 			return 0;
 	}
 	return 1;
@@ -82,6 +83,25 @@ static int members_fit(const struct core_memory *core, const struct image *image
 	return 1;
 }
 
+static int snats_fit(const struct core_memory *core, const struct image *image)
+{
+	for (u32 i = 0; i < image->snats.count; i++) {
+		const struct snat *snat = ITEM(image, image->snats, snat, i);
+
+		if (snat->rule >= core->rule_limit || snat->member >= image->members.count ||
+		    !part_fits(snat->slices, image->slices) || !part_fits(snat->direct, image->allows))
+			return 0;
+	}
+	for (u32 i = 0; i < image->slices.count; i++) {
+		const struct snat_slice *slice = ITEM(image, image->slices, snat_slice, i);
+		struct section blocks = {slice->first, slice->count / SNAT_BLOCK};
+
+		if (slice->source >= image->sources.count || slice->count % SNAT_BLOCK || !part_fits(blocks, image->blocks))
+			return 0;
+	}
+	return 1;
+}
+
 /* Tells whether an image of `size` bytes is whole and every index in it leads somewhere. */
 static int image_fits(const struct core_memory *core, const struct image *image, u64 size)
 {
@@ -91,11 +111,14 @@ static int image_fits(const struct core_memory *core, const struct image *image,
 	    !section_fits(image, image->entries, sizeof(struct entry)) || !section_fits(image, image->choices, 4) ||
 	    !section_fits(image, image->slots, 2) || !section_fits(image, image->pools, sizeof(struct pool_member)) ||
 	    !section_fits(image, image->members, sizeof(struct member_record)) ||
-	    !section_fits(image, image->allows, sizeof(struct allow)))
+	    !section_fits(image, image->allows, sizeof(struct allow)) ||
+	    !section_fits(image, image->snats, sizeof(struct snat)) ||
+	    !section_fits(image, image->slices, sizeof(struct snat_slice)) || !section_fits(image, image->blocks, 2) ||
+	    !section_fits(image, image->sources, sizeof(struct address)))
 		return 0;
 	if (!image->places.count || image->places.count & (image->places.count - 1))
 		return 0;
-	return places_fit(image) && entries_fit(core, image) && members_fit(core, image);
+	return places_fit(image) && entries_fit(core, image) && members_fit(core, image) && snats_fit(core, image);
 }
 
 #endif

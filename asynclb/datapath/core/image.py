@@ -21,6 +21,7 @@ from asynclb.net.address import Address, Prefix
 from asynclb.net.flow import PROTOCOL_NUMBERS, Protocol
 from asynclb.net.flowhash import KEY1_TWEAK
 from asynclb.tables.row import Delivery, FrontendKey, Row
+from asynclb.tables.snat import SnatRule, SnatSlice
 from asynclb.tables.tables import EMPTY_POOL_TABLE, Entry, PoolTable, Tables
 
 NONE = CONSTANTS["NONE"]
@@ -70,6 +71,11 @@ class Plan:
     """The member id of every member of every leaver's pool."""
     local: frozenset[Address] = frozenset()
     """Addresses that the host itself owns: what no rule takes there passes to the host instead of being dropped."""
+    sources: Mapping[Address, int] = field(default_factory=dict)
+    """Address that members' own connections leave from -> a number of 16 bits, the same for as long as it has any.
+
+    `members` has an id for each member of an outbound rule as well, under the rule's `place` and the member's name.
+    """
 
 
 def mapped(address: Address) -> tuple[int, int]:
@@ -126,6 +132,9 @@ class _Builder:
     pools: "array[int]" = field(default_factory=lambda: array("I"))
     members: dict[int, bytes] = field(default_factory=dict)
     allows: list[bytes] = field(default_factory=list)
+    snats: list[bytes] = field(default_factory=list)
+    slices: list[bytes] = field(default_factory=list)
+    blocks: "array[int]" = field(default_factory=lambda: array("H"))
     identities: dict[str, int] = field(default_factory=dict)
     leavers: dict[FrontendKey, list[Leaver]] = field(default_factory=dict)
     """By the key of the entry whose packets their flows' packets are."""
@@ -148,6 +157,8 @@ class _Builder:
             self._add_entry(key, entry, self.plan.rules[entry.row.rule.name])
         self._add_closed()
         self._add_interfaces()
+        for rule in self.tables.outbound:
+            self._add_outbound(rule)
         for address in self.plan.local:
             self._place(mapped(address), 0, 0, Kind.ADDRESS).flags |= CONSTANTS["ADDRESS_LOCAL"]
         return self._assemble()
@@ -281,6 +292,41 @@ class _Builder:
             self.allows.extend(pack(a >> 64, a & _MASK, b >> 64, b & _MASK) for a, b in ranges)
         return part
 
+    def _add_outbound(self, rule: SnatRule) -> None:
+        for address in rule.sources:
+            self._place(mapped(address), 0, 0, Kind.ADDRESS).flags |= (
+                CONSTANTS["ADDRESS_VIP"] | CONSTANTS["ADDRESS_SNAT"]
+            )
+        for member in rule.pool.members:
+            words, number = mapped(member.address), self.plan.members[rule.place, member.name]
+            present = CONSTANTS["MEMBER_PRESENT"]
+            self.members[number] = _MEMBER.pack(*words, NONE, NONE, present, 0)
+            self._place(words, 0, 0, Kind.ADDRESS).flags |= CONSTANTS["ADDRESS_OUTBOUND"]
+            for protocol in (0, *(PROTOCOL_NUMBERS[protocol] for protocol in rule.protocols)):
+                place = self._place(words, 0, protocol, Kind.SNAT)
+                place.entry = len(self.snats) if place.entry == NONE else place.entry
+            flags = CONSTANTS["SNAT_RESET"] * rule.tcp_reset | CONSTANTS["SNAT_CLOSED"] * (not rule.protocols)
+            idle_ms = min(round(rule.idle_timeout_s * 1000), 0x7FFF_FFFF)
+            parts = (*self._slices(rule.slices[member.name]), *self._allow(rule.direct))
+            self.snats.append(struct.pack("=8I", self.plan.rules[rule.name], number, idle_ms, flags, *parts))
+
+    def _slices(self, slices: tuple[SnatSlice, ...]) -> tuple[int, int]:
+        if (part := self.shared.get(("snat", id(slices)))) is None:
+            part = self.shared["snat", id(slices)] = (len(self.slices), len(slices))
+            for one in slices:
+                number = self.plan.sources[one.address]
+                self.slices.append(struct.pack("=4I", number, len(self.blocks), one.ports, 0))
+                self.blocks.extend(one.blocks)
+        return part
+
+    def _sources(self) -> bytes:
+        """Return the addresses by their numbers."""
+        by_number = {number: address for address, number in self.plan.sources.items()}
+        count = max(by_number, default=-1) + 1
+        blank = struct.pack("=QQ", 0, 0)
+        packed = (struct.pack("=QQ", *mapped(by_number[i])) if i in by_number else blank for i in range(count))
+        return b"".join(packed)
+
     def _add_interfaces(self) -> None:
         closed = dict.fromkeys(
             leaver.row.key for leaver in self.plan.leaving if leaver.row.key not in self.tables.entries
@@ -302,6 +348,10 @@ class _Builder:
             (self.pools.tobytes(), sizeof(layout.PoolMember)),
             (b"".join(self.members.get(index, blank) for index in range(count)), sizeof(layout.MemberRecord)),
             (b"".join(self.allows), sizeof(layout.Allow)),
+            (b"".join(self.snats), sizeof(layout.Snat)),
+            (b"".join(self.slices), sizeof(layout.SnatSlice)),
+            (self.blocks.tobytes(), 2),
+            (self._sources(), sizeof(layout.Address)),
         )
         offset, parts, body = sizeof(layout.Image), [], []
         for content, size in sections:
@@ -311,7 +361,7 @@ class _Builder:
             offset += len(padded)
         seed, magic, version = self.tables.seed & _MASK, CONSTANTS["MAGIC"], CONSTANTS["LAYOUT_VERSION"]
         generation = self.tables.generation & 0xFFFF_FFFF
-        head = struct.pack("=4I2Q14I", magic, version, offset, generation, seed, seed ^ KEY1_TWEAK, *parts)
+        head = struct.pack("=4I2Q22I", magic, version, offset, generation, seed, seed ^ KEY1_TWEAK, *parts)
         return b"".join((head, *body))
 
 

@@ -45,6 +45,8 @@ class Kind(IntEnum):
     """(IP version, ifindex) -> the routed entry; the version stands in `high`, the ifindex in `low`."""
     LEFT = 5
     """As REVERSE, for members and rules that leave; port and protocol 0 for HA ports."""
+    SNAT = 6
+    """(member, protocol) -> the `Snat` of what it sends on its own account; protocol 0 for what they have in common."""
 
 
 class Delivery(IntEnum):
@@ -109,6 +111,8 @@ CONSTANTS: Final[dict[str, int]] = {
     "INTERFACE_LINK": 1,  # the link address is valid
     "INTERFACE_REDIRECT": 2,  # XDP can redirect to it; to others the host's own routing sends
     "ADDRESS_LEFT": 8,  # there is a LEFT place for it
+    "ADDRESS_OUTBOUND": 16,  # a member with a SNAT place
+    "ADDRESS_SNAT": 32,  # a VIP that members' own connections leave from
     "MEMBER_PRESENT": 1,
     "MEMBER_ROUTED": 2,  # frames from its link address have been through it already
     "MEMBER_LEFT": 4,  # its pool has it no more
@@ -118,12 +122,19 @@ CONSTANTS: Final[dict[str, int]] = {
     "ENTRY_RESET": 2,  # tcp_reset
     "ENTRY_CLOSED": 4,  # the rule was removed: established connections only
     "KEY_SYMMETRIC": 1,  # in Key.kind: the ends are in order, lower first
+    "KEY_OUTBOUND": 2,  # a member's own connection, or what comes back to it
     "FLOW_SWAPPED": 1,  # the client is the key's destination
     "FLOW_RESET": 2,
     "FLOW_HAIRPIN": 4,  # the client is a member of the pool; its source is translated
     "FLOW_NAT": 16,  # the member does not see the VIP
     "FLOW_RETURN": 8,  # the other half of a hairpin: its counters hold the client's address
     "FLOW_OVER": 32,  # its drain period is over: nothing passes, but for the resets that end it
+    "FLOW_SNAT": 64,  # a member's own connection; with FLOW_RETURN the half that answers find
+    "SNAT_RESET": 1,  # tcp_reset
+    "SNAT_CLOSED": 2,  # members have no way out
+    "SNAT_BLOCK": 8,
+    "SNAT_SLICES": 16,  # addresses of one rule: tables/snat.py, MAX_FRONTENDS
+    "SNAT_TRIES": 256,  # ports that are looked at on one address for one connection
     "SYN_MS": 30_000,  # how long an unanswered SYN is remembered: the client gives up or asks again by then
     "CLOSED_MS": 10_000,  # for last acknowledgements and repeats
     "VLAN_TAGS": 2,
@@ -180,6 +191,10 @@ class Image(Structure):
         ("pools", Section),
         ("members", Section),
         ("allows", Section),
+        ("snats", Section),
+        ("slices", Section),
+        ("blocks", Section),
+        ("sources", Section),
     )
 
 
@@ -239,6 +254,25 @@ class Allow(Structure):
     """A range of sources, both ends included; an entry's are sorted and disjoint."""
 
     _fields_ = (("first", Address), ("last", Address))
+
+
+class Snat(Structure):
+    """What becomes of a member's own connections; `direct` are destinations, in `allows`, not translated to."""
+
+    _fields_ = (
+        ("rule", _U32),
+        ("member", _U32),
+        ("idle_ms", _U32),
+        ("flags", _U32),
+        ("slices", Section),
+        ("direct", Section),
+    )
+
+
+class SnatSlice(Structure):
+    """A member's ports of one address: `source` is its index, `first` that of a block in `blocks`, `count` of ports."""
+
+    _fields_ = (("source", _U32), ("first", _U32), ("count", _U32), ("reserved", _U32))
 
 
 class Hop(Structure):
@@ -530,7 +564,23 @@ class CoreMemory(Structure):
 
 
 STRUCTURES: Final[tuple[type[Structure], ...]] = (
-    *(Address, Section, Image, Place, Entry, PoolMember, MemberRecord, Allow, Hop, Key, Flow, Bucket, KeyedFlow),
+    *(
+        Address,
+        Section,
+        Image,
+        Place,
+        Entry,
+        PoolMember,
+        MemberRecord,
+        Allow,
+        Snat,
+        SnatSlice,
+        Hop,
+        Key,
+        Flow,
+        Bucket,
+        KeyedFlow,
+    ),
     *(Fragment, Held, Count, Interface, Key4, FragmentKey, KernelControl, KernelSettings, KernelTotals),
     *(Egress, Outlet, Ingress, Answer, BatchRecord, CoreMemory),
 )

@@ -107,28 +107,32 @@ STEP u32 name_begins(const struct work *w, u32 item, u32 identity)
 	return image && ITEM(image, image->pools, pool_member, item)->identity <= identity;
 }
 
-/* Whether a source may use an entry: binary search in disjoint ranges. Python twin: is_allowed. */
-STEP u32 is_allowed(const struct work *w, u32 index, const struct address *source)
+/* Whether an address is in one of `left` disjoint ranges from `base` on: binary search. */
+STEP u32 in_ranges(const struct work *w, u32 base, u32 left, const struct address *source)
 {
 	const struct allow *range;
 	const struct image *image;
-	const struct entry *entry;
-	u32 base, left;
 
 	GIVEN(w);
 	GIVEN(source);
 	image = work_image(w);
-	entry = image ? entry_at(image, index) : 0;
-	if (!entry || !entry->allow.count)
+	if (!image || !left)
 		return 0;
-	base = entry->allow.offset;
-	left = entry->allow.count;
 	for (u32 i = 0; i < SEARCH_STEPS && left > 1; i++) {
 		base += left / 2 * range_begins(w, base + left / 2, source);
 		left -= left / 2;
 	}
 	range = ITEM(image, image->allows, allow, base);
 	return !address_above(&range->first, source) && !address_above(source, &range->last);
+}
+
+/* Whether a source may use an entry. Python twin: is_allowed. */
+INLINE u32 is_allowed(const struct work *w, u32 index, const struct address *source)
+{
+	const struct image *image = work_image(w);
+	const struct entry *entry = image ? entry_at(image, index) : 0;
+
+	return entry && in_ranges(w, entry->allow.offset, entry->allow.count, source);
 }
 
 /* Finds an identity in a part of the pools, which is sorted by it; returns what is said of the member, or NONE. */

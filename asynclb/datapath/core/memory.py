@@ -79,7 +79,7 @@ class FlowMemory:
                 for index, c in _counts(self._rules)
             },
             members={
-                index: MemberCounters(c.bytes_in, c.bytes_out, c.new_flows, c.flows)
+                index: MemberCounters(c.bytes_in, c.bytes_out, c.new_flows, c.flows, c.syn)
                 for index, c in _counts(self._members)
             },
             drops={drop: self._drops[number] for number, drop in enumerate(DROPS, 1) if self._drops[number]},

@@ -506,7 +506,8 @@ EXPORT u32 asynclb_core_part(struct core_memory *core, const u8 *fates, const u6
 
 			if (!bucket->tag[i] || !is_parting(core, flow, fates, words, count))
 				continue;
-			if (bucket->key[i].protocol == IP_TCP && flow->state != CONN_CLOSED && !(flow->flags & FLOW_RETURN)) {
+			if (bucket->key[i].protocol == IP_TCP && flow->state != CONN_CLOSED &&
+			    (!(flow->flags & FLOW_RETURN) || flow->flags & FLOW_SNAT)) {
 				resets[found++] = (struct keyed_flow){bucket->key[i], *flow};
 				flow->flags |= FLOW_OVER;
 			}

@@ -349,10 +349,10 @@ INLINE void flow_hear(struct flow *flow, u32 flags, u32 ack, u32 outward)
 }
 
 /* Counts a packet and lets its flow take notice of it. */
-INLINE void flow_notice(struct work *w, const struct entry *entry, struct flow_ref found)
+INLINE void flow_notice(struct work *w, u32 rule_id, u32 idle_ms, struct flow_ref found)
 {
 	const struct passage *way = &w->way;
-	struct count *rule = rule_count(w, entry->rule);
+	struct count *rule = rule_count(w, rule_id);
 	struct flow *flow = found.flow;
 	u32 bytes = w->p->length;
 
@@ -365,7 +365,7 @@ INLINE void flow_notice(struct work *w, const struct entry *entry, struct flow_r
 	flow_advance(flow, bytes, way->outward);
 	if (way->key.protocol == IP_TCP && is_plain(&w->in))
 		flow_hear(flow, w->in.tcp_flags, w->in.ack, way->outward);
-	flow_touch(found, w->now_ms + timeout_ms(flow, entry->idle_ms));
+	flow_touch(found, w->now_ms + timeout_ms(flow, idle_ms));
 }
 
 /* Remembers how the client is reached: what it sends next may come another way. */
@@ -490,7 +490,7 @@ STEP u32 forward(struct work *w, u32 index)
 	}
 	if (way->fresh && !is_plain(&w->in))
 		found.flow = 0; /* an error or a later fragment starts nothing */
-	flow_notice(w, entry, found);
+	flow_notice(w, entry->rule, entry->idle_ms, found);
 	if (found.flow && is_plain(&w->in) && !way->outward)
 		flow_client(w, found.flow);
 	if (entry->delivery == DELIVERY_NAT)
@@ -571,7 +571,7 @@ STEP u32 hairpin_return(struct work *w)
 	way->member = found.flow->member;
 	way->event = passage_event(w);
 	way->outward = 1;
-	flow_notice(w, entry, found);
+	flow_notice(w, entry->rule, entry->idle_ms, found);
 	rewrite_hairpin(w);
 	return to_client(w, found.flow);
 }
@@ -630,7 +630,7 @@ STEP u32 reverse_by(struct work *w, u32 index)
 		return too_big(w, &way->key.destination, mtu);
 	way->event = passage_event(w);
 	way->outward = 1;
-	flow_notice(w, entry, found);
+	flow_notice(w, entry->rule, entry->idle_ms, found);
 	rewrite_reverse(w, entry, way->key.destination_port);
 	return to_client(w, found.flow);
 }
@@ -681,6 +681,8 @@ INLINE u32 reverse(struct work *w, const struct known *member)
 	return verdict;
 }
 
+#include "snat.h"
+
 /* Remembers or recalls the ports of a fragment; HOLD when they are not known yet. */
 INLINE u32 process_fragment(struct work *w)
 {
@@ -720,7 +722,13 @@ INLINE u32 process_direct(struct work *w)
 		if (verdict != VERDICT_PASS)
 			return verdict;
 	}
-	index = frontend_entry(w, &w->key, &w->to);
+	index = place_entry(w, &w->key.destination, w->key.destination_port, w->key.protocol, KIND_FRONTEND);
+	if (index == NONE && w->to.flags & ADDRESS_SNAT) {
+		verdict = snat_back(w);
+		if (verdict != VERDICT_PASS)
+			return verdict;
+	}
+	index = index == NONE ? w->to.entry : index;
 	if (index == NONE)
 		return w->to.flags & ADDRESS_LOCAL ? VERDICT_PASS : drop(w, DROP_NO_RULE);
 	return forward(w, index);
@@ -739,6 +747,13 @@ INLINE u32 process_answer(struct work *w)
 	return reverse(w, &w->from);
 }
 
+/* What a member sends on its own account, if it is not for where members are known by their own address. */
+INLINE u32 process_own(struct work *w)
+{
+	w->key = own_key(w);
+	return snat_direct(w) ? VERDICT_PASS : snat_out(w);
+}
+
 /* The entry that takes what arrives here for other addresses, or NONE. */
 INLINE u32 routed_entry(const struct work *w)
 {
@@ -749,12 +764,14 @@ INLINE u32 routed_entry(const struct work *w)
 	return place_entry(w, &interface, 0, 0, KIND_INTERFACE);
 }
 
-/* Asks in order: is it for a VIP, is it a member's answer, does it come by a routed interface? */
+/* Asks in order: is it for a VIP, is it a member's answer, does a member go out on its own account, does it come by a
+ * routed interface?
+ */
 STEP u32 process_ip(struct work *w, u32 reason)
 {
 	const struct network *net;
 	u32 routed = NONE, verdict;
-	int direct, answer;
+	int direct, answer, own;
 
 	GIVEN(w);
 	net = &w->in.net;
@@ -771,12 +788,17 @@ STEP u32 process_ip(struct work *w, u32 reason)
 	if (!direct && w->in.form == FORM_ERROR && !reason)
 		known_find(w, &w->in.inner.destination, &w->quoted);
 	answer = !direct && ((w->in.form == FORM_ERROR ? w->quoted.flags : w->from.flags) & ADDRESS_MEMBER);
+	own = !direct && ((w->in.form == FORM_ERROR ? w->quoted.flags : w->from.flags) & ADDRESS_OUTBOUND);
+	if (own && (reason || !answer)) {
+		w->key = own_key(w);
+		own = !snat_direct(w);
+	}
 	if (!direct)
 		routed = routed_entry(w);
-	if (!direct && !answer && routed == NONE)
+	if (!direct && !answer && !own && routed == NONE)
 		return VERDICT_PASS;
 	if (reason)
-		return direct || routed != NONE ? drop(w, reason) : VERDICT_PASS;
+		return direct || own || routed != NONE ? drop(w, reason) : VERDICT_PASS;
 	if (same_address(&net->source, &net->destination))
 		return drop(w, DROP_LAND);
 	if (is_martian(&net->source, net->version))
@@ -787,6 +809,8 @@ STEP u32 process_ip(struct work *w, u32 reason)
 	if (direct)
 		return process_direct(w);
 	verdict = answer ? process_answer(w) : VERDICT_PASS;
+	if (verdict == VERDICT_PASS && own)
+		verdict = process_own(w);
 	if (verdict != VERDICT_PASS || routed == NONE)
 		return verdict;
 	w->key = own_key(w);

@@ -28,6 +28,10 @@ def reset_frames(
     if flow.flags & CONSTANTS["FLOW_HAIRPIN"]:
         return ()
     client, frontend = flow_ends(keyed)
+    if flow.flags & CONSTANTS["FLOW_SNAT"]:  # each half knows the end that sends what it is found by
+        link = bytes(flow.client_link)
+        told = flow.ack_in and ours is not None
+        return ((flow.ifindex, _frame(link, ours or b"", frontend, client, flow.ack_in)),) if told else ()
     target = (member, flow.target_port or frontend[1]) if flow.flags & CONSTANTS["FLOW_NAT"] else frontend
     frames = []
     if flow.ack_in and ours is not None:

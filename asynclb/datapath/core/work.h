@@ -56,6 +56,7 @@ struct work {
 	struct passage way;
 	struct key back;   /* of the other half of a hairpin */
 	struct flow fresh; /* about to be put into the flow table */
+	struct address source; /* that a member's own connection leaves from */
 	u32 now_ms, now_s;
 };
 

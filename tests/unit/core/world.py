@@ -13,6 +13,7 @@ from asynclb.net.flow import Protocol
 from asynclb.net.flowhash import Distribution
 from asynclb.tables.compile import compile_tables
 from asynclb.tables.row import Delivery, FrontendKey, Row
+from asynclb.tables.snat import SnatRule, SnatSlice
 from asynclb.tables.tables import Tables
 
 ANYONE: tuple[Prefix, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
@@ -61,6 +62,28 @@ def row(
     return Row(FrontendKey(vip, port, protocol), rule, frontend, backend, delivery, symmetric)
 
 
+def outbound(
+    backend: BackendPool,
+    *addresses: str,
+    ports: int = 8,
+    first: int = 200,
+    protocols: tuple[Protocol, ...] = (Protocol.TCP, Protocol.UDP),
+    direct: tuple[Prefix, ...] = (),
+    idle_timeout_s: float = 240.0,
+    tcp_reset: bool = False,
+) -> SnatRule:
+    """Return an outbound rule that gives each member so many ports of each address, from block `first` on."""
+    count = ports // 8
+    slices = {
+        member.name: tuple(
+            SnatSlice(f"f-{a}", ip_address(a), tuple(range(first + i * count, first + i * count + count)))
+            for a in addresses
+        )
+        for i, member in enumerate(backend.members)
+    }
+    return SnatRule(f"out-{backend.name}", backend, protocols, slices, direct, idle_timeout_s, tcp_reset)
+
+
 def ha(backend: BackendPool, address: str, **options: object) -> Row:
     """Return the row of an HA-ports rule."""
     return row(backend, address, 0, 0, protocol=Protocol.ALL, **options)  # type: ignore[arg-type] # passed on
@@ -92,20 +115,23 @@ def world(
     local: frozenset[Address] = frozenset(),
     mtu: int = 1500,
     return_hops: bool = False,
+    outbound: tuple[SnatRule, ...] = (),
 ) -> World:
     """Compile rows and number everything in them."""
-    tables = compile_tables(rows, Health({}), seed=seed, generation=generation)
+    tables = compile_tables(rows, Health({}), seed=seed, generation=generation, outbound=outbound)
     pools = {r.pool.name: r.pool for r in rows}
     members = {(p.name, m.name): (p, m) for p in pools.values() for m in p.members}
+    outsiders = [(r.place, m.name) for r in outbound for m in r.pool.members]
     addresses = sorted({m.address for _, m in members.values()}, key=lambda a: (a.version, int(a)))
     hops = {a: i for i, a in enumerate(addresses)}
     plan = Plan(
-        rules={r.rule.name: i for i, r in enumerate(rows)},
-        members={key: i for i, key in enumerate(members)},
+        rules={name: i for i, name in enumerate((*(r.rule.name for r in rows), *(r.name for r in outbound)))},
+        members={key: i for i, key in enumerate((*members, *outsiders))},
         next_hops=hops,
         routed=routed or {},
         return_hops=dict.fromkeys((r.key.address for r in rows), 0) if return_hops else {},
         local=local,
+        sources={address: i for i, address in enumerate(sorted({a for r in outbound for a in r.sources}, key=int))},
     )
     return World(tables, plan, {i: NextHop(SERVERS, member_link(i), MEMBERS_OURS, mtu) for i in hops.values()})
 

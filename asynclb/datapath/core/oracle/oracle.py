@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 
 from asynclb.datapath.core.layout import CONSTANTS, Verdict
 from asynclb.datapath.core.oracle import neighbour, wire
-from asynclb.datapath.core.oracle.forward import Forward
 from asynclb.datapath.core.oracle.memory import Memory
+from asynclb.datapath.core.oracle.outbound import Outbound
 from asynclb.datapath.core.oracle.rewrite import Rewriter
 from asynclb.datapath.core.oracle.state import Passage, backend_port, turned
 from asynclb.datapath.core.oracle.wire import Form, Network, Part
 from asynclb.datapath.core.values import Result
 from asynclb.net.address import Address
 from asynclb.net.drop import Drop
-from asynclb.net.flow import Flow
+from asynclb.net.flow import Flow, Protocol
 from asynclb.tables.tables import Entry
 
 
@@ -41,7 +41,7 @@ class Oracle(Memory):
 
 
 @dataclass(slots=True)
-class _Decision(Forward):
+class _Decision(Outbound):
     """The order of the questions, and what members send."""
 
     def run(self) -> Result:
@@ -88,23 +88,34 @@ class _Decision(Forward):
         inner = None if direct else self.parsed.inner
         quoted = inner is not None and self._is_member(inner.destination)
         answer = not direct and (quoted or (self.parsed.form is not Form.ERROR and self._is_member(net.source)))
+        own = not direct and self._is_own(net)
+        if own and (self.parsed.reason or not answer):
+            own = not self._goes_direct()
         routed = None if direct else self._routed(net)
-        if not direct and not answer and routed is None:
+        if not direct and not answer and not own and routed is None:
             return self._pass()
         if self.parsed.reason:
-            return self._drop(self.parsed.reason) if direct or routed else self._pass()
-        if net.source == net.destination:
-            return self._drop(Drop.LAND)
-        if wire.is_martian(net.source):
-            return self._drop(Drop.MARTIAN)
+            return self._drop(self.parsed.reason) if direct or own or routed else self._pass()
+        if net.source == net.destination or wire.is_martian(net.source):
+            return self._drop(Drop.LAND if net.source == net.destination else Drop.MARTIAN)
         if net.part is not Part.WHOLE and not self._fragment(net):
             return Result(Verdict.HOLD, None, self.ifindex, self.frame)
         if direct:
             return self._direct()
         result = self._answer(quoted=quoted) if answer else None
-        if result is None and routed is not None:
-            result = self._forward(routed, self._client_side())
-        return result or self._pass()
+        return result or self._outward(routed, own=own)
+
+    def _outward(self, routed: Entry | None, *, own: bool) -> Result:
+        """Handle what is for others: a member's own, or what comes by a routed interface."""
+        if own and not self._goes_direct():
+            return self._snat_out(self._client_side())
+        return self._pass() if routed is None else self._forward(routed, self._client_side())
+
+    def _is_own(self, net: Network) -> bool:
+        """Return whether a member may have sent this, or an error about it, on its own account."""
+        if self.parsed.form is Form.ERROR:
+            return self.parsed.inner is not None and self._is_outbound(self.parsed.inner.destination)
+        return self._is_outbound(net.source)
 
     def _routed(self, net: Network) -> Entry | None:
         key = self.oracle.plan.routed.get((self.ifindex, net.version))
@@ -139,6 +150,11 @@ class _Decision(Forward):
             if result is not None:
                 return result
         entry = self._find_entry(flow.destination, flow.destination_port, flow.protocol)
+        exact = entry is not None and entry.row.key.protocol is not Protocol.ALL
+        if not exact and self._is_source(net.destination):
+            back = self._snat_back(flow)
+            if back is not None:
+                return back
         if entry is None:
             return self._pass() if net.destination in self.oracle.plan.local else self._drop(Drop.NO_RULE)
         return self._forward(entry, flow)

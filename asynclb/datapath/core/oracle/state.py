@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 from asynclb.datapath.core.layout import CONSTANTS, Conn, Event
 from asynclb.model import Member
+from asynclb.net.address import Address
 from asynclb.net.flow import Flow, Protocol
 from asynclb.tables.row import Row
 from asynclb.tables.tables import Entry
 
-Key = tuple[Flow, bool]
-"""A flow and whether its ends are in order (symmetric)."""
+Key = tuple[Flow, int]
+"""A flow and whether its ends are in order (symmetric), or OUTBOUND: a member's own connection."""
+OUTBOUND = 2
 Target = tuple[str, Member]
 """A member and the pool that it is in."""
 
@@ -30,7 +32,9 @@ class State:
     hairpin_port: int = 0
     over: bool = False
     client: Flow | None = None
-    """For the way back of a hairpin: the flow that it belongs to."""
+    """For the way back of a hairpin, or of a member's own connection: the flow that it belongs to."""
+    source: Address | None = None
+    """The address that a member's own connection leaves from, by the port in `hairpin_port`."""
 
 
 @dataclass(slots=True)

@@ -42,7 +42,11 @@ class Step:
         return Result(Verdict.TX, None, ifindex, bytes(self.out.frame))
 
     def _is_vip(self, address: Address) -> bool:
-        return any(key.address == address for key in (*self.oracle.tables.entries, *self.oracle.closed()))
+        keys = any(key.address == address for key in (*self.oracle.tables.entries, *self.oracle.closed()))
+        return keys or self._is_source(address)
+
+    def _is_source(self, address: Address) -> bool:
+        return any(address in rule.sources for rule in self.oracle.tables.outbound)
 
     def _is_member(self, address: Address) -> bool:
         every = (*self.oracle.rows(), *(leaver.row for leaver in self.oracle.plan.leaving))
@@ -103,9 +107,12 @@ class Step:
 
     def _too_big(self, entry: Entry, mtu: int) -> Result:
         """Tell the sender, if it may and wants to be told."""
+        return self._too_big_from(entry.row.key.address, mtu)
+
+    def _too_big_from(self, address: Address, mtu: int) -> Result:
         if not wants_too_big(self.frame, self.parsed, self._net) or not icmp_allowed(self.oracle, self.now_ms):
             return self._drop(Drop.TOO_BIG)
-        frame = too_big(self.frame, self._net, entry.row.key.address, mtu)
+        frame = too_big(self.frame, self._net, address, mtu)
         return self._drop(Drop.TOO_BIG) if frame is None else Result(Verdict.TX, None, self.ifindex, frame)
 
     def _client_mtu(self, state: State) -> int:
