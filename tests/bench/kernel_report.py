@@ -22,6 +22,11 @@ _GOALS: dict[str, tuple[tuple[str, float], ...]] = {
 """Rivals and what is to be reached of theirs; 0: nothing was promised."""
 _FLOOR_GOALS = {1_000: 2.5, 1_000_000: 5.0}
 _LATENCY_GOAL_US, _NEW_FLOWS_GOAL, _MEMORY_GOAL = 10.0, 500_000, 200e6
+_RATE = 1e6
+_SLOW = (
+    "Where fewer than a million frames a second came, others used the caches for longer between two frames than the "
+    "targets mean."
+)
 _RELOAD_GOAL_MS, _PROBE_GOAL_MS = 100.0, 10.0
 
 
@@ -87,7 +92,8 @@ def _packets(packets: Packets, plan: Plan) -> str:
         "a second. The targets are for the slowest delivery."
     )
     heads = ["hook", "flows", "M/s", *PROGRAMS, *(f"{name} : {FLOOR}" for name in DELIVERIES), "target", "reached"]
-    return f"### One packet in the kernel\n\n{text}\n\n" + table(heads, rows, left=1)
+    slow = any(median(cost.rate for cost in each) < _RATE for each in packets.costs.values())
+    return f"### One packet in the kernel\n\n{text}\n\n" + table(heads, rows, left=1) + (f"\n\n{_SLOW}" if slow else "")
 
 
 def _packet_cells(packets: Packets, hook: str, flows: int) -> list[str]:

@@ -58,6 +58,15 @@ def test_the_slowest_delivery_is_held_against_the_target() -> None:
     assert PROGRAMS[0] == FLOOR
 
 
+def test_a_load_below_a_million_frames_is_said_so() -> None:
+    """A program that runs seldom finds its caches cold, and its figures are not those that the targets mean."""
+    slow, quick = ([Cost(Runs(60_000, 1000), rate)] for rate in (0.9e6, 1.1e6))
+    for cost, said in ((slow, True), (quick, False)):
+        packets = Packets(costs={("xdp", 1, name): cost for name in PROGRAMS})
+        (text,) = kernel_report.render(KernelResults(packets=packets), FULL)
+        assert ("fewer than a million" in text) is said
+
+
 def test_a_change_is_judged_by_the_slowest() -> None:
     """One reload of many that takes longer misses the target."""
     results = KernelResults(changes=Changes(reload=[50.0, 60.0, 101.0], probe=[1.0, 2.0, 9.0]))
