@@ -1,6 +1,5 @@
 """The standard lab as the tests of the kernel datapath use it: small maps, every way to attach, pins."""
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -46,7 +45,7 @@ def pins_of(host: Host) -> list[str]:
     """Return the names under which the host's programs, maps and links live on."""
     with host.entered():
         place = directory_of(namespace_cookie())
-    return sorted(os.listdir(place)) if place.is_dir() else []
+    return sorted(path.name for path in place.iterdir()) if place.is_dir() else []
 
 
 def directory_of(cookie: int) -> Path:

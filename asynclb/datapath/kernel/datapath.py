@@ -58,6 +58,11 @@ class KernelDatapath:
         """The generation that new flows meet."""
         return self._generation
 
+    @property
+    def capacity(self) -> int:
+        """Bytes that tables may have before they need other programs; 0 while nothing is executed."""
+        return 0 if self._running is None else self._running.capacity
+
     def mode(self, row: Row) -> str:
         """Return how the interfaces are attached that the row's traffic comes by: `tc`, `xdp`, or both."""
         return "" if self._running is None else self._running.mode(row)

@@ -178,7 +178,7 @@ class Running:
             hops.close()
             fresh.close()
             raise
-        old, self._programs, self._hops = self._programs, fresh, hops
+        old, self._programs, self._hops, self._around = self._programs, fresh, hops, around
         self._pin(fresh)
         if old is None:
             self._begin()
@@ -204,6 +204,11 @@ class Running:
             names = [self._name_of(index) for index in self._attachments.modes]
             counts = {"rules": len(self._found.rules), "members": len(self._found.members)}
             self._emit(Event.DATAPATH_ADOPTED, datapath="kernel", interfaces=names, **counts)
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that tables may have before they need other programs."""
+        return 0 if self._programs is None else self._programs.capacity
 
     def mode(self, row: Row) -> str:
         """Return how the interfaces are attached that the row's traffic comes by."""

@@ -1,0 +1,254 @@
+"""Forwarding without the process: killed, left, taken over, replaced by another version, removed.
+
+A real `asynclb run` in the balancer's host of a lab; the clients and members are sockets of real hosts.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from asynclb.datapath.kernel.bpffs import find_bpffs
+from asynclb.datapath.kernel.pins import HOME, Pins, namespace_cookie
+from asynclb.datapath.kernel.remembered import Remembered, remember
+from asynclb.errors import HostError
+from asynclb.lab import STANDARD, VIP4, Host, Lab, Process, Site, require_root, require_tools
+from asynclb.native.libbpf import Libbpf
+from tests.netns.kernel_site import needs_kernel, pins_of
+from tests.netns.proxy_site import Members, address_of
+from tests.netns.test_packet_traffic import greet
+from tests.unit.proxy.wire import Wire, connect
+
+pytestmark = pytest.mark.netns
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+version: 1
+datapath: kernel
+on_stop: {on_stop}
+shutdown_drain: {drain}
+hash_seed: "7"
+frontends: {{web: {{address: 203.0.113.10, allow: [10.0.0.0/8]}}}}
+backend_pools: {{web: {{members: [{members}]}}}}
+rules:
+  - {{name: web, frontend: web, protocol: tcp, frontend_port: 80, backend_port: 8080, backend_pool: web}}
+"""
+
+
+@pytest.fixture
+async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
+    """Give the test the standard lab."""
+    try:
+        require_root("network namespaces")
+        require_tools("ip", "setpriv", "bpftool")
+    except HostError as error:
+        pytest.skip(str(error))
+    needs_kernel()
+    async with Lab(request.node.name) as lab:
+        yield await STANDARD.build(lab)
+
+
+def config(site: Site, *, on_stop: str = "drain", drain: str = "0s", members: int = 3) -> Path:
+    """Write the configuration of one rule."""
+    names = ", ".join(f"{{name: {host.name}, address: {address_of(host)}}}" for host in site.members[:members])
+    return site.lb.write("asynclb.yaml", CONFIG.format(members=names, on_stop=on_stop, drain=drain))
+
+
+async def start(site: Site, path: Path, *before: str) -> Process:
+    """Run the balancer, and return when it serves."""
+    process = await site.lb.run(*before, sys.executable, "-m", "asynclb", "run", path, env={"PYTHONPATH": str(ROOT)})
+    await process.wait_for_log("started", timeout_s=20)
+    return process
+
+
+async def cli(site: Site, command: str) -> str:
+    """Run a command of the command line in the balancer's host, and return what it says."""
+    words = ("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "asynclb", command)
+    return await site.lb.check_output(*words)
+
+
+class Requests:
+    """Clients that connect, ask, are answered and leave, without a pause. Owner: a test."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._members = Members(site)
+        self.served = 0
+        self.failed: list[str] = []
+        self._done = False
+        self._clients = [asyncio.create_task(self._ask(client)) for client in site.clients for _ in range(2)]
+        self._serving = asyncio.create_task(self._serve())
+
+    async def more(self, number: int = 50) -> None:
+        """Return when so many more were served."""
+        wanted = self.served + number
+        async with asyncio.timeout(20):
+            while self.served < wanted:
+                await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        """Let every request that was begun come to its end."""
+        self._done = True
+        await asyncio.wait(self._clients, timeout=20)
+        self._serving.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._serving
+        self._members.__exit__(None, None, None)
+
+    async def _ask(self, client: Host) -> None:
+        while not self._done:
+            try:
+                with await connect(VIP4, 80, host=client, wait_s=5) as wire:
+                    async with asyncio.timeout(5):
+                        await wire.send(b"?")
+                        assert await wire.exactly(1) == b"!"
+                    self.served += 1
+            except (OSError, AssertionError) as error:
+                self.failed.append(repr(error))
+
+    async def _serve(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                group.create_task(self._answer(await self._members.accept()))
+
+    async def _answer(self, wire: Wire) -> None:
+        with wire, suppress(OSError, AssertionError):
+            if await wire.exactly(1) == b"?":
+                await wire.send(b"!")
+
+
+async def test_killed_under_load_and_started_again(site: Site) -> None:
+    """Neither kill -9 nor what is started afterwards costs a request, and open connections notice nothing."""
+    path = config(site)
+    process = await start(site, path)
+    load = Requests(site)
+    await load.more()
+    await process.kill()
+    await load.more()
+    process = await start(site, path)
+    await load.more()
+    await process.kill()
+    process = await start(site, path)
+    await load.more()
+    await load.stop()
+    assert load.failed == []
+    assert "datapath_adopted" in process.stdout
+    assert await process.stop() == 0
+    assert pins_of(site.lb) == []
+
+
+async def test_a_connection_outlives_two_processes(site: Site) -> None:
+    """Both ends go on while nobody runs and with the next process, which knows the flow and what it counted."""
+    path = config(site)
+    process = await start(site, path)
+    with Members(site) as members:
+        async with members.joined(site.clients[0], VIP4) as (client, accepted):
+            await greet(client, accepted)
+            await process.kill()
+            await greet(client, accepted)
+            process = await start(site, path)
+            await greet(client, accepted)
+            async with members.joined(site.clients[1], VIP4) as (other, taken):
+                await greet(other, taken)
+            await asyncio.sleep(0.6)  # one sweep
+            rules = await site.lb.check_output("curl", "-s", "http://127.0.0.1:9180/metrics")
+    assert 'asynclb_rule_new_flows_total{rule="web"} 2' in rules
+    assert 'asynclb_rule_flows{rule="web"} 2' in rules
+    assert await process.stop() == 0
+
+
+async def test_another_configuration_while_nobody_ran(site: Site) -> None:
+    """What changed meanwhile takes effect at the start: new flows go to members that are still there."""
+    process = await start(site, config(site))
+    await process.kill()
+    process = await start(site, config(site, members=1))
+    with Members(site) as members:
+        for _ in range(6):
+            async with members.joined(site.clients[0], VIP4) as (_, accepted):
+                assert accepted.name[0] == address_of(site.members[0])
+    assert await process.stop() == 0
+
+
+async def test_left_behind_on_purpose(site: Site) -> None:
+    """`on_stop: leave` keeps forwarding after SIGTERM; `asynclb detach` ends it and leaves nothing."""
+    process = await start(site, config(site, on_stop="leave"))
+    assert await process.stop() == 0
+    assert "datapath_left" in process.stdout
+    with Members(site) as members:
+        async with members.joined(site.clients[0], VIP4) as (client, accepted):
+            await greet(client, accepted)
+        assert "removed" in await cli(site, "detach")
+        assert pins_of(site.lb) == []
+        with pytest.raises((TimeoutError, OSError)):
+            await connect(VIP4, 80, host=site.clients[0], wait_s=0.3)
+    assert "asynclb" not in await site.lb.check_output("bpftool", "net", "show")
+    assert "nothing is attached here" in await cli(site, "detach")
+
+
+async def test_detaching_from_a_running_instance(site: Site) -> None:
+    """It is refused, and the instance goes on."""
+    process = await start(site, config(site))
+    words = ("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "asynclb", "detach")
+    refused = await site.lb.run(*words)
+    assert await refused.wait() == 1
+    assert "another asynclb uses the datapath `kernel`" in refused.stderr
+    with Members(site) as members:
+        async with members.joined(site.clients[0], VIP4) as (client, accepted):
+            await greet(client, accepted)
+    assert await process.stop() == 0
+
+
+async def test_pins_of_another_version(site: Site) -> None:
+    """Maps of another layout are not used: fresh ones take their place, and requests go on meanwhile."""
+    path = config(site)
+    process = await start(site, path)
+    load = Requests(site)
+    await load.more()
+    await process.kill()
+    with site.lb.entered():
+        _forget_layout()
+    process = await start(site, path)
+    await load.more()
+    await load.stop()
+    assert len(load.failed) <= 4  # connections that were open at that moment may have met another member
+    assert await process.stop() == 0
+    assert pins_of(site.lb) == []
+
+
+def _forget_layout() -> None:
+    """Make the pins look as if another version had written them."""
+    bpf, cookie = Libbpf(), namespace_cookie()
+    os.close(remember(bpf, Pins(bpf, find_bpffs(f"{HOME}/{cookie}"), cookie), Remembered(1)))
+
+
+async def test_without_root(site: Site) -> None:
+    """With CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW another user carries traffic, and is told what a bpffs would add."""
+    held = "+bpf,+net_admin,+net_raw"
+    words = ("--reuid=65534", "--regid=65534", "--clear-groups", f"--inh-caps={held}", f"--ambient-caps={held}")
+    state = site.lb.directory / "state"
+    state.mkdir(mode=0o777)
+    state.chmod(0o777)
+    path = config(site)
+    for readable in (site.lb.directory, path):
+        readable.chmod(0o755)
+    before = ("env", f"XDG_STATE_HOME={state}", f"STATE_DIRECTORY={state}", "setpriv", *words)
+    process = await start(site, path, *before)
+    assert "bpffs that this user may write to" in process.stdout
+    with Members(site) as members:
+        async with members.joined(site.clients[0], VIP4) as (client, accepted):
+            await greet(client, accepted)
+    assert await process.stop() == 0
+
+
+async def test_without_the_capability(site: Site) -> None:
+    """Without CAP_BPF the rule is refused at the start, with the capability's name."""
+    words = ("--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin")
+    process = await site.lb.run(
+        *("setpriv", *words, sys.executable, "-m", "asynclb", "run", config(site)), env={"PYTHONPATH": str(ROOT)}
+    )
+    assert await process.wait() == 1
+    assert "CAP_BPF" in process.stderr
