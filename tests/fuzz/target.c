@@ -54,6 +54,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	core.drops = (uintptr_t)words(256 * sizeof(u64));
 	core.fragments = (uintptr_t)words(FRAGMENT_SETS * FRAGMENT_WAYS * sizeof(struct fragment));
 	core.held = (uintptr_t)words(HELD * sizeof(struct held));
+	core.clients = (uintptr_t)words(CLIENTS * sizeof(struct client));
 	core.appliances = (uintptr_t)words(APPLIANCES * sizeof(u64));
 	core.hop_limit = core.rule_limit = core.member_limit = LIMIT;
 	core.bucket_count = BUCKETS;

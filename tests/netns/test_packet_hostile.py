@@ -349,7 +349,7 @@ async def test_a_flood_of_new_flows_to_floating_members(
 async def test_a_flood_of_new_flows_to_translated_members(
     small_table: int, site: Site, balancer: Balancer, version: int
 ) -> None:
-    """Connections that were there go on while nothing else finds room."""
+    """Connections that were there go on while nothing else finds room, and new clients are answered without state."""
     await balancer.apply(rule(site, version), udp_rule(site, version))
     with Members(site, version) as members, UdpMembers(site, version), ExitStack() as stack:
         client = stack.enter_context(await connect(VIPS[version], 80, host=site.clients[1]))
@@ -362,3 +362,22 @@ async def test_a_flood_of_new_flows_to_translated_members(
         assert (await balancer.counters()).flows > small_table * 0.9
         await greet(client, accepted)
         await ask(sock)
+        for _ in range(20):
+            with site.clients[1].udp(VIPS[version], 53) as newcomer:
+                await ask(newcomer)
+        with await connect(VIPS[version], 80, host=site.clients[1]) as late, await members.accept() as served:
+            await greet(late, served)
+
+
+@BOTH
+async def test_a_flood_of_new_flows_to_ha_ports(small_table: int, site: Site, balancer: Balancer, version: int) -> None:
+    """New clients of a full HA-ports rule with translation are answered from the VIP, on any port."""
+    await balancer.apply(ha_rule(site, version))
+    wire = await Wire.to_balancer(site)
+    await flood(wire, balancer, address_of(site.clients[0], version), VIPS[version], 9)
+    wire.close()
+    assert (await balancer.counters()).flows > small_table * 0.9
+    with UdpMembers(site, version, port=500):
+        for _ in range(20):
+            with site.clients[1].udp(VIPS[version], 500) as sock:
+                await ask(sock)

@@ -101,6 +101,7 @@ class Core:
         self._hops = self._map("hops", layout.Hop, max_next_hops)
         self._fragments = self._map("fragments", layout.Fragment, _product("FRAGMENT_SETS", "FRAGMENT_WAYS"))
         self._held = self._map("held", layout.Held, CONSTANTS["HELD"])
+        self._clients = self._map("clients", layout.Client, CONSTANTS["CLIENTS"])
         self._appliances = self._map("appliances", c_uint64, CONSTANTS["APPLIANCES"])
         memory.hop_limit = max_next_hops
         self._image: Staged | None = None
@@ -306,7 +307,7 @@ class Core:
         """Give the memory back. Nothing may be called afterwards."""
         self._memory = layout.CoreMemory()
         self._egresses.clear()
-        del self._hops, self._fragments, self._held, self._appliances
+        del self._hops, self._fragments, self._held, self._appliances, self._clients
         for memory in self._maps:
             memory.close()
         self._maps.clear()

@@ -145,6 +145,8 @@ CONSTANTS: Final[dict[str, int]] = {
     "FRAGMENT_SETS": 1_024,
     "FRAGMENT_WAYS": 8,
     "FRAGMENT_MS": 10_000,  # how long later fragments can follow their first; RFC 791 suggests 15 s, Linux 30 s
+    "CLIENTS": 65_536,  # clients whose way back is remembered while the flow table is full
+    "CLIENT_MS": 30_000,
     "HELD": 64,
     "HELD_MS": 1_000,
     "HELD_BYTES": 9_216,  # a jumbo frame; larger ones are dropped
@@ -366,6 +368,18 @@ class Fragment(Structure):
     )
 
 
+class Client(Structure):
+    """Where a client without a flow is: the interface and the link address that its last packet came from."""
+
+    _fields_ = (
+        ("address", Address),
+        ("seen_ms", _U32),
+        ("ifindex", _U32),
+        ("link", _U8 * 6),
+        ("used", _U16),
+    )
+
+
 class Held(Structure):
     """A fragment that waits for its first."""
 
@@ -545,6 +559,7 @@ class CoreMemory(Structure):
         ("fragments", _U64),
         ("held", _U64),
         ("appliances", _U64),
+        ("clients", _U64),
         ("hop_limit", _U32),
         ("bucket_count", _U32),
         ("rule_limit", _U32),
@@ -581,7 +596,7 @@ STRUCTURES: Final[tuple[type[Structure], ...]] = (
         Bucket,
         KeyedFlow,
     ),
-    *(Fragment, Held, Count, Interface, Key4, FragmentKey, KernelControl, KernelSettings, KernelTotals),
+    *(Fragment, Client, Held, Count, Interface, Key4, FragmentKey, KernelControl, KernelSettings, KernelTotals),
     *(Egress, Outlet, Ingress, Answer, BatchRecord, CoreMemory),
 )
 ENUMERATIONS: Final[tuple[type[IntEnum], ...]] = (Verdict, Kind, Delivery, Distribution, Conn, Event)

@@ -167,6 +167,39 @@ INLINE int is_appliance(const struct work *w, const u8 *link)
 	return 0;
 }
 
+/* The place of a client who has no flow; two clients may have the same. */
+INLINE struct client *client_place(const struct work *w, const struct address *address)
+{
+	u64 mixed = (address->high ^ address->low) * 0x9e3779b97f4a7c15ull;
+
+	return POINTER(struct client, w->core->clients) + ((mixed >> 40) & (CLIENTS - 1));
+}
+
+/* Remembers where a client is, for whom there was no room in the flow table: its answers must find it. */
+INLINE void remember_sender(const struct work *w)
+{
+	struct client *client = client_place(w, &w->in.net.source);
+	const u8 *h = at(w->p, 0, 12);
+
+	if (!h)
+		return;
+	client->address = w->in.net.source;
+	client->seen_ms = w->now_ms;
+	client->ifindex = w->p->ifindex;
+	client->used = 1;
+	copy_link(client->link, h + 6);
+}
+
+/* Where the packet's destination was a moment ago, or 0. */
+INLINE const struct client *recall_sender(const struct work *w)
+{
+	const struct client *client = client_place(w, &w->in.net.destination);
+
+	if (!client->used || !same_address(&client->address, &w->in.net.destination))
+		return 0;
+	return w->now_ms - client->seen_ms < CLIENT_MS ? client : 0;
+}
+
 #include "table.h"
 
 #include "fragment.h"

@@ -482,6 +482,8 @@ STEP u32 forward(struct work *w, u32 index)
 		return drop(w, reason);
 	if (way->fresh && is_plain(&w->in) && way->event != EVENT_RST && !flow_start(w, image, entry, &found)) {
 		count_stateless(w);
+		if (entry->delivery == DELIVERY_NAT)
+			remember_sender(w);
 		if (way->translated) {
 			from = member->address;
 			hairpin_touch(w, &from, 0);
@@ -635,25 +637,37 @@ STEP u32 reverse_by(struct work *w, u32 index)
 	return to_client(w, found.flow);
 }
 
-/* An answer without a flow (the table was full) goes to where clients usually are; a SYN is no answer. */
+/* An answer without a flow (the table was full) goes to where its client was a moment ago, else to where clients usually
+ * are. A SYN is no answer; neither is what a member of HA ports sends to somebody who has not been heard of.
+ */
 STEP u32 reverse_stateless(struct work *w, u32 index)
 {
+	const struct client *client;
 	const struct image *image;
 	const struct entry *entry;
-	struct hop *hop;
+	struct hop *hop = 0;
+	const u8 *ours = 0;
 
 	GIVEN(w);
 	image = work_image(w);
 	entry = image ? entry_at(image, index) : 0;
-	hop = entry ? find_hop(w, entry->return_hop) : 0;
-	if (!entry || !hop || !hop->resolved || w->in.form == FORM_ERROR)
+	if (!entry || w->in.form == FORM_ERROR)
 		return VERDICT_PASS;
 	if (w->key.protocol == IP_TCP && (w->in.tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
 		return VERDICT_PASS;
+	client = recall_sender(w);
+	if (client)
+		ours = our_link(w, client->ifindex);
+	else if (entry->backend_port)
+		hop = find_hop(w, entry->return_hop);
+	if (!ours && (!hop || !hop->resolved))
+		return VERDICT_PASS;
 	count_packet(rule_count(w, entry->rule), w->p->length, 1);
 	count_stateless(w);
-	rewrite_reverse(w, entry, entry->port);
-	return transmit(w, hop->ifindex, hop->destination, hop->source);
+	rewrite_reverse(w, entry, entry->backend_port ? entry->port : w->key.destination_port);
+	if (ours && client)
+		return transmit(w, client->ifindex, client->link, ours);
+	return hop ? transmit(w, hop->ifindex, hop->destination, hop->source) : VERDICT_PASS;
 }
 
 /* Answers of those who leave, and of members on a port that their rule has left. */
@@ -678,6 +692,8 @@ INLINE u32 reverse(struct work *w, const struct known *member)
 		verdict = reverse_left(w);
 	if (verdict == VERDICT_PASS && exact != NONE)
 		verdict = reverse_stateless(w, exact);
+	if (verdict == VERDICT_PASS && member->reverse != NONE && !HOST_ROUTES)
+		verdict = reverse_stateless(w, member->reverse);
 	return verdict;
 }
 
