@@ -17,6 +17,8 @@ class Capability(IntEnum):
     """Packet sockets."""
     CAP_SYS_ADMIN = 21
     """File systems; in the kernel's eyes it includes CAP_BPF."""
+    CAP_PERFMON = 38
+    """Programs that add variables to pointers."""
     CAP_BPF = 39
     """Programs and maps in the kernel."""
 

@@ -41,6 +41,8 @@ LIBRARY: Final = "libbpf.so.1"
 OLDEST: Final = (1, 0)
 """The first version whose functions return errors as here. 1.1 is the one that is tested."""
 
+LOADING: Final = "load programs"
+"""The call that the verifier refuses."""
 MMAPABLE: Final = 1 << 10
 _LOG_BYTES: Final = 1 << 22  # the verifier's words on a program of this size, with room
 _LOG_TAIL: Final = 2_000  # what it says at last is why it refused
@@ -278,7 +280,7 @@ class Object:
         """Create the maps and have the kernel verify the programs. Cost: some 100 ms; call it in a thread."""
         done = self._c.bpf_object__load(self._object)
         said = self._log.value.decode(errors="replace").strip()
-        self._checked("load programs", done, said[-_LOG_TAIL:])
+        self._checked(LOADING, done, said[-_LOG_TAIL:])
 
     def map(self, name: str) -> int:
         """Return the descriptor of a loaded map."""
@@ -304,4 +306,15 @@ class Object:
         return found
 
 
-__all__ = ["Attach", "Batch", "BpfError", "Libbpf", "LibbpfMissingError", "MapInfo", "MapType", "Object", "XdpMode"]
+__all__ = [
+    "LOADING",
+    "Attach",
+    "Batch",
+    "BpfError",
+    "Libbpf",
+    "LibbpfMissingError",
+    "MapInfo",
+    "MapType",
+    "Object",
+    "XdpMode",
+]

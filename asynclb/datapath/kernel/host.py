@@ -14,7 +14,7 @@ from asynclb.datapath.host import Capability, missing
 from asynclb.datapath.kernel.bpffs import find_bpffs
 from asynclb.datapath.kernel.pins import HOME, namespace_cookie
 from asynclb.datapath.kernel.programs import SMALLEST_IMAGE, FlowLimits, Programs, State, kernel_release, read_object
-from asynclb.native.libbpf import BpfError, Libbpf, LibbpfMissingError
+from asynclb.native.libbpf import LOADING, BpfError, Libbpf, LibbpfMissingError
 
 OLDEST_KERNEL = (5, 15)
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
@@ -50,6 +50,9 @@ def look_at_host(library: Libbpf | None = None) -> KernelHost | Refusal:
     except LibbpfMissingError as error:
         return Refusal(str(error), f"{error.remedy}, {_OTHERWISE}")
     except BpfError as error:
+        if error.call == LOADING and missing(Capability.CAP_PERFMON):
+            why = "this kernel's verifier refuses the programs to a process without CAP_PERFMON"
+            return Refusal(why, f"run as root or with CAP_PERFMON as well, {_OTHERWISE}")
         return Refusal(f"{error}{_lockdown()}", f"{error.remedy}, {_OTHERWISE}")
     except ValueError as error:
         return Refusal(str(error), f"`python -m asynclb.native.build` builds it, {_OTHERWISE}")
