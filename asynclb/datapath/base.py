@@ -58,6 +58,24 @@ class MemberCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class SnatPorts:
+    """A member's ports of one frontend address, and how many are in use by protocol."""
+
+    frontend: str
+    allocated: int
+    used: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SnatCounters:
+    """A member's own connections: attempts since the process started, those that found no port, and its ports now."""
+
+    attempted: int = 0
+    failed: int = 0
+    ports: tuple[SnatPorts, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Counters:
     """A datapath's counters: by rule, by (pool, member), and drops by reason.
 
@@ -72,6 +90,8 @@ class Counters:
     evictions: int = 0
     capacity: int = 0
     stateless: int = 0
+    snat: Mapping[tuple[str, str], SnatCounters] = field(default_factory=dict)
+    """By (pool, member), for members of outbound rules."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from asynclb.datapath.core.layout import CONSTANTS, Verdict
 from asynclb.datapath.core.memory import DROPS, FlowMemory, core_library, flow_view
 from asynclb.datapath.core.reset import reset_frames
 from asynclb.datapath.core.values import Batch, CoreCounters, FlowView, NextHop, Reset, Result, Swept
+from asynclb.net.drop import Drop
 
 __all__ = ["DROPS", "Core", "Going", "RxRing"]
 
@@ -298,6 +299,14 @@ class Core:
     def flows(self, cursor: int = 0, limit: int = 1_000) -> tuple[list[FlowView], int | None]:
         """Return at most `limit` (9 at least) flows and the cursor for the next ones, or None at the end."""
         return self._flows.flows(cursor, limit)
+
+    def snat_marks(self, sources: int, now_ns: int) -> bytearray:
+        """Return which SNAT ports are in use, as `FlowMemory.snat_marks` does."""
+        return self._flows.snat_marks(sources, now_ns)
+
+    def count_drop(self, reason: Drop) -> None:
+        """Count a frame that the core sent and nobody could take."""
+        self._flows.count_drop(reason)
 
     def flow_count(self) -> int:
         """Return how many flows are open."""

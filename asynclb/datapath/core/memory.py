@@ -11,7 +11,7 @@ import mmap
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from ctypes import addressof, byref, c_uint32, c_uint64, c_void_p, sizeof
+from ctypes import addressof, byref, c_uint8, c_uint32, c_uint64, c_void_p, sizeof
 from typing import Any
 
 from asynclb import native
@@ -26,6 +26,8 @@ DROPS: tuple[Drop, ...] = tuple(Drop)
 """Drop reasons in the order of C's enumeration, which begins with 1."""
 
 _HUGE = 2 << 20  # from here on memory is asked for in huge pages: a flow then costs no miss of the address cache
+MARKS = 8_192
+"""Bytes with a bit for each port."""
 _STRETCH = 256  # counters that are compared with zero at once: most ids were never used
 
 
@@ -100,6 +102,10 @@ class FlowMemory:
             members={index: counts for index, counts in counted.members.items() if index in gone_members},
         )
 
+    def count_drop(self, reason: Drop) -> None:
+        """Count one more. Owner: whoever forwards."""
+        self._drops[DROPS.index(reason) + 1] += 1
+
     def flow_count(self) -> int:
         """Return how many flows are open."""
         return int(self._kept[0].flow_count)
@@ -111,6 +117,19 @@ class FlowMemory:
         count = self._library.asynclb_core_flows(byref(self.record), byref(place), byref(flows), c_uint32(limit))
         found = [flow_view(flows[index]) for index in range(count)]
         return found, place.value if place.value < self.record.bucket_count else None
+
+    def snat_marks(self, sources: int, now_ns: int) -> bytearray:
+        """Return which SNAT ports are in use: a bit for each, `MARKS` bytes for each address number and protocol.
+
+        Cost: a look at every bucket: 1 ms for an empty table of a million flows, 15 ms for a full one.
+        """
+        marks = bytearray(sources * 2 * MARKS)
+        if marks:
+            view = (c_uint8 * len(marks)).from_buffer(marks)
+            now_ms = c_uint32(now_ns // 1_000_000 & 0xFFFF_FFFF)
+            self._library.asynclb_core_snat_marks(byref(self.record), now_ms, byref(view), c_uint32(sources))
+            del view
+        return marks
 
     def close(self) -> None:
         """Unmap. Nothing may be called afterwards."""
@@ -179,6 +198,8 @@ def flow_view(keyed: layout.KeyedFlow) -> FlowView:
         frontend=unmapped(frontend.high, frontend.low),
         frontend_port=frontend_port,
         protocol=key.protocol,
+        source=flow.target_port if flow.flags & CONSTANTS["FLOW_SNAT"] else None,
+        source_port=flow.hairpin_port,
         rule=flow.rule,
         member=flow.member,
         state=Conn(flow.state).name.lower(),

@@ -518,6 +518,26 @@ EXPORT u32 asynclb_core_part(struct core_memory *core, const u8 *fates, const u6
 	return found;
 }
 
+/* Marks the SNAT ports that are in use: a bit for each, 8,192 bytes for each number of an address and protocol (TCP, UDP). */
+EXPORT void asynclb_core_snat_marks(const struct core_memory *core, u32 now_ms, u8 *marks, u32 sources)
+{
+	for (u32 b = 0; b < core->bucket_count; b++) {
+		const struct bucket *bucket = core_bucket(core, b);
+
+		for (u32 i = 0; i < WAYS; i++) {
+			const struct flow *flow = &bucket->flow[i];
+			const struct key *key = &bucket->key[i];
+
+			if (!bucket->tag[i] || is_late(bucket->deadline_ms[i], now_ms) ||
+			    (flow->flags & (FLOW_RETURN | FLOW_SNAT)) != (FLOW_RETURN | FLOW_SNAT) ||
+			    flow->hairpin_port >= sources)
+				continue;
+			marks[(flow->hairpin_port * 2 + (key->protocol == IP_UDP)) * 8192 + key->destination_port / 8] |=
+				(u8)(1u << (key->destination_port & 7));
+		}
+	}
+}
+
 /* Copies whole buckets of flows, from bucket `*cursor`, for as long as there is room; returns how many flows. */
 EXPORT u32 asynclb_core_flows(const struct core_memory *core, u32 *cursor, struct keyed_flow *flows,
 			       u32 limit)

@@ -84,6 +84,9 @@ class FlowView:
     bytes_out: int
     created_s: int
     deadline_ms: int
+    source: int | None = None
+    """The number of the address that a member's own connection leaves from; its client is the member."""
+    source_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Who moves the frames: one engine in this process, or one in each of several workers."""
 
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Protocol
@@ -45,6 +46,9 @@ class Crew(Protocol):
 
     def tables(self) -> tuple[Pages, ...]:
         """Return every engine's flow table."""
+
+    def snat_marks(self, sources: int) -> bytearray:
+        """Return which SNAT ports are in use, as `FlowMemory.snat_marks` does."""
 
     def flow_count(self) -> int:
         """Return how many flows are open."""
@@ -102,6 +106,10 @@ class Alone:
     def tables(self) -> tuple[Pages, ...]:
         """Return the one flow table."""
         return (self._engine.core.flows,)
+
+    def snat_marks(self, sources: int) -> bytearray:
+        """Return the core's marks."""
+        return self._engine.core.snat_marks(sources, time.monotonic_ns())
 
     def flow_count(self) -> int:
         """Return how many flows are open."""

@@ -31,10 +31,10 @@ from asynclb.datapath.packet.engine import Present
 from asynclb.datapath.packet.fanout import Pinning
 from asynclb.datapath.packet.gateways import client_gateways
 from asynclb.datapath.packet.guard import Guarded, guarded
-from asynclb.datapath.packet.limits import clashes, static_refusal
+from asynclb.datapath.packet.limits import clashes, outbound_refusal, own_sources, static_refusal
 from asynclb.datapath.packet.neighbours import Link, Neighbours, Surroundings
 from asynclb.datapath.packet.numbers import Numbers, Over, member_addresses
-from asynclb.datapath.packet.report import record_of
+from asynclb.datapath.packet.report import outbound_record_of, record_of, with_snat
 from asynclb.datapath.packet.ring import send_one
 from asynclb.datapath.packet.ruleset import NO_TABLE, TABLE, ruleset, watches_egress
 from asynclb.datapath.packet.sockets import LinkSockets, open_sockets
@@ -44,6 +44,7 @@ from asynclb.events import Emit, Event
 from asynclb.net.address import Address
 from asynclb.tables.diff import Delta
 from asynclb.tables.row import Row
+from asynclb.tables.snat import SnatRule
 from asynclb.tables.tables import EMPTY_TABLES, Tables
 
 _SOON_S = 0.1  # what failed is not tried again in the same moment
@@ -97,9 +98,14 @@ class PacketDatapath:
             return Refusal(self._why_not, self._remedy)
         return refused
 
+    def outbound_refusal(self, rule: SnatRule) -> Refusal | None:
+        """Return why this datapath cannot carry the outbound rule, or None."""
+        refused = outbound_refusal(rule)
+        return Refusal(self._why_not, self._remedy) if refused is None and self._why_not else refused
+
     async def apply(self, delta: Delta) -> None:
         """Execute the delta's new tables from here on; see the module for the steps. Raises: ApplyError."""
-        if self._running is None and not delta.new.entries:
+        if self._running is None and delta.new.vacant:
             await self._remove_leftover()
             self._generation = delta.new.generation
             return
@@ -190,6 +196,9 @@ class _Running:
                 await self._crew.start()
                 self._started = True
             around = await self._look(rows, leaving)
+            problems = own_sources(tables.outbound, around.addresses)
+            if problems:
+                raise ApplyError(problems)
             await self._enter(tables, rows, leaving, around)
         return True
 
@@ -205,12 +214,14 @@ class _Running:
 
     async def _enter(self, tables: Tables, live: list[Row], leaving: Leaving, around: Surroundings) -> None:
         rows = (*live, *leaving.rows)
-        plan = self._numbers.plan(live, leaving, around, self._gateways)
+        plan = self._numbers.plan(live, leaving, around, self._gateways, tables.outbound)
         image = await asyncio.to_thread(build_image, tables, plan)
         links = self._open_links(around.links)
-        wanted = guarded(rows, ((link.name, link.index) for link in around.links.values()), plan.local)
+        names = ((link.name, link.index) for link in around.links.values())
+        wanted = guarded(rows, names, plan.local, tables.outbound)
         both = wanted if self._guarded is None else self._guarded | wanted
-        ours = {row.key.address for row in rows} | wanted.members
+        ours = {row.key.address for row in rows} | wanted.members | plan.sources.keys()
+        ours.update(member.address for rule in tables.outbound for member in rule.pool.members)
         present = Present(image, self._numbers.reached(around), links)
         try:
             if self._pinning is not None:
@@ -222,6 +233,7 @@ class _Running:
             _close_links(links, but=self._present.links)
             raise
         before, self._present, self._tables, self._leaving = self._present, present, tables, leaving
+        self._numbers.outbound = tables.outbound
         try:
             await self._crew.commit()
         finally:
@@ -299,19 +311,26 @@ class _Running:
     def counters(self) -> Counters:
         """Return the engines' counters by name."""
         self._lost += sum(sockets.lost() for sockets in self._present.links.values())
-        return self._numbers.counters(self._crew.counters(), self._lost)
+        counted, outbound = self._numbers.counters(self._crew.counters(), self._lost), self._tables.outbound
+        sources = self._numbers.sources
+        marks = self._crew.snat_marks(sources.used) if outbound else bytearray()
+        return with_snat(counted, outbound, marks, sources.names())
 
     def flows(self) -> Iterator[FlowRecord]:
         """Walk through the flow tables."""
         rules = {number: name for number, (name, _) in self._numbers.rules.names().items()}
         members = self._numbers.members.names()
         rows = {row.rule.name: row for row in (*self._leaving.rows, *self._rows())}
+        sources = self._numbers.sources.names()
         for pages in self._crew.tables():
             cursor: int | None = 0
             while cursor is not None:
                 found, cursor = pages(cursor)
                 for flow in found:
-                    yield record_of(flow, rules, members, rows, time.monotonic())
+                    if flow.source is None:
+                        yield record_of(flow, rules, members, rows, time.monotonic())
+                    else:
+                        yield outbound_record_of(flow, rules, members, sources, time.monotonic())
 
     async def close(self, drain_s: float) -> int:
         """Wait for flows to end, at most `drain_s`; then undo everything. Returns how many flows were left."""
@@ -370,7 +389,8 @@ class _Running:
 
     def _announce(self, rows: Iterable[Row], around: Surroundings) -> None:
         """Tell the networks that VIPs are part of where these are now, once."""
-        vips = {row.key.address for row in rows} - around.addresses.keys()
+        sources = {address for rule in self._tables.outbound for address in rule.sources}
+        vips = ({row.key.address for row in rows} | sources) - around.addresses.keys()
         due = {(vip, index) for vip in vips for network, index in around.prefixes if vip in network}
         for vip, index in due - self._announced:
             sockets = self._present.links.get(index)

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from asynclb.datapath.core.core import Core, Going, Staged
 from asynclb.datapath.core.values import NextHop, Reset
+from asynclb.datapath.packet.hostroute import HOST, HostRoute
 from asynclb.datapath.packet.neighbours import Link
-from asynclb.datapath.packet.ports import Port
+from asynclb.datapath.packet.ports import Outlet, Port
 from asynclb.datapath.packet.sockets import LinkSockets
 
 MAX_FLOWS = 1_000_000
@@ -105,6 +106,8 @@ class Engine:
         )
         self._loop = asyncio.get_running_loop()
         self._ports: dict[int, Port] = {}
+        self._host = HostRoute(self.core)
+        self._outlets: dict[int, Outlet] = {HOST: self._host}
         self._prepared: _Prepared | None = None
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
 
@@ -135,6 +138,7 @@ class Engine:
         for port in prepared.ports:
             port.attach(self.core)
             self._ports[port.link.index] = port
+            self._outlets[port.link.index] = port.egress
             self._loop.add_reader(port.fileno(), self._serve, port)
 
     def abandon(self) -> None:
@@ -168,16 +172,18 @@ class Engine:
         self.abandon()
         for index in tuple(self._ports):
             self._detach(index)
+        self._host.close(self.core)
         self.core.close()
 
     def _detach(self, index: int) -> None:
         port = self._ports.pop(index)
+        del self._outlets[index]
         self._loop.remove_reader(port.fileno())
         port.close()
 
     def _serve(self, port: Port) -> None:
         """Take a batch off a ring. The loop calls again while the ring is readable."""
-        port.serve(self.core, self._ports, time.monotonic_ns())
+        port.serve(self.core, self._outlets, time.monotonic_ns())
 
     def _sweep(self) -> None:
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)

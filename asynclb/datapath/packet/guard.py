@@ -10,8 +10,9 @@ The chain says what `process()` says, in the same order:
   2. to a frontend on a served port, or on any port of an HA-ports frontend: the core's
   3. to the host's own addresses: the host's
   4. to a VIP that the host does not own: the core's, which drops it with a reason
-  5. from a member on a port that a rule delivers to: the core's, if it belongs to a flow of the core
-  6. anything else by an interface that routes: the core's; by any other: the host's
+  5. from a member of an outbound rule to others than members and its direct destinations: the core's
+  6. from a member on a port that a rule delivers to: the core's, if it belongs to a flow of the core
+  7. anything else by an interface that routes: the core's; by any other: the host's
 
 Source: nft(8), netdev family; net/core/dev.c, __netif_receive_skb_core (taps before nf_ingress).
 """
@@ -19,9 +20,10 @@ Source: nft(8), netdev family; net/core/dev.c, __netif_receive_skb_core (taps be
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from asynclb.net.address import Address
+from asynclb.net.address import Address, Prefix
 from asynclb.net.flow import Protocol
 from asynclb.tables.row import Delivery, Row
+from asynclb.tables.snat import SnatRule
 
 Port = tuple[Address, str, int]
 """(address, protocol, port)"""
@@ -48,6 +50,8 @@ class Guarded:
     """Members of `nat` HA-ports rules."""
     idle_s: int = 0
     """The longest idle timeout."""
+    outbound: tuple[tuple[frozenset[Address], frozenset[Prefix]], ...] = ()
+    """(members of outbound rules, where they go with their own address)"""
 
     def __or__(self, other: "Guarded") -> "Guarded":
         """Return what either of the two takes on the other's interfaces: for the moment between two generations."""
@@ -62,14 +66,20 @@ class Guarded:
             members=self.members | other.members,
             open_members=self.open_members | other.open_members,
             idle_s=max(self.idle_s, other.idle_s),
+            outbound=(*self.outbound, *(pair for pair in other.outbound if pair not in self.outbound)),
         )
 
 
-def guarded(rows: Collection[Row], interfaces: Iterable[tuple[str, int]], own: frozenset[Address]) -> Guarded:
-    """Return what the core takes of these rows' traffic."""
+def guarded(
+    rows: Collection[Row],
+    interfaces: Iterable[tuple[str, int]],
+    own: frozenset[Address],
+    outbound: Collection[SnatRule] = (),
+) -> Guarded:
+    """Return what the core takes of these rows' traffic, and of what members open themselves."""
     translated = [row for row in rows if row.delivery is Delivery.NAT]
     exact = [row for row in rows if row.key.protocol is not Protocol.ALL]
-    vips = frozenset(row.key.address for row in rows)
+    vips = frozenset(row.key.address for row in rows).union(*(rule.sources for rule in outbound))
     return Guarded(
         interfaces=tuple(sorted(interfaces)),
         routed_interfaces=tuple(
@@ -90,4 +100,16 @@ def guarded(rows: Collection[Row], interfaces: Iterable[tuple[str, int]], own: f
             member.address for row in translated if row.key.protocol is Protocol.ALL for member in row.pool.members
         ),
         idle_s=max((int(row.rule.idle_timeout_s) for row in rows), default=0),
+        outbound=_outbound(outbound),
     )
+
+
+def _outbound(rules: Collection[SnatRule]) -> tuple[tuple[frozenset[Address], frozenset[Prefix]], ...]:
+    """Return the members by where they go with their own address; a member's first rule says it for all."""
+    found: dict[frozenset[Prefix], set[Address]] = {}
+    known: set[Address] = set()
+    for rule in rules:
+        addresses = {member.address for member in rule.pool.members} - known
+        found.setdefault(frozenset(rule.direct), set()).update(addresses)
+        known |= addresses
+    return tuple((frozenset(members), direct) for direct, members in found.items() if members)

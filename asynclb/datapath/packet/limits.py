@@ -1,6 +1,6 @@
 """What the packet datapath can carry, by its nature."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from asynclb.datapath.base import Refusal
 from asynclb.errors import Problem
@@ -27,6 +27,20 @@ def static_refusal(row: Row) -> Refusal | None:
 def outbound_refusal(_rule: SnatRule) -> Refusal | None:
     """Return why no packet datapath on any host can carry an outbound rule: it can."""
     return None
+
+
+def own_sources(rules: Iterable[SnatRule], own: Collection[Address]) -> tuple[Problem, ...]:
+    """Return a problem for each outbound rule that uses an address of the host itself.
+
+    The host's own connections leave from there, and its stack would reset what comes back to the members.
+    """
+    remedy = "remove the address from the host's interface: the balancer answers for it; or use another frontend"
+    return tuple(
+        Problem(("rules", rule.name), str(address), "an outbound rule cannot use an address of the host itself", remedy)
+        for rule in rules
+        for address in rule.sources
+        if address in own
+    )
 
 
 def clash_judge() -> Callable[[Row], Refusal | None]:

@@ -6,7 +6,7 @@ is kept by name, and another name may have it. So a process lives through any nu
     tables --> Leaving --> over: flows end, in two passes --> the image without them --> numbers are given back
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from asynclb.datapath.base import Counters
@@ -20,11 +20,14 @@ from asynclb.datapath.packet.report import counters_of
 from asynclb.net.address import Address
 from asynclb.net.flow import Protocol
 from asynclb.tables.row import FrontendKey, Row
+from asynclb.tables.snat import SnatRule
 
 _OLD_RULES = 256
 
-RuleName = tuple[str, FrontendKey]
-"""A rule that moves to another frontend is another one to its flows."""
+_MAX_SOURCES = 65_535  # flows have 16 bits for it
+
+RuleName = tuple[str, FrontendKey | None]
+"""A rule that moves to another frontend is another one to its flows. Outbound rules have no key."""
 
 Release = Callable[[Collection[int], Collection[int]], CoreCounters]
 """`Crew.release_ids`: what was counted under rules and members by number, which is forgotten there."""
@@ -46,6 +49,9 @@ class Numbers:
         self.rules: Ids[RuleName] = Ids(MAX_RULES)
         self.members: Ids[MemberName] = Ids(MAX_MEMBERS)
         self.hops: Ids[Address] = Ids(MAX_NEXT_HOPS)
+        self.sources: Ids[Address] = Ids(_MAX_SOURCES)  # never given back: connections outlast the rules
+        self.outbound: tuple[SnatRule, ...] = ()
+        """The outbound rules that the engines have."""
         self._past = Counters()
 
     def plan(
@@ -54,15 +60,20 @@ class Numbers:
         leaving: Leaving,
         around: Surroundings,
         gateways: Mapping[int, Address] | None = None,
+        outbound: tuple[SnatRule, ...] = (),
     ) -> Plan:
         """Number everything that these rows and those who leave refer to, and the gateways to clients, by version."""
         towards = gateways or {}
         hops = self.hops.of(member_addresses((*rows, *leaving.rows)) | frozenset(towards.values()))
-        rules = self.rules.of((row.rule.name, row.key) for row in (*rows, *leaving.rows))
-        members = self.members.of((*member_names(rows), *member_names(leaving.rows)))
+        rules = self.rules.of(
+            (*((row.rule.name, row.key) for row in (*rows, *leaving.rows)), *((rule.name, None) for rule in outbound))
+        )
+        present = (*member_names(rows), *outbound_names(outbound))
+        members = self.members.of((*present, *member_names(leaving.rows)))
+        by_row = {row.rule.name: rules[row.rule.name, row.key] for row in rows}
         return Plan(
-            rules={row.rule.name: rules[row.rule.name, row.key] for row in rows},
-            members={(pool, name): members[pool, name, address] for pool, name, address in member_names(rows)},
+            rules={**{rule.name: rules[rule.name, None] for rule in outbound}, **by_row},
+            members={(pool, name): members[pool, name, address] for pool, name, address in present},
             next_hops=hops,
             routed=_routed((*leaving.rows, *rows), around),
             return_hops={
@@ -73,6 +84,7 @@ class Numbers:
             leaving=tuple(Leaver(row, rules[row.rule.name, row.key]) for row in leaving.rows),
             left={name: members[name] for name in member_names(leaving.rows)},
             local=frozenset(around.addresses),
+            sources=self.sources.of(address for rule in outbound for address in rule.sources),
         )
 
     def over(self, rows: Collection[Row], leaving: Leaving, now_s: float) -> Over | None:
@@ -100,11 +112,13 @@ class Numbers:
 
     def has_old_rules(self, rows: Collection[Row], leaving: Leaving) -> bool:
         """Return whether many rules have a number that may be free: asking costs some milliseconds."""
-        return len(self.rules.names()) > len(rows) + len(leaving.partings) + _OLD_RULES
+        wanted = len(rows) + len(leaving.partings) + len(self.outbound)
+        return len(self.rules.names()) > wanted + _OLD_RULES
 
     def release_rules(self, rows: Iterable[Row], leaving: Leaving, counted: CoreCounters, release: Release) -> None:
         """Give back the rules that these rows, which the engines have, do not have any more, and no flow either."""
-        wanted = {(row.rule.name, row.key) for row in (*rows, *leaving.rows)}
+        wanted: set[RuleName] = {(row.rule.name, row.key) for row in (*rows, *leaving.rows)}
+        wanted |= {(rule.name, None) for rule in self.outbound}
         still = {number for number, counts in counted.rules.items() if counts.flows}
         free = {
             number: name for number, name in self.rules.names().items() if name not in wanted and number not in still
@@ -132,12 +146,19 @@ class Numbers:
         """Return the numbers of all rules that have had a frontend key: a rule's new name is no end for its flows."""
         found: dict[FrontendKey, list[int]] = {}
         for number, (_, key) in self.rules.names().items():
-            found.setdefault(key, []).append(number)
+            if key is not None:
+                found.setdefault(key, []).append(number)
         return found
 
     def unused(self, rows: Iterable[Row], leaving: Leaving) -> set[MemberName]:
         """Return the members that have a number and nothing else."""
-        return set(self.members.names().values()) - {*member_names(rows), *member_names(leaving.rows)}
+        wanted = {*member_names(rows), *member_names(leaving.rows), *outbound_names(self.outbound)}
+        return set(self.members.names().values()) - wanted
+
+
+def outbound_names(rules: Iterable[SnatRule]) -> Iterator[MemberName]:
+    """Yield what members of outbound rules are counted under."""
+    return ((rule.place, member.name, member.address) for rule in rules for member in rule.pool.members)
 
 
 def member_addresses(rows: Iterable[Row]) -> frozenset[Address]:

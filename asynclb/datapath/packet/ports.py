@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Mapping
+from typing import Protocol
 
 from asynclb.datapath.core.core import Core
 from asynclb.datapath.packet.neighbours import Link
@@ -17,6 +18,13 @@ _BUDGET = 128
 
 _SLOW_NS = 20_000_000
 """A frame that is announced but not there after so long is not being written: it stands elsewhere in the ring."""
+
+
+class Outlet(Protocol):
+    """Where frames leave: an interface, or the host's routing."""
+
+    def flush(self, core: Core, now_ns: int) -> None:
+        """Send everything that waits."""
 
 
 class Port:
@@ -40,11 +48,11 @@ class Port:
         core.set_interface(self.link.index, self.link.address, self.link.mtu)
         self._attached = core
 
-    def serve(self, core: Core, ports: Mapping[int, "Port"], now_ns: int) -> None:
+    def serve(self, core: Core, outlets: Mapping[int, Outlet], now_ns: int) -> None:
         """Take one batch off the ring and send what leaves."""
         batch = core.receive(self._ring.rx, _BUDGET, now_ns)
         for ifindex in batch.dirty:
-            ports[ifindex].egress.flush(core, now_ns)
+            outlets[ifindex].flush(core, now_ns)
         if batch.frames:
             self._idle_since_ns = None
         else:

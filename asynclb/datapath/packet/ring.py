@@ -42,7 +42,7 @@ FRAME_BYTES = 17 << 12
 _BLOCK_FRAMES = 15 if mmap.PAGESIZE == 1 << 12 else 16
 """Frames fill a block, which is whole pages: of 15, for which the kernel takes 1 MiB; 16 where pages are larger."""
 
-_STRIDE = FRAME_BYTES + 192
+STRIDE = FRAME_BYTES + 192
 """From one frame to the next of what is sent: no multiple of a page, or they push one another out of the cache."""
 
 _NO_OFFLOAD = bytes(10)  # struct virtio_net_hdr of a whole frame with complete checksums
@@ -144,7 +144,7 @@ class Egress:
         """Make the buffer. Raises: OSError -> no memory."""
         self.sock, self.ifindex = sock, ifindex
         self._frames = frames
-        self.buffer = mmap.mmap(-1, frames * _STRIDE)
+        self.buffer = mmap.mmap(-1, frames * STRIDE)
         self._notes = mmap.mmap(-1, _NOTE_SETS * _NOTE_WAYS * _NOTE_BYTES)
         self._vectors = ctypes.create_string_buffer(_IOVEC_BYTES * frames)
         self._messages = ctypes.create_string_buffer(_MMSGHDR.size * frames)
@@ -164,7 +164,7 @@ class Egress:
 
     def attach(self, core: Core) -> None:
         """Let the core write frames for this interface into the buffer."""
-        core.attach_egress(self.ifindex, self.buffer, _STRIDE, self._frames)
+        core.attach_egress(self.ifindex, self.buffer, STRIDE, self._frames)
 
     def flush(self, core: Core, now_ns: int) -> None:
         """Send everything that waits: quietly, but for what the guard has to see.

@@ -22,6 +22,8 @@ Source: nft(8), netdev family; net/core/dev.c, __dev_queue_xmit (nf_hook_egress)
 """
 
 from collections.abc import Collection, Iterable
+from ipaddress import collapse_addresses, ip_network
+from typing import Any
 
 from asynclb.datapath.nft import Nftables
 from asynclb.datapath.packet.guard import Guarded, Port
@@ -149,9 +151,24 @@ chain in{v} {{
   {hairpin if egress else ""}
   {ip} daddr @own{v} accept
   {ip} daddr @vips{v} drop
+  {_own(guarded, version)}
   {ip} saddr @members{v} jump from{v}
   {routed}
 }}"""
+
+
+def _own(guarded: Guarded, version: int) -> str:
+    """Drop what members of outbound rules send on their own account, but to members and to where they go directly."""
+    ip, rules = "ip" if version == 4 else "ip6", []
+    every = {member for members, _ in guarded.outbound for member in members}
+    for members, prefixes in guarded.outbound:
+        ours = _addresses(members, version)
+        kept: list[Any] = [ip_network(address) for address in every | guarded.members]
+        kept = [*kept, *prefixes, ip_network("169.254.0.0/16"), ip_network("fe80::/10")]
+        direct = ", ".join(map(str, collapse_addresses(net for net in kept if net.version == version)))
+        if ours:
+            rules.append(f"meta pkttype host {ip} saddr {{ {', '.join(ours)} }} {ip} daddr != {{ {direct} }} drop")
+    return "\n  ".join(rules)
 
 
 def _way_out(guarded: Guarded, version: int) -> str:

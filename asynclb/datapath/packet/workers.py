@@ -27,7 +27,7 @@ from collections.abc import Awaitable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from asynclb.datapath.core.memory import FlowMemory
+from asynclb.datapath.core.memory import MARKS, FlowMemory
 from asynclb.datapath.core.values import CoreCounters, NextHop
 from asynclb.datapath.packet.crew import Pages
 from asynclb.datapath.packet.engine import (
@@ -274,6 +274,14 @@ class Workers:
     def tables(self) -> tuple[Pages, ...]:
         """Return every worker's flow table."""
         return tuple(worker.flows.flows for worker in self._workers)
+
+    def snat_marks(self, sources: int) -> bytearray:
+        """Return what is in use in any of the tables: the same port may serve destinations of several workers."""
+        now_ns, marks = time.monotonic_ns(), bytearray(sources * 2 * MARKS)
+        for worker in self._workers:
+            also = int.from_bytes(worker.flows.snat_marks(sources, now_ns), "little")
+            marks = bytearray((int.from_bytes(marks, "little") | also).to_bytes(len(marks), "little"))
+        return marks
 
     def flow_count(self) -> int:
         """Return how many flows are open."""
