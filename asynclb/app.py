@@ -29,9 +29,10 @@ from asynclb.admin.api import Render, Sources
 from asynclb.admin.server import AdminServer, open_socket
 from asynclb.control.controller import Controller
 from asynclb.control.nat_ports import PortFile
+from asynclb.control.planner import Planner
 from asynclb.control.prepare import Parsed
 from asynclb.control.process import raise_capabilities, raise_descriptor_limit
-from asynclb.control.seed import installation_seed, state_directory
+from asynclb.control.seed import installation_seed, known_seed, state_directory
 from asynclb.control.watch import ConfigWatch
 from asynclb.datapath.base import Configurable, HostSettings
 from asynclb.errors import AsynclbError, ConfigError
@@ -133,7 +134,7 @@ class _Instance:
             await self._open_datapaths(parsed.model)
             controller = self._controller = self._make_controller()
             if sock is not None:
-                server = AdminServer(sock, admin, Sources(controller, controller, self._scrape), self._emit)
+                server = AdminServer(sock, admin, self._make_sources(controller), self._emit)
                 await server.start()
             return await self._serve(controller, parsed)
         finally:
@@ -219,6 +220,16 @@ class _Instance:
             port_memory=PortFile(state_directory(os.environ), self._emit),
             configure=self._configure,
         )
+
+    def _make_sources(self, controller: Controller) -> Sources:
+        def seed_of(model: Model) -> int:
+            return known_seed(model.hash_seed, state_directory(os.environ))[0]
+
+        def parse(text: bytes, name: str) -> Parsed:
+            return config.parse(text, file=name)
+
+        planner = Planner(controller, parse, live_candidates(self._datapaths), seed_of)
+        return Sources(controller, controller, self._scrape, planner)
 
     def _configure(self, model: Model) -> None:
         """Tell the datapaths that ask for it what a model says of the host."""

@@ -1,22 +1,33 @@
-"""The handlers. Every answer but `/metrics` is JSON, errors included."""
+"""The application: every route with its guard, its limits and its audit. Every answer but `/metrics` is JSON.
+
+Whoever adds pages hands their routes to `make_app`: they are served as they are, and `/` is theirs. What stands under
+`/api/` is guarded whoever serves it.
+"""
 
 import asyncio
 import json
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+import traceback
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
+from asynclb.admin import documents
+from asynclb.admin.audit import Audit, peer_of
 from asynclb.admin.guard import Guard
-from asynclb.admin.state import reload_document, state_document
+from asynclb.admin.limits import Crowd, send
+from asynclb.admin.openapi import openapi
+from asynclb.admin.reads import Reads
+from asynclb.admin.route import Answer, Call, Refused, Route, read_call
+from asynclb.admin.writes import Writes
 from asynclb.control.bulk import in_bulk
-from asynclb.control.explain import explain, parse_flow
-from asynclb.control.status import Commands, StateSource, Status
+from asynclb.control.planner import Planner
+from asynclb.control.status import Commands, StateSource
+from asynclb.events import Emit, Event
 
 STUCK_S = 30.0  # a big configuration compiles in seconds; a command that takes longer than this will not end
-MAX_BODY_BYTES = 64 * 1024  # no command takes a body of any size
+SMALL_BYTES = 64 * 1024  # an answer that is sent at once, whoever takes it
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Render = Callable[[str], tuple[bytes, str]]
@@ -31,117 +42,174 @@ class Sources:
     commands: Commands
     scrape: Callable[[], Render]
     """Take a snapshot of every metric; the function that it returns renders it."""
+    planner: Planner | None = None
 
 
-def make_app(sources: Sources, guard: Guard) -> web.Application:
-    """Return the application, which has no state of its own."""
-    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_json_errors, _guarded(guard)])
-    api = _Api(sources)
-    app.add_routes(
-        [
-            web.get("/healthz", api.healthz),
-            web.get("/readyz", api.readyz),
-            web.get("/metrics", api.metrics),
-            web.get("/api/v1/state", api.state),
-            web.get("/api/v1/explain", api.explain),
-            web.post("/api/v1/reload", api.reload),
-        ]
-    )
+def make_app(sources: Sources, guard: Guard, emit: Emit, pages: Iterable[web.AbstractRouteDef] = ()) -> web.Application:
+    """Return the application. `pages` are routes outside `/api/`, served as they are."""
+    audit = Audit(guard, emit)
+    app = web.Application(middlewares=[_json_errors(emit), _guarded(guard, audit)])
+    routes = api_routes(sources)
+    bind = _Binder(audit)
+    app.add_routes([web.route(route.method, route.path, bind(route)) for route in routes])
+    app.add_routes([web.get("/metrics", _Metrics(sources.scrape).answer), *pages])
     return app
 
 
-class _Api:
-    def __init__(self, sources: Sources) -> None:
-        self._sources = sources
+def api_routes(sources: Sources) -> tuple[Route, ...]:
+    """Return every route that the OpenAPI document describes."""
+    reads = Reads(sources.state)
+    writes = Writes(sources.commands, reads, sources.planner)
+    about = _About(sources.state)
+    routes = (*about.routes(), *reads.routes(), *writes.routes())
+    return (*routes, _description(routes))
+
+
+def _description(routes: tuple[Route, ...]) -> Route:
+    async def get_openapi(_call: Call) -> Answer:
+        return Answer(openapi((*routes, route)))
+
+    route = Route("GET", "/api/openapi.json", "This document.", get_openapi, dict)
+    return route
+
+
+class _About:
+    """Whether the process is well: for orchestrators, which carry no tokens."""
+
+    def __init__(self, state: StateSource) -> None:
+        self._state = state
+
+    def routes(self) -> tuple[Route, ...]:
+        """Return what is served."""
+        alive, ready = documents.Alive, documents.Ready
+        return (
+            Route("GET", "/healthz", "The process is alive.", self.healthz, alive, answers={503: alive}),
+            Route("GET", "/readyz", "New flows are welcome.", self.readyz, ready, answers={503: ready}),
+        )
+
+    async def healthz(self, _call: Call) -> Answer:
+        """Answer 200 unless the controller is stuck: that this answers at all shows that the loop turns."""
+        busy_s = self._state.status().busy_s
+        if busy_s > STUCK_S:
+            return Answer({"alive": False, "reason": f"the controller is busy since {busy_s:.0f} s"}, status=503)
+        return Answer({"alive": True})
+
+    async def readyz(self, _call: Call) -> Answer:
+        """Answer 200 when new flows are welcome."""
+        status = self._state.status()
+        if status.ready:
+            return Answer({"ready": True, "generation": status.generation})
+        reason = "stopping" if status.stopping else "the first tables are not applied yet"
+        return Answer({"ready": False, "reason": reason}, status=503)
+
+
+class _Metrics:
+    """The scrape. One is rendered at a time."""
+
+    def __init__(self, scrape: Callable[[], Render]) -> None:
+        self._scrape = scrape
         self._rendering = asyncio.Lock()
 
-    async def healthz(self, _request: web.Request) -> web.Response:
-        """Answer 200 unless the controller is stuck: that this answers at all shows that the loop turns."""
-        busy_s = self._sources.state.status().busy_s
-        if busy_s > STUCK_S:
-            return _json({"alive": False, "reason": f"the controller is busy since {busy_s:.0f} s"}, status=503)
-        return _json({"alive": True})
-
-    async def readyz(self, _request: web.Request) -> web.Response:
-        """Answer 200 when new flows are welcome."""
-        status = self._sources.state.status()
-        if status.ready:
-            return _json({"ready": True, "generation": status.generation})
-        reason = "stopping" if status.stopping else "the first tables are not applied yet"
-        return _json({"ready": False, "reason": reason}, status=503)
-
-    async def metrics(self, request: web.Request) -> web.Response:
-        """Answer with a snapshot of every metric. One scrape is rendered at a time."""
+    async def answer(self, request: web.Request) -> web.Response:
+        """Answer with a snapshot of every metric."""
         async with self._rendering:
-            render = self._sources.scrape()
-            body, content_type = await in_bulk(render, request.headers.get("Accept", ""))
-        return web.Response(body=body, headers={"Content-Type": content_type})
+            body, content_type = await in_bulk(self._scrape(), request.headers.get("Accept", ""))
+        return await send(request, web.Response(body=body, headers={"Content-Type": content_type}))
 
-    async def state(self, _request: web.Request) -> web.Response:
-        """Answer with everything that is active."""
-        async with self._rendering:
-            status = self._sources.state.status()
-            body = await in_bulk(_state_body, status, time.time(), time.monotonic_ns())
-        return web.Response(body=body, content_type="application/json")
 
-    async def explain(self, request: web.Request) -> web.Response:
-        """Answer where a flow would go now."""
-        text = request.query.get("flow", "")
+class _Binder:
+    """Makes a handler of the server of a route."""
+
+    def __init__(self, audit: Audit) -> None:
+        self._audit = audit
+        self._crowd = Crowd()
+
+    def __call__(self, route: Route) -> Handler:
+        """Return the handler."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            if not request.path.startswith("/api/"):  # whoever asks whether we are well must hear it, also in a crowd
+                return await self._answer(route, request)
+            with self._crowd:
+                return await self._answer(route, request)
+
+        return handle
+
+    async def _answer(self, route: Route, request: web.Request) -> web.StreamResponse:
+        if not route.writes:
+            answer = await route.handler(read_call(route, request, ""))
+            return answer if isinstance(answer, web.StreamResponse) else await _respond(request, answer)
+        who = self._audit.who(request)
+        status = 500
         try:
-            flow = parse_flow(text)
-        except ValueError as error:
-            return _error(400, str(error), "pass ?flow=tcp 198.51.100.7:41000 > 203.0.113.10:443, URL-encoded")
-        status = self._sources.state.status()
-        choices = {rule: (path.name, why) for path in status.datapaths for rule, why in path.rules.items()}
-        return _json(asdict(explain(status.tables, status.health, choices, flow)))
-
-    async def reload(self, _request: web.Request) -> web.Response:
-        """Reload and answer with what became of it: 200, or 422 with every problem."""
-        found = await self._sources.commands.reload("api")
-        return _json(reload_document(found), status=422 if found.result == "refused" else 200)
+            answer = await route.handler(read_call(route, request, who))
+            status = answer.status
+            return answer if isinstance(answer, web.StreamResponse) else await _respond(request, answer)
+        except Refused as refused:
+            status = refused.status
+            raise
+        finally:
+            self._audit.wrote(request, who, route.summary, status)
 
 
-def _state_body(status: Status, now_s: float, now_ns: int) -> bytes:
+async def _respond(request: web.Request, answer: Answer) -> web.Response:
+    body = await in_bulk(_encode, answer.document)
+    headers = {"Cache-Control": "no-store"}
+    if answer.generation is not None:
+        headers["ETag"] = f'"{answer.generation}"'
+    response = web.Response(body=body, status=answer.status, content_type="application/json", headers=headers)
+    return response if len(body) <= SMALL_BYTES else await send(request, response)
+
+
+def _encode(document: Any) -> bytes:
     """Render in small steps: the quick encoder would hold the interpreter lock for the whole document."""
-    document = state_document(status, now_s=now_s, now_ns=now_ns)
-    return "".join(json.JSONEncoder(ensure_ascii=False).iterencode(document)).encode()
+    return "".join(json.JSONEncoder(ensure_ascii=False).iterencode(document)).encode("utf-8", "replace")
 
 
-def _guarded(guard: Guard) -> Any:
+def _guarded(guard: Guard, audit: Audit) -> Any:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path.startswith("/api/"):
-            denied = guard.decide(request.method, request.headers, _peer(request))
+            denied = guard.decide(request.method, request.headers, peer_of(request).address)
             if denied is not None:
-                return _error(denied.status, denied.error, denied.remedy)
+                audit.denied(request, denied.status)
+                raise Refused(denied.status, denied.error, denied.remedy)
         return await handler(request)
 
     return check
 
 
-def _peer(request: web.Request) -> str | None:
-    """Return the client's address; None on a UNIX socket, whose permissions have already decided."""
-    peername = request.transport.get_extra_info("peername") if request.transport else ("0.0.0.0", 0)  # noqa: S104
-    return str(peername[0]) if isinstance(peername, tuple) else None
+def _json_errors(emit: Emit) -> Any:
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer every refusal, what aiohttp says by itself (404, 405), and our own bugs, in one shape."""
+        try:
+            return await handler(request)
+        except Refused as refused:
+            return _refusal(refused)
+        except web.HTTPException as error:
+            return _said_by_aiohttp(request, error)
+        except Exception as error:  # noqa: BLE001  # the connection's end is the handling; others go on
+            task, trace = f"{request.method} {request.path[:200]}", "".join(traceback.format_exception(error))
+            emit(Event.TASK_FAILED, task=task, error=repr(error), traceback=trace)
+            return _refusal(Refused(500, "this is a bug of asynclb", "see the event task_failed in its log"))
+
+    return answer
 
 
-@web.middleware
-async def _json_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn what aiohttp answers by itself (404, 405, 413) into JSON."""
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        allowed = error.headers.get("Allow")
-        remedy = f"{request.path} takes {allowed}" if allowed else "see /api/v1/state, /metrics, /healthz, /readyz"
-        response = _error(error.status, error.reason, remedy)
-        if allowed:
-            response.headers["Allow"] = allowed
-        return response
+def _said_by_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
+    allowed = error.headers.get("Allow")
+    remedy = f"{request.path[:200]} takes {allowed}" if allowed else "see /api/openapi.json, /metrics, /healthz"
+    response = _refusal(Refused(error.status, error.reason, remedy))
+    if allowed:
+        response.headers["Allow"] = allowed
+    return response
 
 
-def _error(status: int, error: str, remedy: str) -> web.Response:
-    return _json({"error": error, "remedy": remedy}, status=status)
-
-
-def _json(document: Any, *, status: int = 200) -> web.Response:
-    return web.json_response(document, status=status)
+def _refusal(refused: Refused) -> web.Response:
+    headers = {}
+    if refused.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="asynclb"'
+    if refused.status == 503:
+        headers["Retry-After"] = "1"
+    return web.json_response(refused.document, status=refused.status, headers=headers)

@@ -1,4 +1,8 @@
-"""Who may ask for what. Pure apart from reading the token file."""
+"""Who may ask for what, and by which name they are known. Pure apart from reading the token file.
+
+The token file has a token on each line, which may be followed by the name of whoever holds it; lines that begin with
+`#` are comments. Every write is told with that name, so that tokens of several people can be told apart and revoked.
+"""
 
 import hmac
 from collections.abc import Mapping
@@ -9,6 +13,8 @@ from pathlib import Path
 from asynclb.errors import HostError
 
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
+UNNAMED = "token"
+_MOST_BYTES = 64 * 1024  # of the file: a thousand tokens; it is read for each request
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +32,7 @@ class Guard:
     def __init__(self, token_file: str | None) -> None:
         """Raise HostError where a token file is named that holds no token."""
         self._token_file = Path(token_file) if token_file else None
-        if self._token_file is not None and not self._token():
+        if self._token_file is not None and not self._tokens():
             raise HostError(
                 f"admin.token_file {token_file}: cannot be read or is empty; "
                 f"put a secret into it (openssl rand -hex 32 > {token_file}) and make it readable for this process"
@@ -35,7 +41,7 @@ class Guard:
     def decide(self, method: str, headers: Mapping[str, str], peer: str | None) -> Denied | None:
         """Return why the request is turned away, or None. `peer` is the client's address, None on a UNIX socket."""
         if self._token_file is not None:
-            return self._check_token(headers.get("Authorization", ""))
+            return None if self.holder(headers) is not None else _NO_TOKEN
         if method in _SAFE:
             return None
         if not _is_local(peer):
@@ -45,19 +51,35 @@ class Guard:
             return Denied(403, "commands are not taken from web pages of other origins", "use `asynclb reload` or curl")
         return None
 
-    def _check_token(self, authorization: str) -> Denied | None:
-        scheme, _, given = authorization.partition(" ")
-        token = self._token()
-        if scheme.lower() == "bearer" and token and hmac.compare_digest(given.strip().encode(), token.encode()):
-            return None
-        remedy = "send the content of admin.token_file as `Authorization: Bearer ...` (asynclb: --token-file)"
-        return Denied(401, "the bearer token is missing or wrong", remedy)
+    def holder(self, headers: Mapping[str, str]) -> str | None:
+        """Return the name of whoever holds the token that was sent, or None.
 
-    def _token(self) -> str:
+        Cost: the same for every token that is as long, right or wrong, wherever it stands in the file.
+        """
+        scheme, _, given = headers.get("Authorization", "").partition(" ")
+        found = None
+        for token, name in self._tokens():
+            if hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), token.encode()):
+                found = name
+        return found if scheme.lower() == "bearer" else None
+
+    def _tokens(self) -> tuple[tuple[str, str], ...]:
+        if self._token_file is None:
+            return ()
         try:
-            return self._token_file.read_text(encoding="utf-8").strip() if self._token_file else ""
+            with self._token_file.open(encoding="utf-8") as file:
+                lines = file.read(_MOST_BYTES).splitlines()
         except (OSError, UnicodeDecodeError):
-            return ""
+            return ()
+        words = (line.split(maxsplit=1) for line in lines if not line.lstrip().startswith("#"))
+        return tuple((found[0], found[1].strip() if len(found) > 1 else UNNAMED) for found in words if found)
+
+
+_NO_TOKEN = Denied(
+    401,
+    "the bearer token is missing or wrong",
+    "send a token of admin.token_file as `Authorization: Bearer ...` (asynclb: --token-file)",
+)
 
 
 def _is_local(peer: str | None) -> bool:

@@ -6,9 +6,11 @@ mistake, finds out before it disturbs the first one.
 
 import asyncio
 import errno
+import logging
 import os
 import socket
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from asynclb.events import Emit, Event
 from asynclb.model import Admin
 from asynclb.net.address import endpoint
 
+_SILENT = logging.getLogger("asynclb.admin")  # aiohttp would write of garbage, which is answered; our bugs are events
+_SILENT.disabled = True
 _BACKLOG = 128
 _IDLE_S = 15.0  # without a complete request a connection is closed after this, so that silence cannot fill the table
 _LINE_BYTES = 8190  # of a request line and of a header; aiohttp's own default, said aloud
@@ -99,15 +103,23 @@ def _why_not(where: str, error: OSError) -> str:
 class AdminServer:
     """Serves the API on a socket that is already open. Owner: whoever made it, who also closes it."""
 
-    def __init__(self, sock: socket.socket, admin: Admin, sources: Sources, emit: Emit) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        admin: Admin,
+        sources: Sources,
+        emit: Emit,
+        pages: Iterable[web.AbstractRouteDef] = (),
+    ) -> None:
         """Raise HostError where the token file holds no token."""
         self._sock = sock
         self._admin = admin
         self._emit = emit
         self._runner = web.AppRunner(
-            make_app(sources, Guard(admin.token_file)),
+            make_app(sources, Guard(admin.token_file), emit, pages),
             handle_signals=False,
             access_log=None,
+            logger=_SILENT,
             keepalive_timeout=_IDLE_S,
             max_line_size=_LINE_BYTES,
             max_field_size=_LINE_BYTES,

@@ -5,62 +5,81 @@ Pool tables are listed once and rules refer to them by position: 1,500 rules may
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
 
 import asynclb
+from asynclb.admin import documents
+from asynclb.control.overrides import Override
 from asynclb.control.status import DatapathStatus, Reload, Status
 from asynclb.errors import Problem
 from asynclb.model import BackendPool, Frontend, Health, InboundNatRule, Member, effective_health
+from asynclb.tables.dump import digest
 from asynclb.tables.tables import Entry, PoolTable
 
 _CHUNK = 16_384  # slots counted in one go: the interpreter lock is held for about half a millisecond
 
 
-def state_document(status: Status, *, now_s: float, now_ns: int) -> dict[str, Any]:
+def state_document(status: Status, *, now_s: float, now_ns: int) -> documents.State:
     """Return the document.
 
     Units: `now_s` seconds since the epoch, `now_ns` monotonic.
     Cost: linear in rules, members and table slots; call it in a thread.
     """
-    positions: dict[int, int] = {}
-    tables: list[dict[str, Any]] = []
-    rules = []
-    for entry in status.tables.entries.values():
-        position = positions.get(id(entry.table))
-        if position is None:
-            position = positions[id(entry.table)] = len(tables)
-            tables.append(_table(entry.row.pool.name, entry.table))
-        rules.append(_rule(entry, position, status))
+    rules, tables = rule_documents(status)
     return {
         "version": asynclb.__version__,
         "pid": os.getpid(),
-        "started": _instant(status.started_s),
+        "started": instant(status.started_s),
         "uptime_s": round(now_s - status.started_s, 3),
         "ready": status.ready,
         "stopping": status.stopping,
         "config": {"path": status.config_path, "digest": status.config_digest},
         "generation": status.generation,
-        "since": _instant(status.generation_since_s),
+        "since": instant(status.generation_since_s),
         "last_reload": reload_document(status.last_reload) if status.last_reload else None,
         "reloads": dict(status.reloads),
-        "datapaths": [_datapath(datapath) for datapath in status.datapaths],
+        "datapaths": [datapath_document(datapath) for datapath in status.datapaths],
         "rules": rules,
         "inbound_nat_rules": [_nat_rule(rule, status) for rule in status.model.inbound_nat_rules],
         "frontends": [_frontend(frontend) for frontend in status.model.frontends.values()],
         "tables": tables,
-        "pools": list(_pools(status, now_s - now_ns / 1e9)),
+        "pools": list(pool_documents(status, now_s - now_ns / 1e9)),
     }
 
 
-def reload_document(reload: Reload) -> dict[str, Any]:
+def rule_documents(status: Status) -> tuple[list[documents.Rule], list[documents.Table]]:
+    """Return every rule, and the tables that they refer to by position."""
+    positions: dict[int, int] = {}
+    tables: list[documents.Table] = []
+    rules = []
+    carried = {rule: datapath for datapath in status.datapaths for rule in datapath.rules}
+    for entry in status.tables.entries.values():
+        position = positions.get(id(entry.table))
+        if position is None:
+            position = positions[id(entry.table)] = len(tables)
+            tables.append(_table(entry.row.pool.name, entry.table))
+        rules.append(_rule(entry, position, status, carried.get(entry.row.rule.name)))
+    return rules, tables
+
+
+def tables_document(status: Status) -> list[documents.Table]:
+    """Return every table with the rules that use it."""
+    rules, tables = rule_documents(status)
+    for rule, entry in zip(rules, status.tables.entries.values(), strict=True):
+        table = tables[rule["table"]]
+        table.setdefault("rules", []).append(rule["name"])
+        if "digest" not in table:
+            table["digest"] = digest(entry.table)
+    return tables
+
+
+def reload_document(reload: Reload) -> documents.Reload:
     """Return what became of a reload."""
     return {
         "result": reload.result,
         "trigger": reload.trigger,
-        "at": _instant(reload.at_s),
+        "at": instant(reload.at_s),
         "took_s": round(reload.took_s, 6),
         "generation": reload.generation,
         "problems": [problem_document(problem) for problem in reload.problems],
@@ -68,28 +87,38 @@ def reload_document(reload: Reload) -> dict[str, Any]:
     }
 
 
-def problem_document(problem: Problem) -> dict[str, Any]:
+def problem_document(problem: Problem) -> documents.Problem:
     """Return a problem in its parts, and as the line that `check` prints."""
-    return asdict(problem) | {"path": list(problem.path), "where": problem.where, "text": str(problem)}
+    return {
+        "path": list(problem.path),
+        "where": problem.where,
+        "value": problem.value,
+        "rule": problem.rule,
+        "remedy": problem.remedy,
+        "file": problem.file,
+        "line": problem.line,
+        "column": problem.column,
+        "code": problem.code,
+        "text": str(problem),
+    }
 
 
-def _rule(entry: Entry, table: int, status: Status) -> dict[str, Any]:
+def _rule(entry: Entry, table: int, status: Status, datapath: DatapathStatus | None) -> documents.Rule:
     row = entry.row
     rule = row.rule
-    datapath = next((found for found in status.datapaths if rule.name in found.rules), None)
     state = status.rule_states.get(rule.name, "")
     return {
         "name": rule.name,
-        "kind": str(row.kind),
+        "kind": row.kind.value,
         "frontend": row.frontend.name,
         "address": str(row.key.address),
         "port": row.key.port,
-        "protocol": str(row.key.protocol),
+        "protocol": row.key.protocol.value,
         "pool": row.pool.name,
         "backend_port": rule.backend_port,
         "probe": rule.probe,
         "distribution": str(rule.distribution),
-        "delivery": str(row.delivery),
+        "delivery": row.delivery.value,
         "datapath": datapath.name if datapath else None,
         "mode": datapath.modes[rule.name] if datapath else "",
         "why": datapath.rules[rule.name] if datapath else "",
@@ -101,14 +130,14 @@ def _rule(entry: Entry, table: int, status: Status) -> dict[str, Any]:
     }
 
 
-def _nat_rule(rule: InboundNatRule, status: Status) -> dict[str, Any]:
+def _nat_rule(rule: InboundNatRule, status: Status) -> documents.NatRule:
     """Return a rule with the port of each member, in the order of the ports."""
     ports = status.nat_ports.get(rule.name, {})
     mappings = sorted((port, member) for member, port in ports.items())
     return {
         "name": rule.name,
         "frontend": rule.frontend,
-        "protocol": str(rule.protocol),
+        "protocol": rule.protocol.value,
         "first_port": rule.first_port,
         "last_port": rule.last_port,
         "pool": rule.backend_pool,
@@ -117,7 +146,7 @@ def _nat_rule(rule: InboundNatRule, status: Status) -> dict[str, Any]:
     }
 
 
-def _frontend(frontend: Frontend) -> dict[str, Any]:
+def _frontend(frontend: Frontend) -> documents.Frontend:
     return {
         "name": frontend.name,
         "address": str(frontend.address),
@@ -128,68 +157,87 @@ def _frontend(frontend: Frontend) -> dict[str, Any]:
     }
 
 
-def _table(pool: str, table: PoolTable) -> dict[str, Any]:
+def _table(pool: str, table: PoolTable) -> documents.Table:
     counts: Counter[int] = Counter()
     for start in range(0, table.size, _CHUNK):
         counts.update(table.slots[start : start + _CHUNK])
-    members = [
+    members: list[documents.TableMember] = [
         {"name": member.name, "slots": counts[index], "share": round(counts[index] / table.size, 6)}
         for index, member in enumerate(table.members)
     ]
     return {"pool": pool, "size": table.size, "members": members}
 
 
-def _datapath(datapath: DatapathStatus) -> dict[str, Any]:
+def datapath_document(datapath: DatapathStatus) -> documents.Datapath:
     return {
         "name": datapath.name,
         "mode": datapath.mode,
         "generation": datapath.generation,
-        "since": _instant(datapath.since_s),
+        "since": instant(datapath.since_s),
         "rules": len(datapath.rules),
     }
 
 
-def _pools(status: Status, epoch_offset_s: float) -> Iterator[dict[str, Any]]:
+def pool_documents(status: Status, epoch_offset_s: float) -> Iterator[documents.Pool]:
     probes: dict[str, dict[str, None]] = {}
     for rule in status.model.rules:
         if rule.probe is not None:
             probes.setdefault(rule.backend_pool, {})[rule.probe] = None
     for pool in status.model.backend_pools.values():
         asked = tuple(probes.get(pool.name, ()))
-        members = [_member(pool, member, asked, status.health, epoch_offset_s) for member in pool.members]
+        members = [
+            _member(pool, member, asked, status.health, epoch_offset_s, status.overrides.get((pool.name, member.name)))
+            for member in pool.members
+        ]
         yield {"name": pool.name, "drain_period_s": pool.drain_period_s, "members": members}
 
 
 def _member(
-    pool: BackendPool, member: Member, probes: tuple[str, ...], health: Health, epoch_offset_s: float
-) -> dict[str, Any]:
+    pool: BackendPool,
+    member: Member,
+    probes: tuple[str, ...],
+    health: Health,
+    epoch_offset_s: float,
+    override: Override | None,
+) -> documents.Member:
     return {
         "name": member.name,
         "address": str(member.address),
         "weight": member.weight,
         "priority": member.priority,
-        "admin_state": str(member.admin_state),
+        "admin_state": member.admin_state.value,
         "zone": member.zone,
+        "override": None if override is None else _override(override),
         "health": [_health(pool.name, member, probe, health, epoch_offset_s) for probe in probes],
     }
 
 
-def _health(pool: str, member: Member, probe: str, health: Health, epoch_offset_s: float) -> Mapping[str, Any]:
+def _override(override: Override) -> documents.Override:
+    state = override.change.admin_state
+    return {
+        "admin_state": None if state is None else state.value,
+        "weight": override.change.weight,
+        "by": override.by,
+        "at": instant(override.at_s),
+    }
+
+
+def _health(pool: str, member: Member, probe: str, health: Health, epoch_offset_s: float) -> documents.Health:
     """Return what one probe says, and the state that rules act on with the admin state laid over it."""
     found = health.of(pool, member.name, probe)
     effective = effective_health(member, found)
-    since = _instant(epoch_offset_s + found.since_ns / 1e9) if found.since_ns else None
     return {
         "probe": probe,
-        "state": str(effective.state),
+        "state": effective.state.value,
         "reason": str(effective.reason),
-        "probed": str(found.state),
-        "since": since,
+        "probed": found.state.value,
+        "since": instant(epoch_offset_s + found.since_ns / 1e9) if found.since_ns else None,
         "detail": found.detail,
     }
 
 
-def _instant(epoch_s: float) -> str | None:
+def instant(epoch_s: float) -> str | None:
+    """Return a time as people and programs read it; None for 0."""
     if not epoch_s:
         return None
     return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -6,7 +6,7 @@ or the one after. A command is a reload or "health has changed"; the second is n
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -34,7 +34,7 @@ from asynclb.control.overrides import (
     without,
 )
 from asynclb.control.prepare import Load, Parsed, Prepared, prepare
-from asynclb.control.status import Change, Reload, Status
+from asynclb.control.status import Change, Generation, Reload, Status
 from asynclb.control.targets import still_true, targets_of
 from asynclb.datapath.base import Counters, Datapath, FlowRecord
 from asynclb.errors import ApplyError, ConfigError, Problem
@@ -47,6 +47,7 @@ from asynclb.tables.row import FrontendKey, Row
 from asynclb.tables.snat import SnatRule
 from asynclb.tables.tables import Tables
 
+HISTORY = 100  # generations that are remembered: a night of flapping members, at 100 bytes each
 RETRY_S = 1.0  # after a datapath failed to follow the members' health: soon enough for an outage, rare enough for a log
 
 
@@ -98,6 +99,7 @@ class Controller:
         self._execution = Execution(datapaths, emit=emit, clock=clock)
         self._announcer = Announcer(emit, {name: datapath.mode for name, datapath in datapaths.items()})
         self._cache = TableCache()
+        self._history: deque[Generation] = deque(maxlen=HISTORY)
         self._queue: asyncio.Queue[Command] = asyncio.Queue()
         self._health_queued = False
         self._active = Active()
@@ -187,6 +189,7 @@ class Controller:
             rule_states=active.states,
             nat_ports=active.nat_ports,
             overrides=active.overrides,
+            history=tuple(self._history),
             stopping=self._stopping,
             busy_s=0.0 if self._busy_since is None else time.monotonic() - self._busy_since,
         )
@@ -238,7 +241,7 @@ class Controller:
             if self._ready and parsed.digest == self._active.digest:
                 self._emit(Event.CONFIG_UNCHANGED, trigger=command.trigger)
                 return self._record("unchanged", command.trigger, started, warnings=parsed.warnings)
-            before, delta = await self._activate(await self._prepare(parsed, self._active.overrides))
+            before, delta = await self._activate(await self._prepare(parsed, self._active.overrides), command.trigger)
         except (ConfigError, ApplyError) as error:
             return self._refused(command.trigger, error.problems, started)
         self._started_with = self._started_with or self._active.model
@@ -264,7 +267,7 @@ class Controller:
         if same_changes(overrides, active.overrides):
             return Change("unchanged", generation)
         try:
-            before, _ = await self._activate(await self._prepare(active.parsed, overrides))
+            before, _ = await self._activate(await self._prepare(active.parsed, overrides), "member")
         except (ConfigError, ApplyError) as error:
             return Change("refused", generation, error.problems)
         await self._announcer.states(before, self._active)
@@ -280,7 +283,7 @@ class Controller:
             prepare, parsed, self._candidates, active.model, known, active.outbound, overrides=overrides
         )
 
-    async def _activate(self, prepared: Prepared) -> tuple[Active, Delta]:
+    async def _activate(self, prepared: Prepared, cause: str) -> tuple[Active, Delta]:
         """Compile, apply and commit; return what was active before and the difference.
 
         Raises: ApplyError -> nothing has changed; its problems have their places in the file.
@@ -313,6 +316,7 @@ class Controller:
             nat_ports=prepared.nat_ports,
             outbound=prepared.outbound,
         )
+        self._remember(delta, cause)
         self._prober.set_targets(targets.values())
         if prepared.nat_ports != before.nat_ports:
             await asyncio.to_thread(self._port_memory.keep, prepared.nat_ports)
@@ -327,10 +331,15 @@ class Controller:
             self._active = replace(active, states=states)
         else:
             self._active = replace(active, states=states, tables=tables, since_s=self._clock())
+            self._remember(delta, "health")
         failures = await self._execution.refresh(self._active.tables, active.choices)
         await self._announcer.tell(rule_notices(self._active.tables, active.states, states))
         if failures:
             asyncio.get_running_loop().call_later(RETRY_S, self.health_changed)
+
+    def _remember(self, delta: Delta, cause: str) -> None:
+        numbers = len(delta.added), len(delta.removed), len(delta.changed)
+        self._history.append(Generation(delta.new.generation, self._clock(), cause, *numbers))
 
     async def _compile(
         self, rows: tuple[Row, ...], outbound: tuple[SnatRule, ...], health: Health, seed: int

@@ -45,6 +45,22 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Generation:
+    """A generation of the tables: how many entries came, went and changed with it, and by what.
+
+    `cause` is a reload's trigger, `member` (an operator said something of one) or `health`.
+    Units: `at_s` seconds since the epoch, for people.
+    """
+
+    number: int
+    at_s: float
+    cause: str
+    added: int
+    removed: int
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
 class DatapathStatus:
     """What is active in one datapath, and since when (`since_s` seconds since the epoch)."""
 
@@ -85,6 +101,8 @@ class Status:
     """Inbound NAT rule -> member -> frontend port."""
     overrides: Overrides = field(default_factory=dict)
     """What operators have laid over the file's word on members; `model` has it already."""
+    history: tuple[Generation, ...] = ()
+    """The last generations, the oldest first."""
     stopping: bool = False
     busy_s: float = 0.0
     """How long the controller has been carrying out its present command; 0 when it waits for one."""

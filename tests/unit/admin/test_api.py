@@ -15,12 +15,23 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from asynclb.admin.api import Sources
 from asynclb.admin.server import AdminServer, open_socket
+from asynclb.control.assign import Candidate
 from asynclb.control.controller import Controller
-from asynclb.errors import HostError
+from asynclb.control.planner import Planner
+from asynclb.errors import ConfigError, HostError, Problem
 from asynclb.health.record import Results
 from asynclb.model import Admin, HealthState
 from asynclb.observe.metrics import Snapshot, render
-from tests.unit.control.fakes import Bench, FakeDatapath, FakeLoader, web_model
+from tests.unit.control.fakes import Bench, FakeDatapath, FakeLoader, FakeParsed, web_model
+
+
+def read(bench: Bench, text: bytes) -> FakeParsed:
+    """Read a configuration: `broken`, or the names of a pool's members."""
+    if text == b"broken" or not text.isascii():
+        raise ConfigError([Problem(("rules",), "", "is wrong", "mend it")])
+    names = dict.fromkeys(text.decode().split()[:9])
+    loader = FakeLoader(web_model(*names, rules=2))
+    return loader(bench.loader.__class__.__name__)
 
 
 class Site:
@@ -32,12 +43,12 @@ class Site:
         self.address = server.address
 
     async def ask(
-        self, method: str, path: str, headers: Mapping[str, str] | None = None
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, **more: Any
     ) -> tuple[int, Any, Mapping[str, str]]:
         """Return status, decoded JSON and headers."""
         async with (
             aiohttp.ClientSession() as session,
-            session.request(method, f"http://{self.address}{path}", headers=headers) as answer,
+            session.request(method, f"http://{self.address}{path}", headers=headers, **more) as answer,
         ):
             return answer.status, json.loads(await answer.text()), answer.headers
 
@@ -61,7 +72,10 @@ async def site(admin: Admin = Admin(port=0), *, load: bool = True) -> AsyncItera
     def scrape() -> partial[tuple[bytes, str]]:
         return partial(render, Snapshot(controller.status(), controller.counters(), Results({}, {})))
 
-    server = AdminServer(open_socket(admin), admin, Sources(controller, controller, scrape), bench.log)
+    candidates = [Candidate(datapath.name, datapath.refusal) for datapath in bench.datapaths]
+    planner = Planner(controller, lambda text, _name: read(bench, text), candidates, lambda _model: 7)
+    sources = Sources(controller, controller, scrape, planner)
+    server = AdminServer(open_socket(admin), admin, sources, bench.log)
     await server.start()
     if load:
         await controller.reload("start")

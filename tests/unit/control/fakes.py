@@ -99,6 +99,7 @@ class FakeDatapath:
         self.closed: list[float] = []
         self.journal = journal if journal is not None else []
         self.numbers = Counters()
+        self.records: list[FlowRecord] = []
 
     def mode(self, row: Row) -> str:
         return "memory" if row.rule.transparent else "borrowed memory"
@@ -124,7 +125,7 @@ class FakeDatapath:
         return self.numbers
 
     def flows(self) -> Iterable[FlowRecord]:
-        return ()
+        return tuple(self.records)
 
     async def close(self, drain_s: float) -> int:
         self.closed.append(drain_s)

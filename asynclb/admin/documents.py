@@ -1,0 +1,435 @@
+"""The documents that the API answers with: what mypy checks where they are made is what the OpenAPI document says.
+
+Times are RFC 3339 in UTC; durations, rates and shares are numbers whose name has the unit.
+"""
+
+from typing import Annotated, Literal, NotRequired, TypedDict
+
+Instant = Annotated[str | None, "RFC 3339, in UTC; null where it has not happened"]
+ProtocolWord = Literal["tcp", "udp", "all"]
+AdminStateWord = Literal["none", "up", "down", "drain"]
+HealthWord = Literal["unknown", "up", "down"]
+
+
+class Problem(TypedDict):
+    """One thing that is wrong with a configuration, with its remedy."""
+
+    path: list[str | int]
+    where: Annotated[str, "the path as an operator spells it: rules[0].protocol"]
+    value: str
+    rule: str
+    remedy: str
+    file: str
+    line: Annotated[int, "counts from 1; 0 where the place is not known"]
+    column: int
+    code: str
+    text: Annotated[str, "the line that `asynclb check` prints"]
+
+
+class Error(TypedDict):
+    """Why a request was turned away, and what would be right. Every error has this shape."""
+
+    error: str
+    remedy: str
+    generation: NotRequired[Annotated[int, "with 412: the generation that is active"]]
+    problems: NotRequired[Annotated[list[Problem], "with 422: everything that is wrong"]]
+
+
+class Reload(TypedDict):
+    """What became of a reload."""
+
+    result: Annotated[str, "applied, unchanged or refused"]
+    trigger: str
+    at: Instant
+    took_s: float
+    generation: int
+    problems: list[Problem]
+    warnings: list[Problem]
+
+
+class Config(TypedDict):
+    """The configuration that is active."""
+
+    path: str
+    digest: Annotated[str, "SHA-256 of the file's content"]
+
+
+class Datapath(TypedDict):
+    """What is active in one datapath."""
+
+    name: str
+    mode: str
+    generation: int
+    since: Instant
+    rules: Annotated[int, "how many it carries"]
+
+
+class Rule(TypedDict):
+    """A rule with what a new flow meets at it now."""
+
+    name: str
+    kind: Literal["load_balancing", "ha_ports", "inbound_nat"]
+    frontend: str
+    address: str
+    port: Annotated[int, "0: every port"]
+    protocol: ProtocolWord
+    pool: str
+    backend_port: Annotated[int, "0: the port that the client asked for"]
+    probe: str | None
+    distribution: str
+    delivery: Literal["nat", "floating", "routed"]
+    datapath: str | None
+    mode: str
+    why: Annotated[str, "why this datapath carries it"]
+    state: Annotated[str, "waiting, serving, silent or all_down"]
+    silent: bool
+    eligible: Annotated[int, "members that take new flows"]
+    members: int
+    table: Annotated[int, "position of its table in the list of tables"]
+
+
+class Mapping(TypedDict):
+    """One port of an inbound NAT rule."""
+
+    member: str
+    frontend_port: int
+
+
+class NatRule(TypedDict):
+    """An inbound NAT rule with the port of each member."""
+
+    name: str
+    frontend: str
+    protocol: ProtocolWord
+    first_port: int
+    last_port: int
+    pool: str
+    backend_port: int
+    mappings: list[Mapping]
+
+
+class Frontend(TypedDict):
+    """An address that clients reach."""
+
+    name: str
+    address: str
+    scope: str
+    allow: list[str]
+    zones: list[str]
+    zone_affinity: bool
+
+
+class TableMember(TypedDict):
+    """A member's part of a table."""
+
+    name: str
+    slots: int
+    share: Annotated[float, "of new flows, 0 to 1"]
+
+
+class Table(TypedDict):
+    """The members that take new flows, each with its share of the slots."""
+
+    pool: str
+    size: int
+    digest: NotRequired[Annotated[str, "equal on nodes whose tables are equal"]]
+    rules: NotRequired[Annotated[list[str], "the rules that use it"]]
+    members: list[TableMember]
+
+
+class Health(TypedDict):
+    """What one probe says of a member, with the admin state laid over it."""
+
+    probe: str
+    state: HealthWord
+    reason: str
+    probed: Annotated[HealthWord, "what the probe alone says"]
+    since: Instant
+    detail: str
+
+
+class Override(TypedDict):
+    """What an operator has laid over the file's word on a member."""
+
+    admin_state: AdminStateWord | None
+    weight: int | None
+    by: str
+    at: Instant
+
+
+class Member(TypedDict):
+    """A member as it is in force: the file's word with any override laid over it."""
+
+    name: str
+    address: str
+    weight: int
+    priority: int
+    admin_state: AdminStateWord
+    zone: str | None
+    override: Override | None
+    health: list[Health]
+
+
+class Pool(TypedDict):
+    """A backend pool."""
+
+    name: str
+    drain_period_s: float
+    members: list[Member]
+
+
+class State(TypedDict):
+    """Everything that is active."""
+
+    version: str
+    pid: int
+    started: Instant
+    uptime_s: float
+    ready: bool
+    stopping: bool
+    config: Config
+    generation: int
+    since: Instant
+    last_reload: Reload | None
+    reloads: Annotated[dict[str, int], "result -> how many"]
+    datapaths: list[Datapath]
+    rules: list[Rule]
+    inbound_nat_rules: list[NatRule]
+    frontends: list[Frontend]
+    tables: list[Table]
+    pools: list[Pool]
+
+
+class Rules(TypedDict):
+    """Every rule."""
+
+    generation: int
+    rules: list[Rule]
+
+
+class Pools(TypedDict):
+    """Every pool."""
+
+    generation: int
+    pools: list[Pool]
+
+
+class Tables(TypedDict):
+    """Every table that a rule uses."""
+
+    generation: int
+    tables: list[Table]
+
+
+class Generation(TypedDict):
+    """One generation of the tables: how many rules' entries came, went and changed, and what made it."""
+
+    generation: int
+    at: Instant
+    cause: Annotated[str, "start, signal, watch, api, member or health"]
+    added: int
+    removed: int
+    changed: int
+
+
+class Generations(TypedDict):
+    """The generation of each datapath, and the last ones of the tables, the newest first."""
+
+    generation: int
+    since: Instant
+    datapaths: list[Datapath]
+    history: list[Generation]
+
+
+class Flow(TypedDict):
+    """One open flow."""
+
+    rule: str
+    protocol: str
+    client: str
+    frontend: str
+    pool: str
+    member: str
+    target: str
+    state: str
+    bytes_in: int
+    bytes_out: int
+    age_s: float
+    idle_s: float
+
+
+class Flows(TypedDict):
+    """One page of open flows, in the order of rule, protocol, client."""
+
+    flows: list[Flow]
+    next: Annotated[str | None, "the cursor of the next page; null on the last one"]
+    matching: Annotated[int, "open flows from this page on that pass the filter"]
+    open: Annotated[int, "all open flows"]
+
+
+class Client(TypedDict):
+    """What one client address has open."""
+
+    client: str
+    flows: int
+    bytes_in: int
+    bytes_out: int
+    rules: Annotated[list[str], "at most ten"]
+
+
+class Clients(TypedDict):
+    """The clients with the most open flows."""
+
+    clients: list[Client]
+    addresses: Annotated[int, "different client addresses"]
+    open: Annotated[int, "all open flows"]
+
+
+class Drop(TypedDict):
+    """How much was dropped for one reason since the process started."""
+
+    datapath: str
+    reason: str
+    count: int
+    meaning: str
+
+
+class Drops(TypedDict):
+    """Every reason for which something was dropped."""
+
+    drops: list[Drop]
+
+
+class DatapathCounters(TypedDict):
+    """The counters of one datapath since the process started."""
+
+    name: str
+    flows: int
+    capacity: Annotated[int, "room in the flow table; 0: memory alone limits it"]
+    evictions: int
+    stateless: int
+    drops: Annotated[dict[str, int], "reason -> how many"]
+
+
+class RuleCounters(TypedDict):
+    """What passed through a rule since the process started; `in` is from clients."""
+
+    name: str
+    bytes_in: int
+    bytes_out: int
+    packets_in: int
+    packets_out: int
+    syn: int
+    new_flows: int
+    flows: Annotated[int, "open now"]
+
+
+class MemberCounters(TypedDict):
+    """What passed to and from a member since the process started."""
+
+    pool: str
+    name: str
+    bytes_in: int
+    bytes_out: int
+    new_flows: int
+    flows: Annotated[int, "open now"]
+
+
+class Counters(TypedDict):
+    """Every counter at one instant; rates are the differences of two."""
+
+    clock_s: Annotated[float, "monotonic; differences are seconds"]
+    pid: Annotated[int, "counters begin at 0 with a new process"]
+    datapaths: list[DatapathCounters]
+    rules: list[RuleCounters]
+    members: list[MemberCounters]
+
+
+class Explanation(TypedDict):
+    """Why a flow goes where it goes. What does not apply is empty or -1."""
+
+    flow: str
+    verdict: Annotated[str, "member, or the reason for the drop"]
+    why: str
+    rule: str
+    frontend: str
+    matched: str
+    distribution: str
+    flow_hash: str
+    slot: int
+    slots: int
+    pool: str
+    member: str
+    target: str
+    share: float
+    delivery: str
+    datapath: str
+    datapath_why: str
+
+
+class MemberPatch(TypedDict):
+    """What is to hold instead of the file's word, until the file changes the member or the process ends."""
+
+    admin_state: NotRequired[AdminStateWord]
+    weight: NotRequired[Annotated[int, "0 to 1000"]]
+
+
+class MemberChanged(TypedDict):
+    """What became of a change to a member, and the member as it is now."""
+
+    result: Literal["applied", "unchanged"]
+    generation: int
+    member: Member
+
+
+class Difference(TypedDict):
+    """One object that a reload would add, remove or change."""
+
+    kind: str
+    name: str
+    change: Literal["added", "removed", "changed"]
+    details: list[str]
+
+
+class Move(TypedDict):
+    """The share of a rule's new flows that would meet another member than now."""
+
+    rule: str
+    share: float
+    why: str
+
+
+class FlowsMoved(TypedDict):
+    """What would become of open flows; `elsewhere` are those whose client would meet another member the next time."""
+
+    open: int
+    examined: int
+    stay: int
+    end: int
+    elsewhere: int
+    ending: Annotated[dict[str, int], "why flows end -> how many"]
+
+
+class Plan(TypedDict):
+    """What a reload would change."""
+
+    generation: NotRequired[int]
+    differences: list[Difference]
+    moves: list[Move]
+    flows: FlowsMoved | None
+    warnings: list[Problem]
+
+
+class Alive(TypedDict):
+    """Whether the controller is well."""
+
+    alive: bool
+    reason: NotRequired[str]
+
+
+class Ready(TypedDict):
+    """Whether new flows are welcome."""
+
+    ready: bool
+    generation: NotRequired[int]
+    reason: NotRequired[str]

@@ -1,0 +1,230 @@
+"""What stands there: frontends, rules, pools and members, as the page draws them. Pure.
+
+A picture is made again only when something of it has changed, which is seen by the identity of the snapshots it is made
+of; and what has changed in it is found by comparing documents. So a quiet instance costs nothing for its thousands of
+members.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from asynclb.control.status import Status
+from asynclb.model import AdminState, BackendPool, Health, HealthState, Member, Model, Reason, effective_health
+from asynclb.tables.row import Row, RuleKind
+from asynclb.tables.tables import Entry, PoolTable
+
+Document = Mapping[str, Any]
+MemberId = tuple[str, str]
+"""(pool, member)."""
+
+_CHUNK = 16_384  # slots counted in one go: the interpreter lock is held for about half a millisecond
+_SHAKY = (Reason.UP_PROBE_APPROACHING_UNHEALTHY, Reason.UP_PROBE_ALL_DOWN_IS_UP)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Documents by name, and the snapshots that they were made of.
+
+    Shape: `shares` is by the identity of a table, which is kept so that the identity stays its own.
+    """
+
+    sources: tuple[object, ...] = ()
+    model: Model | None = None
+    frontends: tuple[Document, ...] = ()
+    rules: Mapping[str, Document] = field(default_factory=dict)
+    pools: tuple[str, ...] = ()
+    members: Mapping[MemberId, Document] = field(default_factory=dict)
+    shown: Mapping[str, str] = field(default_factory=dict)
+    """The name of each port of an inbound NAT rule -> the rule's."""
+    probes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Pool -> the probes that ask its members."""
+    shares: Mapping[int, tuple[PoolTable, Counter[int]]] = field(default_factory=dict)
+
+
+def draw(status: Status, before: Picture, epoch_offset_s: float) -> Picture:
+    """Return the picture of a status: the one before, if nothing of it has changed.
+
+    Units: `epoch_offset_s` is what makes an epoch of monotonic seconds; the same for every call, or times would waver.
+    Cost: linear in rules, members and the slots of tables that are new; call it in a thread.
+    """
+    sources = (status.model, status.health, status.tables, status.rule_states, status.overrides)
+    known = before.sources
+    if len(known) == len(sources) and all(one is other for one, other in zip(known, sources, strict=True)):
+        return before
+    shares = _shares(status, before)
+    probes = _probes(status.model)
+    return Picture(
+        sources,
+        status.model,
+        tuple(_frontend(status, name) for name in status.model.frontends),
+        dict(_rules(status)),
+        tuple(status.model.backend_pools),
+        dict(_members(status, probes, _share_of(status, shares), epoch_offset_s)),
+        {entry.row.rule.name: nat for entry in status.tables.entries.values() if (nat := entry.row.nat_rule)},
+        probes,
+        shares,
+    )
+
+
+def changed(before: Mapping[Any, Document], after: Mapping[Any, Document]) -> list[Document]:
+    """Return the documents that are new or other than before."""
+    if before is after:
+        return []
+    return [document for key, document in after.items() if before.get(key) != document]
+
+
+def _shares(status: Status, before: Picture) -> dict[int, tuple[PoolTable, Counter[int]]]:
+    found: dict[int, tuple[PoolTable, Counter[int]]] = {}
+    for entry in status.tables.entries.values():
+        key = id(entry.table)
+        if key not in found and entry.row.nat_rule is None:
+            found[key] = before.shares.get(key) or (entry.table, _count(entry.table))
+    return found
+
+
+def _count(table: PoolTable) -> Counter[int]:
+    counts: Counter[int] = Counter()
+    for start in range(0, table.size, _CHUNK):
+        counts.update(table.slots[start : start + _CHUNK])
+    return counts
+
+
+def _share_of(status: Status, shares: Mapping[int, tuple[PoolTable, Counter[int]]]) -> dict[MemberId, float]:
+    """Return each member's share of new flows, in the first rule of its pool."""
+    found: dict[MemberId, float] = {}
+    first: dict[str, int] = {}
+    for entry in status.tables.entries.values():
+        if entry.row.nat_rule is None:
+            first.setdefault(entry.row.pool.name, id(entry.table))
+    for pool, key in first.items():
+        table, counts = shares[key]
+        for index, member in enumerate(table.members):
+            found[pool, member.name] = round(counts[index] / table.size, 6)
+    return found
+
+
+def _probes(model: Model) -> dict[str, tuple[str, ...]]:
+    found: dict[str, dict[str, None]] = {}
+    for rule in model.rules:
+        if rule.probe is not None:
+            found.setdefault(rule.backend_pool, {})[rule.probe] = None
+    return {pool: tuple(names) for pool, names in found.items()}
+
+
+def _frontend(status: Status, name: str) -> Document:
+    frontend = status.model.frontends[name]
+    return {"name": name, "address": str(frontend.address), "scope": str(frontend.scope), "routed": frontend.routed}
+
+
+def _rules(status: Status) -> Iterator[tuple[str, Document]]:
+    """Yield one document for each rule; an inbound NAT rule is one, however many ports it has."""
+    carried = {rule: path for path in status.datapaths for rule in path.rules}
+    ports: dict[str, list[Entry]] = {}
+    for entry in status.tables.entries.values():
+        row = entry.row
+        if row.nat_rule is not None:
+            ports.setdefault(row.nat_rule, []).append(entry)
+            continue
+        path = carried.get(row.rule.name)
+        yield (
+            row.rule.name,
+            {
+                **_rule(row, row.rule.name, str(row.key.port or "any")),
+                "pool": row.pool.name,
+                "state": str(status.rule_states.get(row.rule.name, "")),
+                "eligible": len(entry.table.members),
+                "members": len(row.pool.members),
+                "datapath": path.name if path else "",
+                "mode": path.modes[row.rule.name] if path else "",
+            },
+        )
+    for rule in status.model.inbound_nat_rules:
+        entries = ports.get(rule.name)
+        if not entries:
+            continue
+        path = carried.get(entries[0].row.rule.name)
+        yield (
+            rule.name,
+            {
+                **_rule(entries[0].row, rule.name, f"{rule.first_port}-{rule.last_port}"),
+                "pool": rule.backend_pool,
+                "state": "serving",
+                "eligible": len(entries),
+                "members": len(entries),
+                "datapath": path.name if path else "",
+                "mode": path.modes[entries[0].row.rule.name] if path else "",
+            },
+        )
+
+
+def _rule(row: Row, name: str, port: str) -> dict[str, Any]:
+    kind = row.kind
+    return {
+        "name": name,
+        "kind": str(kind),
+        "frontend": row.frontend.name,
+        "address": str(row.key.address),
+        "port": port,
+        "protocol": str(row.key.protocol),
+        "backend_port": row.rule.backend_port,
+        "probe": row.rule.probe if kind is not RuleKind.INBOUND_NAT else None,
+        "distribution": str(row.rule.distribution) if kind is not RuleKind.INBOUND_NAT else "",
+        "delivery": str(row.delivery),
+    }
+
+
+def _members(
+    status: Status, probes: Mapping[str, tuple[str, ...]], shares: Mapping[MemberId, float], epoch_offset_s: float
+) -> Iterator[tuple[MemberId, Document]]:
+    for pool in status.model.backend_pools.values():
+        asked = probes.get(pool.name, ())
+        for member in pool.members:
+            place = (pool.name, member.name)
+            health = [_health(pool, member, probe, status.health, epoch_offset_s) for probe in asked]
+            yield (
+                place,
+                {
+                    "pool": pool.name,
+                    "name": member.name,
+                    "address": str(member.address),
+                    "weight": member.weight,
+                    "priority": member.priority,
+                    "zone": member.zone,
+                    "admin": str(member.admin_state),
+                    "by": status.overrides[place].by if place in status.overrides else None,
+                    "state": _summary(member, health),
+                    "share": shares.get(place, 0.0),
+                    "health": health,
+                },
+            )
+
+
+def _health(pool: BackendPool, member: Member, probe: str, health: Health, epoch_offset_s: float) -> Document:
+    found = health.of(pool.name, member.name, probe)
+    effective = effective_health(member, found)
+    return {
+        "probe": probe,
+        "state": str(effective.state),
+        "probed": str(found.state),
+        "reason": str(effective.reason),
+        "shaky": effective.reason in _SHAKY,
+        "detail": found.detail,
+        "since": round(epoch_offset_s + found.since_ns / 1e9, 1) if found.since_ns else None,
+    }
+
+
+def _summary(member: Member, health: list[Document]) -> str:
+    """Return the one word by which a member is coloured.
+
+    `drain` and `off` are what an operator wants, `partly` is up by one probe and down by another.
+    """
+    if member.admin_state is AdminState.DRAIN:
+        return "drain"
+    if member.admin_state is AdminState.DOWN or not member.weight:
+        return "off"
+    states = {found["state"] for found in health}
+    if HealthState.DOWN in states:
+        return "partly" if HealthState.UP in states else "down"
+    return "waiting" if HealthState.UNKNOWN in states else "up"
