@@ -1,12 +1,13 @@
 """One set of flows over everything that balances: whatever carries a flow, it reaches the member that the tables name.
 
 The answers: `asynclb.tables.lookup`, which is the law; the native core and its oracle on a frame of the flow; the
-proxy and the packet datapath with sockets of real hosts.
+datapaths with sockets of real hosts, the kernel's by tc and by both kinds of XDP.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from itertools import product
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from asynclb.datapath.core.oracle.oracle import Oracle
+from asynclb.datapath.kernel import KernelDatapath
 from asynclb.datapath.packet import PacketDatapath
 from asynclb.datapath.proxy import ProxyDatapath
 from asynclb.errors import HostError
@@ -25,6 +27,7 @@ from asynclb.tables.lookup import Verdict, lookup
 from asynclb.tables.row import Row
 from asynclb.tables.tables import Tables
 from tests.netns.balancer import balancer
+from tests.netns.kernel_site import FLOWS, attached, needs_kernel
 from tests.netns.packet_site import UdpMembers, ask
 from tests.netns.proxy_site import VIPS, Members, address_of
 from tests.unit.core.world import CLIENTS, OURS, World, member_link, tcp, udp
@@ -34,7 +37,13 @@ from tests.unit.proxy.world import SEED, Protocol, health_of, member, pool, row
 
 PORTS = range(41_000, 41_006)
 BACKEND_PORT = 8080
-DATAPATHS: dict[str, Callable[..., Any]] = {"proxy": ProxyDatapath, "packet": PacketDatapath}
+DATAPATHS: dict[str, Callable[..., Any]] = {
+    "proxy": ProxyDatapath,
+    "packet": PacketDatapath,
+    "kernel-tc": partial(KernelDatapath, limits=FLOWS, settings=attached("tc")),
+    "kernel-xdp": partial(KernelDatapath, limits=FLOWS, settings=attached("xdp")),
+    "kernel-xdp-generic": partial(KernelDatapath, limits=FLOWS, settings=attached("xdp-generic")),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +135,10 @@ async def test_datapaths_between_real_hosts(datapath: str, scenarios: dict[int, 
         require_tools("ip", "setpriv")
     except HostError as error:
         pytest.skip(str(error))
+    if datapath.startswith("kernel"):
+        needs_kernel()
     rows, tables = health_rows(scenarios)
-    async with Lab(f"conformance-{datapath}") as lab:
+    async with Lab(f"conformance-{datapath}", offload="xdp" not in datapath) as lab:
         site = await STANDARD.build(lab)
         async with balancer(site.lb, DATAPATHS[datapath]) as found:
             await found.apply(*rows, down=next(iter(scenarios.values())).down)

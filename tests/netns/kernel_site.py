@@ -27,10 +27,14 @@ async def kernel(
 ) -> AsyncIterator[Balancer]:
     """Run the kernel datapath in a host for the length of a block."""
     needs_kernel()
-    settings = HostSettings(dict.fromkeys(("front", "back"), attach), leave)
-    kind = partial(KernelDatapath, limits=FLOWS, settings=settings, library=library)
+    kind = partial(KernelDatapath, limits=FLOWS, settings=attached(attach, leave=leave), library=library)
     async with balancer(host, kind) as found:
         yield found
+
+
+def attached(attach: str, *, leave: bool = False) -> HostSettings:
+    """Return settings that attach to both interfaces of the balancer's host in one way."""
+    return HostSettings(dict.fromkeys(("front", "back"), attach), leave)
 
 
 def needs_kernel() -> None:
