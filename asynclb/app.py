@@ -26,6 +26,8 @@ import uvloop
 import asynclb
 from asynclb import config
 from asynclb.admin.api import Render, Sources
+from asynclb.admin.page.routes import page_routes
+from asynclb.admin.page.stream import LiveSources, Stream
 from asynclb.admin.server import AdminServer, open_socket
 from asynclb.control.controller import Controller
 from asynclb.control.nat_ports import PortFile
@@ -40,8 +42,10 @@ from asynclb.events import Emit, Event
 from asynclb.health import Prober, Transition
 from asynclb.kinds import DATAPATHS, HostDatapath, live_candidates, probe_kinds
 from asynclb.model import Model, OnStop
+from asynclb.observe.health_events import snat_uses
 from asynclb.observe.metrics import Snapshot, render
 from asynclb.observe.monitor import Monitor
+from asynclb.observe.recent import Recent
 
 EXIT_OK = 0
 EXIT_BUG = 70
@@ -61,12 +65,13 @@ def main(config_path: str, emit: Emit) -> int:
 async def run(config_path: str, emit: Emit) -> int:
     """Run on the present event loop until SIGTERM or SIGINT. Raises: as `main`; what was set up by then is undone."""
     loop = asyncio.get_running_loop()
+    recent = emit = Recent(emit)
     kind = type(loop).__module__.partition(".")[0]
     emit(Event.STARTING, version=asynclb.__version__, config=config_path, loop=kind, pid=os.getpid())
     loop.set_exception_handler(lambda _loop, context: _tell_failure(emit, "event loop", context))
     with Signals.received() as signals:
         try:
-            return await _Instance(config_path, emit, signals).run()
+            return await _Instance(config_path, recent, signals).run()
         except AsynclbError:
             raise
         except Exception as error:  # noqa: BLE001  the end of the process is the handling
@@ -113,9 +118,9 @@ class Signals:
 class _Instance:
     """One run of the process. Owner: the task in `run`."""
 
-    def __init__(self, config_path: str, emit: Emit, signals: Signals) -> None:
+    def __init__(self, config_path: str, emit: Recent, signals: Signals) -> None:
         self._path = config_path
-        self._emit = emit
+        self._emit = self._recent = emit
         self._signals = signals
         self._started = time.monotonic()
         self._watch = ConfigWatch(Path(config_path), partial(self._reload, "watch"), emit)  # before the first reading
@@ -123,6 +128,7 @@ class _Instance:
         self._datapaths: dict[str, HostDatapath] = {}
         self._controller: Controller | None = None
         self._monitor: Monitor | None = None
+        self._stream: Stream | None = None
 
     async def run(self) -> int:
         """Start, serve, stop; whatever happens, undo what was set up."""
@@ -134,7 +140,9 @@ class _Instance:
             await self._open_datapaths(parsed.model)
             controller = self._controller = self._make_controller()
             if sock is not None:
-                server = AdminServer(sock, admin, self._make_sources(controller), self._emit)
+                stream = self._stream = self._make_stream(controller)
+                pages = (*page_routes(), *stream.routes())
+                server = AdminServer(sock, admin, self._make_sources(controller), self._emit, pages)
                 await server.start()
             return await self._serve(controller, parsed)
         finally:
@@ -156,6 +164,8 @@ class _Instance:
                     group.create_task(self._loudly("controller", controller.run())),
                     group.create_task(self._loudly("prober", self._prober.run())),
                 ]
+                if self._stream is not None:
+                    tasks.append(group.create_task(self._loudly("status page", self._stream.run())))
                 first = await controller.reload("start", parsed)
                 if first.result == "refused":
                     refused = ConfigError(first.problems)
@@ -231,6 +241,9 @@ class _Instance:
         planner = Planner(controller, parse, live_candidates(self._datapaths), seed_of)
         return Sources(controller, controller, self._scrape, planner)
 
+    def _make_stream(self, controller: Controller) -> Stream:
+        return Stream(LiveSources(controller, self._prober.history, self._recent.since), self._emit)
+
     def _configure(self, model: Model) -> None:
         """Tell the datapaths that ask for it what a model says of the host."""
         settings = HostSettings(model.interfaces, leave=model.on_stop is OnStop.LEAVE)
@@ -239,7 +252,12 @@ class _Instance:
                 datapath.configure(settings)
 
     def _make_monitor(self, controller: Controller) -> Monitor:
-        return Monitor(status=controller.status, measure=controller.measure, snat_uses=tuple, emit=self._emit)
+        return Monitor(
+            status=controller.status,
+            measure=controller.measure,
+            snat_uses=lambda: snat_uses(controller.counters().values()),
+            emit=self._emit,
+        )
 
     def _health_changed(self, transitions: tuple[Transition, ...]) -> None:
         if self._controller is not None:

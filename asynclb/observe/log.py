@@ -67,6 +67,11 @@ class Log:
             _silence(self._stream)
 
 
+def level_of(event: Event) -> str:
+    """Return how an event is ranked: `info`, `warning` or `error`."""
+    return logging.getLevelName(_LEVELS.get(event, logging.INFO)).lower()
+
+
 def open_log(log_format: LogFormat = LogFormat.AUTO) -> Emit:
     """Return the `Emit` that writes to standard output."""
     return Log(sys.stdout, log_format)

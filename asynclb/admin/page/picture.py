@@ -54,7 +54,7 @@ def draw(status: Status, before: Picture, epoch_offset_s: float) -> Picture:
     if len(known) == len(sources) and all(one is other for one, other in zip(known, sources, strict=True)):
         return before
     shares = _shares(status, before)
-    probes = _probes(status.model)
+    probes = probes_of(status.model)
     return Picture(
         sources,
         status.model,
@@ -105,7 +105,8 @@ def _share_of(status: Status, shares: Mapping[int, tuple[PoolTable, Counter[int]
     return found
 
 
-def _probes(model: Model) -> dict[str, tuple[str, ...]]:
+def probes_of(model: Model) -> dict[str, tuple[str, ...]]:
+    """Return pool -> the probes that ask its members."""
     found: dict[str, dict[str, None]] = {}
     for rule in model.rules:
         if rule.probe is not None:

@@ -48,7 +48,7 @@ IDLE = Rate()
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What passes, in all and by rule and member, and what is dropped by reason. Rules without anything are left out."""
+    """What passes, in all, by rule and by member, and what is dropped, by reason. What is idle is left out."""
 
     total: Rate = IDLE
     drops: float = 0.0
