@@ -8,7 +8,7 @@ rest is written and it is marked as resolved again. A hop that was unresolved fo
 
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from ctypes import c_uint64, sizeof
 from dataclasses import replace
 from typing import Any
@@ -25,15 +25,22 @@ class Hops:
         self._records = records
         self._wanted: dict[int, NextHop | None] = {}
         self._shown: dict[int, NextHop] = {}
+        self._targets: frozenset[int] = frozenset()
         self._cooling: set[int] = set()
         """Those that were marked as unresolved, and may still be read as they were."""
         self._task: asyncio.Task[None] | None = None
 
-    def set(self, hops: Mapping[int, NextHop | None]) -> None:
-        """Make these the hops, by their numbers; those that change lead through the kernel's routing for a moment."""
+    def set(self, hops: Mapping[int, NextHop | None], targets: Collection[int]) -> None:
+        """Make these the hops, by their numbers; those that change lead through the kernel's routing for a moment.
+
+        `targets` are the interfaces that XDP can redirect to: frames for others are rewritten and left to the kernel.
+        """
         self._wanted.update(hops)
+        self._targets = frozenset(targets)
         for index, hop in hops.items():
             shown = self._shown.get(index)
+            if shown is not None and shown == hop:
+                self._records[index].via_kernel = hop.ifindex not in self._targets
             if shown == hop:
                 continue
             if shown is not None and hop is not None and hop == replace(shown, destination=hop.destination):
@@ -72,5 +79,6 @@ class Hops:
         record: layout.Hop = self._records[index]
         record.ifindex, record.mtu = hop.ifindex, hop.mtu
         record.destination[:], record.source[:] = hop.destination, hop.source
+        record.via_kernel = hop.ifindex not in self._targets
         record.resolved = int(hop.resolved)
         self._shown[index] = hop

@@ -81,6 +81,7 @@ class Running:
         self._quiet: asyncio.Task[None] | None = None  # ends when the image before may be written again
         self._generation = found.generation  # goes on: flows of a process before this one must not look current
         self._tables, self._around = EMPTY_TABLES, Surroundings({}, {}, (), {})
+        self._targets: frozenset[int] = frozenset()  # interfaces that XDP can redirect to
         self._announced: set[tuple[Address, int]] = set()
         self._turn = asyncio.Lock()  # tables and surroundings change one after the other
         self._news: Surroundings | None = None
@@ -120,12 +121,13 @@ class Running:
         self._generation += 1
         image = await asyncio.to_thread(build_image, replace(tables, generation=self._generation), plan)
         features = await asyncio.to_thread(xdp_features)
+        self._targets = features.targets
         links = needed(rows, around, self.settings.interfaces)
         interfaces = wanted(links, self.settings.interfaces, features.native, features.targets)
         if self._programs is None or len(image) > self._programs.capacity:
-            await self._replace_programs(image, around, interfaces, features.targets, rows)
+            await self._replace_programs(image, around, interfaces, rows)
         else:
-            await self._replace_image(self._programs, image, around, interfaces, features.targets, rows)
+            await self._replace_image(self._programs, image, around, interfaces, rows)
         self._tables, self._around = tables, around
         self._tidy(rows, around, interfaces)
 
@@ -135,14 +137,13 @@ class Running:
         image: bytes,
         around: Surroundings,
         interfaces: dict[int, Wanted],
-        targets: frozenset[int],
         rows: list[Row],
     ) -> None:
         await self._remember()
         if self._quiet is not None:
             await self._quiet
         await asyncio.to_thread(programs.write, image)
-        self._link_maps().widen(around.links, targets, _appliances(rows, around))
+        self._link_maps().widen(around.links, self._targets, _appliances(rows, around))
         self._attachments.widen(_pair(programs), interfaces)
         self._set_hops(around)
         programs.flip(self._generation)
@@ -153,7 +154,6 @@ class Running:
         image: bytes,
         around: Surroundings,
         interfaces: dict[int, Wanted],
-        targets: frozenset[int],
         rows: list[Row],
     ) -> None:
         """Load programs aside with these tables, and put them in the place of those that forward now."""
@@ -165,8 +165,8 @@ class Running:
             await self._remember()
             await asyncio.to_thread(fresh.write, image)
             fresh.flip(self._generation)
-            hops.set(self._hops_of(around))
-            self._link_maps().widen(around.links, targets, _appliances(rows, around))
+            hops.set(self._hops_of(around), self._targets)
+            self._link_maps().widen(around.links, self._targets, _appliances(rows, around))
             before = self._found.programs if self._programs is None else _pair(self._programs)
             added = self._attachments.widen(_pair(fresh), interfaces)
             try:
@@ -314,7 +314,7 @@ class Running:
 
     def _set_hops(self, around: Surroundings) -> None:
         if self._hops is not None:
-            self._hops.set(self._hops_of(around))
+            self._hops.set(self._hops_of(around), self._targets)
 
     def _tidy(self, rows: list[Row], around: Surroundings, interfaces: dict[int, Wanted]) -> None:
         self._attachments.narrow(interfaces)
