@@ -58,3 +58,7 @@ class Drop(StrEnum):
     """A member went out by a protocol that its outbound rule does not translate."""
     NO_OUTBOUND_RULE = "no_outbound_rule"
     """A member went out though its rule has `disable_outbound_snat` and no outbound rule translates its pool."""
+    FLOW_EXPIRED = "flow_expired"
+    """A packet of a TCP connection that was idle for longer than its rule allows; with `tcp_reset` it got a reset."""
+    PING_IGNORED = "ping_ignored"
+    """A ping that a public frontend leaves unanswered: longer than 64 bytes, or nobody behind it is meant to be up."""

@@ -14,6 +14,7 @@ from asynclb import native
 from asynclb.datapath.core import Core, Result, Verdict, build_image
 from asynclb.datapath.core.oracle import Oracle
 from asynclb.datapath.core.oracle.wire import Part, parse
+from asynclb.model import AdminState, BackendPool, Member
 from asynclb.net.flow import Protocol
 from asynclb.net.flowhash import Distribution
 from asynclb.tables.row import Delivery, FrontendKey, Row
@@ -39,8 +40,17 @@ pytestmark = pytest.mark.skipif(not native.available, reason=native.reason)
 
 CLIENTS4 = ("198.51.100.7", "198.51.100.8", "10.9.0.1", "0.0.0.0", "127.0.0.1", "224.0.0.1")
 CLIENTS6 = ("2001:db8:9::7", "2001:db8:9::8", "::1", "ff02::1", "::ffff:198.51.100.7")
-VIPS4 = ("203.0.113.10", "203.0.113.20", "203.0.113.30", "10.0.1.4", "192.0.2.200", "198.51.100.7")
-VIPS6 = ("2001:db8::10", "2001:db8::20", "2001:db8:5::1", "fe80::5")
+VIPS4 = (
+    "203.0.113.10",
+    "203.0.113.20",
+    "203.0.113.30",
+    "203.0.113.40",
+    "203.0.113.50",
+    "10.0.1.4",
+    "192.0.2.200",
+    "198.51.100.7",
+)
+VIPS6 = ("2001:db8::10", "2001:db8::20", "2001:db8::50", "2001:db8:5::1", "fe80::5")
 MEMBERS4 = ("10.1.0.11", "10.1.0.12", "10.1.0.13", "10.2.0.11", "10.2.0.12")
 MEMBERS6 = ("2001:db8:1::11", "2001:db8:1::12")
 HELD_NS = SECOND
@@ -60,13 +70,16 @@ def make_world(
     nva6 = FrontendKey(ip_address("2001:db8:4::4"), 0, Protocol.ALL)
     back = FrontendKey(ip_address("10.0.2.4"), 0, Protocol.ALL)
     return world(
-        row(web, "203.0.113.10", 80, 8080, distribution=distribution),
+        row(web, "203.0.113.10", 80, 8080, distribution=distribution, tcp_reset=True),
+        row(pool("nobody"), "203.0.113.40"),
+        row(drained("tired", "10.5.0.11"), "203.0.113.50"),
+        row(drained("tired6", "2001:db8:7::1"), "2001:db8::50"),
         row(web, "203.0.113.10", 53, 5353, protocol=Protocol.UDP, distribution=distribution, allow=inside),
         ha(right, "203.0.113.20", distribution=distribution),
-        ha(web, "203.0.113.30", delivery=Delivery.FLOATING),
-        row(web6, "2001:db8::10", 80, 8080, distribution=distribution),
+        ha(web, "203.0.113.30", delivery=Delivery.FLOATING, tcp_reset=True),
+        row(web6, "2001:db8::10", 80, 8080, distribution=distribution, tcp_reset=True),
         ha(web6, "2001:db8::20"),
-        ha(left, "10.0.1.4", delivery=Delivery.ROUTED, symmetric=True, distribution=distribution),
+        ha(left, "10.0.1.4", delivery=Delivery.ROUTED, symmetric=True, distribution=distribution, tcp_reset=True),
         ha(pool("back", "10.4.0.11", "10.4.0.12"), "10.0.2.4", delivery=Delivery.ROUTED, symmetric=True),
         ha(pool("left6", "2001:db8:6::1", "2001:db8:6::2"), "2001:db8:4::4", delivery=Delivery.ROUTED, symmetric=True),
         seed=seed,
@@ -76,6 +89,11 @@ def make_world(
         mtu=MEMBERS_MTU,
         return_hops=seed % 2 == 0,
     )
+
+
+def drained(name: str, address: str) -> BackendPool:
+    """Return a pool of one member, which takes nothing new."""
+    return BackendPool(name, (Member("m0", ip_address(address), admin_state=AdminState.DRAIN),))
 
 
 @dataclass(frozen=True)
@@ -99,7 +117,9 @@ transports: st.SearchStrategy[tuple[int, bytes]] = st.one_of(
         lambda s, d, n: (17, struct.pack("!HHHH", s, d, n, 0) + b"hello"),
         *(st.sampled_from(PORTS), st.sampled_from(PORTS), st.sampled_from([13, 13, 8, 7, 400])),
     ),
-    st.builds(lambda t, i: (1, struct.pack("!BBHHH", t, 0, 0, i, 1) + b"ping"), st.integers(0, 18), st.integers(0, 3)),
+    st.builds(
+        lambda t, i: (1, struct.pack("!BBHHH", t, 0, 0, i, 1) + b"ping" * 6), st.integers(0, 18), st.integers(0, 3)
+    ),
     st.builds(
         lambda t, i: (58, struct.pack("!BBHHH", t, 0, 0, i, 1) + ip_address("2001:db8::10").packed),
         *(st.sampled_from([1, 2, 128, 129, 133, 135, 136, 143]), st.integers(0, 3)),

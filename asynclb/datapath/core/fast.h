@@ -119,9 +119,9 @@ INLINE int glance_at(struct glance *g, u8 *data, const u8 *end, u32 version)
 INLINE struct flow *fast_flow(struct work *w, const struct key *key)
 {
 	struct key copy = *key; /* what a helper is shown, the compiler reads from memory from then on: not all of a glance */
-	struct flow *flow = flow_find(w, &copy, 0).flow;
+	struct flow *flow = flow_lookup(&copy);
 
-	return flow && !(flow->flags & ~USUAL_FLOW) ? flow : 0;
+	return flow && !(flow->flags & ~USUAL_FLOW) && !is_late(flow->deadline_ms, w->now_ms) ? flow : 0;
 }
 
 /* Lets counters and the flow take notice, as flow_notice does. */

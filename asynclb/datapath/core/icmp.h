@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* A message of our own: "too big", in the place of the packet that did not fit. Python twin: oracle/icmp.py.
+/* Errors of our own, in the place of the packet that they are about: above all "too big". Python twin: oracle/icmp.py.
  *
  * It comes from the VIP, which is all that either end knows of us, and goes back by the link that the packet came by.
  * It quotes QUOTE_BYTES at most, where RFC 4443, 2.4 (c) asks for as much as fits into 1,280: so the copy is bounded for
@@ -15,35 +15,11 @@
 #define ICMP_TTL 64           /* what hosts send with */
 #define ICMP_PRECEDENCE 0xc0  /* internetwork control: RFC 1812, 4.3.2.5 */
 #define DONT_FRAGMENT 0x40    /* in the seventh byte of an IPv4 header */
-
-#ifndef __bpf__ /* there, a frame cannot grow at its front while it is decided: it is dropped, and counted */
-
-/* Whether one more message may be sent now. */
-INLINE int icmp_allowed(struct core_memory *core, u32 now_ms)
-{
-	u32 due = (now_ms - core->icmp_ms) / ICMP_MS;
-
-	if (due >= ICMP_BURST - core->icmp_tokens) {
-		core->icmp_tokens = ICMP_BURST;
-		core->icmp_ms = now_ms;
-	} else {
-		core->icmp_tokens += due;
-		core->icmp_ms += due * ICMP_MS;
-	}
-	if (!core->icmp_tokens)
-		return 0;
-	core->icmp_tokens--;
-	return 1;
-}
-
-/* The size that the network sees: of each segment, where the kernel is yet to cut them. */
-INLINE u32 packet_size(struct packet *p, const struct network *net)
-{
-	const u8 *h = at(p, net->l4, 20);
-	u32 transport = h && net->protocol == IP_TCP ? (h[12] >> 4) * 4u : 8;
-
-	return p->segmented ? net->l4 - net->l3 + transport + p->segmented : net->end - net->l3;
-}
+#ifdef __bpf__
+#define MOVED 72 /* the headers of a ping: the longest of IPv4, and the first 8 bytes behind */
+#else
+#define MOVED QUOTE_BYTES
+#endif
 
 INLINE u32 sum32(u32 word)
 {
@@ -75,7 +51,7 @@ INLINE u32 move_up(struct packet *p, u32 from, u32 by, u32 size)
 {
 	u32 sum = 0;
 
-	for (u32 i = 4; i <= QUOTE_BYTES && i <= size; i += 4) {
+	for (u32 i = 4; i <= MOVED && i <= size; i += 4) {
 		const u8 *source = at(p, from + size - i, 4);
 		u8 *to = at(p, from + size - i + by, 4);
 		u32 word;
@@ -110,6 +86,58 @@ INLINE u32 write_ipv6(u8 *h, u32 payload, const struct address *from, const stru
 	return store_address(h + 8, from, 6) + store_address(h + 24, to, 6) + payload + IP_ICMPV6;
 }
 
+/* Turns a packet into an error about it that quotes `size` of its bytes. `kind` is type and code. The frame must have room. */
+INLINE void make_error(struct packet *p, const struct network *net, const struct address *from, u32 kind, u32 rest, u32 size)
+{
+	u32 head = net->version == 4 ? 20 : 40, sum;
+	u8 *h = at(p, net->l3, head + 8);
+
+	if (!h)
+		return;
+	sum = move_up(p, net->l3, head + 8, size);
+	if (net->version == 4)
+		write_ipv4(h, head + 8 + size, from, &net->source);
+	else
+		sum += write_ipv6(h, 8 + size, from, &net->source);
+	h += head;
+	store_be32(h, kind << 16);
+	store_be32(h + 4, rest);
+	sum += kind + sum32(rest);
+	store_be16(h + 2, (u16)(fold(sum) ^ 0xffff));
+	p->length = net->l3 + head + 8 + size;
+	p->csum_start = NONE;
+	p->segmented = 0;
+}
+
+#ifndef __bpf__ /* there, a frame cannot grow at its front while it is decided: it is dropped, and counted */
+
+/* Whether one more message may be sent now. */
+INLINE int icmp_allowed(struct core_memory *core, u32 now_ms)
+{
+	u32 due = (now_ms - core->icmp_ms) / ICMP_MS;
+
+	if (due >= ICMP_BURST - core->icmp_tokens) {
+		core->icmp_tokens = ICMP_BURST;
+		core->icmp_ms = now_ms;
+	} else {
+		core->icmp_tokens += due;
+		core->icmp_ms += due * ICMP_MS;
+	}
+	if (!core->icmp_tokens)
+		return 0;
+	core->icmp_tokens--;
+	return 1;
+}
+
+/* The size that the network sees: of each segment, where the kernel is yet to cut them. */
+INLINE u32 packet_size(struct packet *p, const struct network *net)
+{
+	const u8 *h = at(p, net->l4, 20);
+	u32 transport = h && net->protocol == IP_TCP ? (h[12] >> 4) * 4u : 8;
+
+	return p->segmented ? net->l4 - net->l3 + transport + p->segmented : net->end - net->l3;
+}
+
 /* Whether the sender wants to be told: all of IPv6 does, and IPv4 that is not to be fragmented. */
 INLINE int wants_too_big(struct packet *p, const struct parsed *in)
 {
@@ -124,26 +152,12 @@ INLINE int wants_too_big(struct packet *p, const struct parsed *in)
 INLINE int make_too_big(struct packet *p, const struct parsed *in, const struct address *from, u32 mtu)
 {
 	const struct network *net = &in->net;
-	u32 head = net->version == 4 ? 20 : 40, size = net->end - net->l3, sum;
-	u8 *h;
+	u32 head = net->version == 4 ? 20 : 40, size = net->end - net->l3;
 
 	size = (size < QUOTE_BYTES ? size : QUOTE_BYTES) & ~3u;
-	h = at(p, net->l3, head + 8 + size);
-	if (!h)
+	if (!at(p, net->l3, head + 8 + size))
 		return 0;
-	sum = move_up(p, net->l3, head + 8, size);
-	if (net->version == 4)
-		write_ipv4(h, head + 8 + size, from, &net->source);
-	else
-		sum += write_ipv6(h, 8 + size, from, &net->source);
-	h += head;
-	store_be32(h, net->version == 4 ? 0x03040000 : 0x02000000);
-	store_be32(h + 4, mtu);
-	sum += (net->version == 4 ? 0x0304 : 0x0200) + sum32(mtu);
-	store_be16(h + 2, (u16)(fold(sum) ^ 0xffff));
-	p->length = net->l3 + head + 8 + size;
-	p->csum_start = NONE;
-	p->segmented = 0;
+	make_error(p, net, from, net->version == 4 ? 0x0304 : 0x0200, mtu, size);
 	return 1;
 }
 

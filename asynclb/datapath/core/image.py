@@ -20,16 +20,20 @@ from asynclb.model import AdminState, BackendPool, Member
 from asynclb.net.address import Address, Prefix
 from asynclb.net.flow import PROTOCOL_NUMBERS, Protocol
 from asynclb.net.flowhash import KEY1_TWEAK
+from asynclb.tables.ping import Ping, pings
 from asynclb.tables.row import Delivery, FrontendKey, Row
 from asynclb.tables.snat import SnatRule, SnatSlice
 from asynclb.tables.tables import EMPTY_POOL_TABLE, Entry, PoolTable, Tables
 
 NONE = CONSTANTS["NONE"]
+PING_PROTOCOLS = {4: 1, 6: 58}
+"""IP version -> ICMP's number."""
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
 _GOLDEN = 0x9E37_79B9_7F4A_7C15
 _MAPPED = 0xFFFF << 32
 _DELIVERIES = {Delivery.NAT: 0, Delivery.FLOATING: 1, Delivery.ROUTED: 2}
 _DISTRIBUTIONS = {"five_tuple": 0, "source_ip": 1, "source_ip_protocol": 2}
+_PINGS = {Ping.REPLY: CONSTANTS["ENTRY_ECHO_UP"], Ping.UNREACHABLE: CONSTANTS["ENTRY_ECHO_DOWN"], Ping.SILENCE: 0}
 _PLACE = struct.Struct("=QQHBBIII")
 _ENTRY = struct.Struct("=QQ13I2H3B5x")
 _MEMBER = struct.Struct("=QQ4I")
@@ -157,6 +161,7 @@ class _Builder:
             self._add_entry(key, entry, self.plan.rules[entry.row.rule.name])
         self._add_closed()
         self._add_interfaces()
+        self._add_pings()
         for rule in self.tables.outbound:
             self._add_outbound(rule)
         for address in self.plan.local:
@@ -336,6 +341,20 @@ class _Builder:
             if key not in order:
                 raise ValueError(f"interface {ifindex} is routed to {key}, which the tables do not have")
             self._place((version, ifindex), 0, 0, Kind.INTERFACE).entry = order[key]
+
+    def _add_pings(self) -> None:
+        """Add an entry for each frontend whose pings are answered here: it has no members, and counts nothing."""
+        for address, (ping, decisive) in pings(self.tables).items():
+            if address in self.plan.local:
+                continue
+            row, words = decisive[0].row, mapped(address)
+            number = PING_PROTOCOLS[address.version]
+            self._place(words, 0, number, Kind.FRONTEND).entry = len(self.entries)
+            flags = CONSTANTS["ENTRY_ECHO"] | _PINGS[ping]
+            nothing = (0,) * 8
+            ports = (NONE, 0, 0, _DELIVERIES[Delivery.NAT], 0, flags)
+            parts = (self.plan.rules[row.rule.name], 0, *nothing, *self._allow(row.frontend.allow))
+            self.entries.append(_ENTRY.pack(*words, *parts, *ports))
 
     def _assemble(self) -> bytes:
         blank = _MEMBER.pack(0, 0, NONE, 0, 0, 0)

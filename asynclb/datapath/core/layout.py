@@ -74,6 +74,8 @@ class Conn(IntEnum):
     FIN_IN = 3
     FIN_OUT = 4
     CLOSED = 5
+    EXPIRED = 6
+    """Idle for longer than its rule allows, and its ends were told: nothing passes until a SYN begins anew."""
 
 
 class Event(IntEnum):
@@ -85,7 +87,7 @@ class Event(IntEnum):
     RST = 3
 
 
-TRANSITIONS: Final[dict[tuple[int, Event], tuple[Conn, ...]]] = {
+_HEARD: Final[dict[tuple[int, Event], tuple[Conn, ...]]] = {
     # (direction, event):     NONE             SYN              ESTABLISHED      FIN_IN       FIN_OUT      CLOSED
     (0, Event.OTHER): (Conn.ESTABLISHED, Conn.ESTABLISHED, Conn.ESTABLISHED, Conn.FIN_IN, Conn.FIN_OUT, Conn.CLOSED),
     (0, Event.SYN): (Conn.SYN, Conn.SYN, Conn.ESTABLISHED, Conn.FIN_IN, Conn.FIN_OUT, Conn.SYN),
@@ -96,7 +98,14 @@ TRANSITIONS: Final[dict[tuple[int, Event], tuple[Conn, ...]]] = {
     (1, Event.FIN): (Conn.FIN_OUT, Conn.FIN_OUT, Conn.FIN_OUT, Conn.CLOSED, Conn.FIN_OUT, Conn.CLOSED),
     (1, Event.RST): (Conn.CLOSED, Conn.CLOSED, Conn.CLOSED, Conn.CLOSED, Conn.CLOSED, Conn.CLOSED),
 }
-"""The TCP state table: direction 0 is from the client. A SYN on a closed tuple is a new flow (flow.h)."""
+TRANSITIONS: Final = {event: (*states, Conn.EXPIRED) for event, states in _HEARD.items()}
+"""The TCP state table: direction 0 is from the client. A SYN on a closed tuple is a new flow (flow.h).
+
+What has expired stays so, whatever it hears.
+"""
+
+REMEMBERED: Final = frozenset({Conn.ESTABLISHED, Conn.FIN_IN, Conn.FIN_OUT, Conn.EXPIRED})
+"""States in which a flow past its deadline is remembered for EXPIRED_MS: its ends believe that it goes on."""
 
 CONSTANTS: Final[dict[str, int]] = {
     "MAGIC": 0x41534C42,  # "ASLB"
@@ -121,6 +130,10 @@ CONSTANTS: Final[dict[str, int]] = {
     "ENTRY_SYMMETRIC": 1,
     "ENTRY_RESET": 2,  # tcp_reset
     "ENTRY_CLOSED": 4,  # the rule was removed: established connections only
+    "ENTRY_ECHO": 8,  # not a rule's: pings of a public frontend, which are answered here
+    "ENTRY_ECHO_UP": 16,  # ... with a reply
+    "ENTRY_ECHO_DOWN": 32,  # ... with "host unreachable"
+    "ENTRY_UNTRACKED": 64,  # the tables decide for UDP whenever they change
     "KEY_SYMMETRIC": 1,  # in Key.kind: the ends are in order, lower first
     "KEY_OUTBOUND": 2,  # a member's own connection, or what comes back to it
     "FLOW_SWAPPED": 1,  # the client is the key's destination
@@ -137,6 +150,9 @@ CONSTANTS: Final[dict[str, int]] = {
     "SNAT_TRIES": 256,  # ports that are looked at on one address for one connection
     "SYN_MS": 30_000,  # how long an unanswered SYN is remembered: the client gives up or asks again by then
     "CLOSED_MS": 10_000,  # for last acknowledgements and repeats
+    "EXPIRED_MS": 300_000,  # beyond the 200 s or so that an end repeats itself before it gives up
+    "REMEMBERED": sum(1 << state for state in REMEMBERED),
+    "ECHO_BYTES": 64,  # of ICMP: longer pings are not answered
     "VLAN_TAGS": 2,
     "EXTENSION_HEADERS": 8,  # RFC 8200 names six kinds, each once but for one
     "HAIRPIN_FIRST": 61_000,  # above Linux's own ephemeral ports (32768-60999)

@@ -301,13 +301,19 @@ INLINE struct flow *flow_lookup(const struct key *key)
 	return bpf_map_lookup_elem(&flows6, key);
 }
 
-/* Finds a flow that is not past its deadline. */
+/* Whether a flow that was found has idled out. */
+INLINE int flow_late(const struct work *w, struct flow_ref found)
+{
+	return is_late(found.flow->deadline_ms, w->now_ms);
+}
+
+/* Finds a flow that is not past its deadline, or is remembered. */
 INLINE struct flow_ref flow_find(const struct work *w, const struct key *key, u64 hash)
 {
 	struct flow *flow = flow_lookup(key);
 
 	(void)hash;
-	if (flow && is_late(flow->deadline_ms, w->now_ms))
+	if (flow && is_late(flow->deadline_ms, w->now_ms) && !is_remembered(flow, flow->deadline_ms, w->now_ms))
 		flow = 0;
 	return (struct flow_ref){flow};
 }

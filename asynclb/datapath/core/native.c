@@ -400,8 +400,8 @@ EXPORT u32 asynclb_core_collect(const struct core_memory *core, u32 index, struc
 	return count;
 }
 
-/* Visits `budget` buckets from where the last call stopped; flows that want a reset are copied out, and when there is
- * no room for more, the call stops. Returns how many resets there are; `done` tells that the table's end was reached.
+/* Visits `budget` buckets from where the last call stopped; connections that idled out and want a reset are copied out,
+ * once, and when there is no room for more, the call stops. Returns how many resets there are; `done` tells that the table's end was reached.
  */
 EXPORT u32 asynclb_core_sweep(struct core_memory *core, u64 now_ns, u32 budget, struct keyed_flow *resets,
 			       u32 limit, u32 *done)
@@ -418,12 +418,17 @@ EXPORT u32 asynclb_core_sweep(struct core_memory *core, u64 now_ns, u32 budget, 
 		for (u32 i = 0; i < WAYS; i++) {
 			struct flow *flow = &bucket->flow[i];
 
-			if (!bucket->tag[i] || !is_late(bucket->deadline_ms[i], now_ms))
+			if (is_forgotten(bucket, i, now_ms)) {
+				if (flow->flags & FLOW_SNAT && flow->flags & FLOW_RESET && REMEMBERED >> (flow->state & 7) & 1)
+					resets[count++] = (struct keyed_flow){bucket->key[i], *flow};
+				core->expired += flow->state != CONN_EXPIRED;
+				flow_end(core, bucket, i);
+			}
+			if (!bucket->tag[i] || !is_late(bucket->deadline_ms[i], now_ms) || flow->state == CONN_EXPIRED)
 				continue;
-			if (flow->flags & FLOW_RESET && bucket->key[i].protocol == IP_TCP && flow->state != CONN_CLOSED)
+			if (flow->flags & FLOW_RESET)
 				resets[count++] = (struct keyed_flow){bucket->key[i], *flow};
-			flow_end(core, bucket, i);
-			core->expired++;
+			flow_expire(core, flow);
 		}
 		core->cursor++;
 		if (core->cursor == core->bucket_count) {
@@ -448,7 +453,7 @@ EXPORT void asynclb_core_recount(struct core_memory *core)
 		const struct bucket *bucket = core_bucket(core, b);
 
 		for (u32 i = 0; i < WAYS; i++) {
-			if (!bucket->tag[i])
+			if (!bucket->tag[i] || bucket->flow[i].state == CONN_EXPIRED)
 				continue;
 			core->flow_count++;
 			if (bucket->flow[i].flags & FLOW_RETURN)
@@ -507,7 +512,7 @@ EXPORT u32 asynclb_core_part(struct core_memory *core, const u8 *fates, const u6
 			if (!bucket->tag[i] || !is_parting(core, flow, fates, words, count))
 				continue;
 			if (bucket->key[i].protocol == IP_TCP && flow->state != CONN_CLOSED &&
-			    (!(flow->flags & FLOW_RETURN) || flow->flags & FLOW_SNAT)) {
+			    flow->state != CONN_EXPIRED && (!(flow->flags & FLOW_RETURN) || flow->flags & FLOW_SNAT)) {
 				resets[found++] = (struct keyed_flow){bucket->key[i], *flow};
 				flow->flags |= FLOW_OVER;
 			}
@@ -548,7 +553,7 @@ EXPORT u32 asynclb_core_flows(const struct core_memory *core, u32 *cursor, struc
 		const struct bucket *bucket = core_bucket(core, *cursor);
 
 		for (u32 i = 0; i < WAYS; i++) {
-			if (!bucket->tag[i] || bucket->flow[i].flags & FLOW_RETURN)
+			if (!bucket->tag[i] || bucket->flow[i].flags & FLOW_RETURN || bucket->flow[i].state == CONN_EXPIRED)
 				continue;
 			flows[count] = (struct keyed_flow){bucket->key[i], bucket->flow[i]};
 			flows[count++].flow.deadline_ms = bucket->deadline_ms[i];

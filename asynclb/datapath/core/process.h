@@ -13,7 +13,7 @@
 #include "flow.h"
 #include "icmp.h"
 #include "neighbour.h"
-#include "rewrite.h"
+#include "reply.h"
 
 INLINE u32 drop(struct work *w, u32 reason)
 {
@@ -92,16 +92,35 @@ INLINE int exceeds(struct work *w, u32 mtu)
 #endif
 }
 
-/* What is said when the drain period is over is not heard, but the resets that follow must fit it. */
+/* What is said when a flow is over is not heard, but the resets that follow must fit it. */
+INLINE void hear_last(const struct work *w, struct flow *flow, int outward)
+{
+	if (w->way.key.protocol != IP_TCP || !is_plain(&w->in) || !(w->in.tcp_flags & TCP_ACK))
+		return;
+	if (outward)
+		flow->ack_out = w->in.ack;
+	else
+		flow->ack_in = w->in.ack;
+}
+
+/* The drain period of a flow's member is over. */
 INLINE u32 over(struct work *w, struct flow *flow, int outward)
 {
-	if (w->way.key.protocol == IP_TCP && is_plain(&w->in) && w->in.tcp_flags & TCP_ACK) {
-		if (outward)
-			flow->ack_out = w->in.ack;
-		else
-			flow->ack_in = w->in.ack;
-	}
+	hear_last(w, flow, outward);
 	return drop(w, DROP_NO_FLOW);
+}
+
+/* A connection that idled out: its ends hear of it, or nothing. Python twin: Step._expired. */
+INLINE u32 expired(struct work *w, struct flow *flow, int outward)
+{
+	u32 reset = flow->flags & FLOW_RESET;
+
+	hear_last(w, flow, outward);
+	if (!reset || reply_reset(w) != VERDICT_TX)
+		return drop(w, DROP_FLOW_EXPIRED);
+	w->answer->reason = DROP_FLOW_EXPIRED;
+	count_reason(w, DROP_FLOW_EXPIRED);
+	return VERDICT_TX;
 }
 
 /* Leaves what was rewritten to the host's own routing, which finds neighbours and bridges by itself. */
@@ -157,7 +176,7 @@ INLINE struct flow_ref passage_find(struct work *w, const struct image *image, c
 	struct flow_ref found;
 
 	way->key = w->key;
-	way->outward = way->swapped = way->renewed = 0;
+	way->outward = way->swapped = way->renewed = way->late = 0;
 	if (entry->flags & ENTRY_SYMMETRIC) {
 		way->key.kind = KEY_SYMMETRIC;
 		way->swapped = (u8)key_order(&way->key);
@@ -173,8 +192,11 @@ INLINE struct flow_ref passage_find(struct work *w, const struct image *image, c
 	way->outward = way->swapped != (found.flow->flags & FLOW_SWAPPED);
 	way->member = flow_member(w, image, entry, found.flow);
 	way->target_port = found.flow->target_port;
-	if (found.flow->flags & FLOW_OVER && way->event == EVENT_SYN && !way->outward)
+	way->late = (u8)flow_late(w, found);
+	if ((found.flow->flags & FLOW_OVER || way->late) && way->event == EVENT_SYN && !way->outward) {
 		way->member = NONE; /* the client knows that it is over */
+		way->late = 0;
+	}
 	return found;
 }
 
@@ -464,6 +486,8 @@ STEP u32 forward(struct work *w, u32 index)
 	link = at(w->p, 6, 6);
 	if (entry->delivery == DELIVERY_ROUTED && link && is_appliance(w, link))
 		return VERDICT_PASS; /* it has been through an appliance: the host routes it on */
+	if (way->late && found.flow)
+		return expired(w, found.flow, way->outward);
 	if (way->renewed && found.flow)
 		found.flow->generation = (u16)image->generation;
 	reason = passage_choose(w, entry, found.flow);
@@ -565,6 +589,8 @@ STEP u32 hairpin_return(struct work *w)
 		return drop(w, DROP_NO_FLOW);
 	if (found.flow->flags & FLOW_OVER)
 		return over(w, found.flow, 1);
+	if (flow_late(w, found))
+		return expired(w, found.flow, 1);
 	mtu = client_mtu(w, found.flow->ifindex);
 	if (mtu)
 		return too_big(w, &w->key.destination, mtu);
@@ -627,6 +653,8 @@ STEP u32 reverse_by(struct work *w, u32 index)
 		return drop(w, DROP_NO_FLOW);
 	if (found.flow->flags & FLOW_OVER)
 		return over(w, found.flow, 1);
+	if (flow_late(w, found))
+		return expired(w, found.flow, 1);
 	mtu = client_mtu(w, found.flow->ifindex);
 	if (mtu)
 		return too_big(w, &way->key.destination, mtu);
@@ -724,6 +752,39 @@ INLINE struct key own_key(const struct work *w)
 	return w->in.form == FORM_ERROR ? reversed(&w->in.inner) : w->in.key;
 }
 
+/* A ping of a public frontend that no rule takes; PASS when it is none. Python twin: _Decision._echo. */
+STEP u32 process_echo(struct work *w, u32 index)
+{
+	const struct image *image;
+	const struct entry *entry;
+	const struct network *net;
+	u32 reason = DROP_PING_IGNORED;
+
+	GIVEN(w);
+	net = &w->in.net;
+	image = work_image(w);
+	entry = image ? entry_at(image, index) : 0;
+	if (!entry || !(entry->flags & ENTRY_ECHO))
+		return VERDICT_PASS;
+	if (w->in.icmp_type != (net->version == 4 ? ECHO_REQUEST : ECHO_REQUEST6) || net->fragment == LATER)
+		return drop(w, DROP_NO_RULE);
+	if (!is_allowed(w, index, &w->key.source))
+		return drop(w, DROP_SOURCE_NOT_ALLOWED);
+	if (net->fragment != WHOLE || net->end - net->l4 > ECHO_BYTES)
+		return drop(w, reason);
+	if (entry->flags & ENTRY_ECHO_UP && reply_echo(w) == VERDICT_TX)
+		return VERDICT_TX;
+	if (entry->flags & ENTRY_ECHO_DOWN) {
+		reason = DROP_NO_ELIGIBLE_MEMBER;
+		if (reply_unreachable(w) == VERDICT_TX) {
+			w->answer->reason = reason;
+			count_reason(w, reason);
+			return VERDICT_TX;
+		}
+	}
+	return drop(w, reason);
+}
+
 /* Traffic to a VIP. */
 INLINE u32 process_direct(struct work *w)
 {
@@ -747,6 +808,11 @@ INLINE u32 process_direct(struct work *w)
 	index = index == NONE ? w->to.entry : index;
 	if (index == NONE)
 		return w->to.flags & ADDRESS_LOCAL ? VERDICT_PASS : drop(w, DROP_NO_RULE);
+	if (is_icmp(&w->in.net) && w->in.form == FORM_PLAIN) {
+		verdict = process_echo(w, index);
+		if (verdict != VERDICT_PASS)
+			return verdict;
+	}
 	return forward(w, index);
 }
 

@@ -58,6 +58,8 @@ INLINE void flow_end(struct core_memory *core, struct bucket *bucket, u32 way)
 	struct flow *flow = &bucket->flow[way];
 
 	bucket->tag[way] = 0;
+	if (flow->state == CONN_EXPIRED)
+		return;
 	core->flow_count--;
 	if (flow->flags & FLOW_RETURN)
 		return;
@@ -65,15 +67,32 @@ INLINE void flow_end(struct core_memory *core, struct bucket *bucket, u32 way)
 	core_member(core, flow->member)->flows--;
 }
 
-/* Frees the ways that are past their deadline; returns how many are free. */
+/* Keeps a connection that idled out in mind, where nobody needs its room: it is open no more. */
+INLINE void flow_expire(struct core_memory *core, struct flow *flow)
+{
+	flow->state = CONN_EXPIRED;
+	core->flow_count--;
+	core_rule(core, flow->rule)->flows--;
+	core_member(core, flow->member)->flows--;
+	core->expired++;
+}
+
+/* Whether a way has a flow that is over and forgotten. */
+INLINE int is_forgotten(const struct bucket *bucket, u32 way, u32 now_ms)
+{
+	return bucket->tag[way] && is_late(bucket->deadline_ms[way], now_ms) &&
+	       !is_remembered(&bucket->flow[way], bucket->deadline_ms[way], now_ms);
+}
+
+/* Frees the ways whose flows are over and forgotten; returns how many are free. */
 INLINE u32 bucket_free(struct core_memory *core, struct bucket *bucket, u32 now_ms)
 {
 	u32 free = 0;
 
 	for (u32 i = 0; i < WAYS; i++) {
-		if (bucket->tag[i] && is_late(bucket->deadline_ms[i], now_ms)) {
+		if (is_forgotten(bucket, i, now_ms)) {
+			core->expired += bucket->flow[i].state != CONN_EXPIRED;
 			flow_end(core, bucket, i);
-			core->expired++;
 		}
 		free += !bucket->tag[i];
 	}
@@ -85,6 +104,19 @@ INLINE u32 free_way(const struct bucket *bucket)
 	for (u32 i = 0; i < WAYS; i++)
 		if (!bucket->tag[i])
 			return i;
+	return WAYS;
+}
+
+/* Forgets a connection of a full bucket that idled out; returns the freed way, or WAYS. */
+INLINE u32 bucket_forget(struct core_memory *core, struct bucket *bucket, u32 now_ms)
+{
+	for (u32 i = 0; i < WAYS; i++) {
+		if (!is_late(bucket->deadline_ms[i], now_ms))
+			continue;
+		core->expired += bucket->flow[i].state != CONN_EXPIRED;
+		flow_end(core, bucket, i);
+		return i;
+	}
 	return WAYS;
 }
 
@@ -115,7 +147,13 @@ INLINE u64 flow_hash(const struct work *w, const struct key *key)
 	return key_hash(key, w->image->key0, w->image->key1, DISTRIBUTION_FIVE_TUPLE, 0);
 }
 
-/* Finds a flow that is not past its deadline. */
+/* Whether a flow that was found has idled out. */
+INLINE int flow_late(const struct work *w, struct flow_ref found)
+{
+	return is_late(*found.deadline_ms, w->now_ms);
+}
+
+/* Finds a flow that is not past its deadline, or is remembered. */
 INLINE struct flow_ref flow_find(const struct work *w, const struct key *key, u64 hash)
 {
 	u32 tag = hash_tag(hash), index = scale((u32)(hash >> 32), w->core->bucket_count);
@@ -123,12 +161,14 @@ INLINE struct flow_ref flow_find(const struct work *w, const struct key *key, u6
 
 	if (!found.flow)
 		found = bucket_find(core_bucket(w->core, other_bucket(w->core, index, tag)), key, tag);
-	if (found.flow && is_late(*found.deadline_ms, w->now_ms))
+	if (found.flow && flow_late(w, found) && !is_remembered(found.flow, *found.deadline_ms, w->now_ms))
 		found.flow = 0;
 	return found;
 }
 
-/* Finds a way for a key: a free one of its two buckets, or one that is made free. Returns its bucket, or 0. */
+/* Finds a way for a key: a free one of its two buckets, or one that is made free, by forgetting first and by moving then.
+ * Returns its bucket, or 0.
+ */
 INLINE struct bucket *table_room(struct core_memory *core, u64 hash, u32 now_ms, u32 *way)
 {
 	u32 one = scale((u32)(hash >> 32), core->bucket_count), two = other_bucket(core, one, hash_tag(hash));
@@ -139,11 +179,9 @@ INLINE struct bucket *table_room(struct core_memory *core, u64 hash, u32 now_ms,
 	if (core->flow_count >= core->flow_limit)
 		return 0;
 	*way = free_way(core_bucket(core, index));
-	if (*way == WAYS)
-		*way = bucket_relieve(core, index);
-	if (*way == WAYS) {
-		index = two;
-		*way = bucket_relieve(core, index);
+	for (u32 i = 0; i < 4 && *way == WAYS; i++) {
+		index = i & 1 ? two : one;
+		*way = i < 2 ? bucket_forget(core, core_bucket(core, index), now_ms) : bucket_relieve(core, index);
 	}
 	return *way == WAYS ? 0 : core_bucket(core, index);
 }
@@ -176,6 +214,10 @@ INLINE void count_flow(const struct work *w, const struct flow *flow, int presen
 {
 	u64 change = present ? 1 : ~0ull;
 
+	if (flow->state == CONN_EXPIRED) {
+		w->core->flow_count++; /* a new one takes its place */
+		return;
+	}
 	rule_count(w, flow->rule)->flows += change;
 	member_count(w, flow->member)->flows += change;
 }

@@ -25,6 +25,7 @@ struct passage {
 	u8 outward;	/* the packet comes from the other end than the flow's first */
 	u8 fresh;	/* the flow starts (again) with this packet */
 	u8 renewed;	/* the flow's member is still the one that the tables have */
+	u8 late;	/* the flow idled out */
 };
 
 #ifdef __bpf__
@@ -63,6 +64,15 @@ struct work {
 INLINE int is_late(u32 deadline_ms, u32 now_ms)
 {
 	return (s32)(now_ms - deadline_ms) >= 0;
+}
+
+/* Whether a flow past its deadline is remembered: a connection that was open when it idled out. What its ends say from
+ * then on is not balanced anew. A connection of a member's own is not: its port is free. Python twin: State.is_remembered.
+ */
+INLINE int is_remembered(const struct flow *flow, u32 deadline_ms, u32 now_ms)
+{
+	return REMEMBERED >> (flow->state & 7) & 1 && !(flow->flags & FLOW_SNAT) &&
+	       !is_late(deadline_ms + EXPIRED_MS, now_ms);
 }
 
 INLINE u32 fragment_protocol(const struct network *net)

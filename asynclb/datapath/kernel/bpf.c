@@ -174,18 +174,29 @@ static __attribute__((noinline)) int xdp_fast6(struct xdp_md *frame, struct work
 	return xdp_fast(frame, w, 6);
 }
 
+/* Cuts the frame, which was `before` bytes long, to what a reply of our own needs. */
+INLINE int xdp_cut(struct xdp_md *frame, const struct work *w, u32 before)
+{
+	u32 length = w->answer->length;
+
+	return !length || length >= before || !bpf_xdp_adjust_tail(frame, (int)(length - before));
+}
+
 /* Decides any frame, on a copy. */
 INLINE int xdp_slow(struct xdp_md *frame, struct work *w)
 {
-	u32 verdict;
+	u32 verdict, length;
 
 	begin_copy(w, xdp_length(frame));
+	length = w->p->length;
 	w->p->copied = xdp_copy(w->p, DATA(frame), DATA_END(frame));
 	verdict = decide(w);
 	if (verdict == VERDICT_DROP)
 		return XDP_DROP;
 	if (verdict != VERDICT_TX)
 		return XDP_PASS;
+	if (!xdp_cut(frame, w, length))
+		return XDP_DROP;
 	xdp_write(w->p, DATA(frame), DATA_END(frame));
 	return w->answer->ifindex ? xdp_leave(frame, w->answer->ifindex) : XDP_PASS;
 }
@@ -286,6 +297,35 @@ static __attribute__((noinline)) int tc_fast6(struct __sk_buff *frame, struct wo
 	return tc_fast(frame, w, 6);
 }
 
+/* Gives a segment of our own its checksum. Where the device completes it, which shows in that the helper leaves the field
+ * as it is, the field has to hold the sum of the pseudo-header.
+ */
+INLINE void tc_complete(struct __sk_buff *frame, const struct work *w, u32 offset)
+{
+	const u8 *field = w->p->data + bound(offset, COPY_BYTES - 1);
+	u16 check = (u16)(field[0] | field[1] << 8), now = check;
+
+	bpf_l4_csum_replace(frame, offset, 0, 1, 0);
+	bpf_skb_load_bytes(frame, offset, &now, 2);
+	if (now == check)
+		check = swap16(w->p->addresses);
+	bpf_skb_store_bytes(frame, offset, &check, 2, 0);
+}
+
+/* Sends a reply of our own, which is shorter than the frame that it answers. */
+INLINE int tc_reply(struct __sk_buff *frame, const struct work *w)
+{
+	u32 length = bound(w->answer->length, COPY_BYTES - 1), rest = bound(length - ETHERNET_BYTES, COPY_BYTES - 1);
+
+	if (!rest || rest > COPY_BYTES - ETHERNET_BYTES || bpf_skb_change_tail(frame, length, 0))
+		return TC_DROP;
+	bpf_skb_store_bytes(frame, 0, w->p->data, ETHERNET_BYTES, 0);
+	bpf_skb_store_bytes(frame, ETHERNET_BYTES, w->p->data + ETHERNET_BYTES, rest, BPF_F_RECOMPUTE_CSUM);
+	if (w->in.net.protocol == IP_TCP)
+		tc_complete(frame, w, w->in.net.l4 + 16);
+	return (int)bpf_redirect(w->answer->ifindex, 0);
+}
+
 /* Decides any frame, on a copy. */
 INLINE int tc_slow(struct __sk_buff *frame, struct work *w)
 {
@@ -303,6 +343,8 @@ INLINE int tc_slow(struct __sk_buff *frame, struct work *w)
 		return TC_DROP;
 	if (verdict != VERDICT_TX)
 		return TC_NEXT;
+	if (w->answer->length)
+		return tc_reply(frame, w);
 	tc_write(frame, w, copied);
 	ifindex = w->answer->ifindex;
 	return ifindex ? (int)bpf_redirect(ifindex, 0) : TC_NEXT;

@@ -61,6 +61,8 @@ static long (*const bpf_skb_store_bytes)(struct __sk_buff *skb, u32 offset, cons
 static long (*const bpf_l4_csum_replace)(struct __sk_buff *skb, u32 offset, u64 from, u64 to, u64 flags) = (void *)11;
 static long (*const bpf_redirect)(u32 ifindex, u64 flags) = (void *)23;
 static long (*const bpf_skb_load_bytes)(const struct __sk_buff *skb, u32 offset, void *to, u32 size) = (void *)26;
+static long (*const bpf_skb_change_tail)(struct __sk_buff *skb, u32 length, u64 flags) = (void *)38;
+static long (*const bpf_xdp_adjust_tail)(struct xdp_md *frame, int by) = (void *)65;
 static u64 (*const bpf_jiffies64)(void) = (void *)118;
 static u64 (*const bpf_ktime_get_coarse_ns)(void) = (void *)160;
 static u64 (*const bpf_xdp_get_buff_len)(struct xdp_md *frame) = (void *)188; /* Linux 5.18: settings.xdp_length */

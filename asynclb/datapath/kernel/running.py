@@ -46,7 +46,8 @@ from asynclb.datapath.kernel.programs import (
 from asynclb.datapath.kernel.remembered import MemberName, Remembered, remember
 from asynclb.datapath.kernel.send import Sender
 from asynclb.datapath.kernel.sweep import Sweep, flows_in
-from asynclb.datapath.kernel.upkeep import Upkeep
+from asynclb.datapath.kernel.tally import is_late
+from asynclb.datapath.kernel.upkeep import Upkeep, now_ms
 from asynclb.datapath.packet.announce import announcement
 from asynclb.datapath.packet.ids import Ids
 from asynclb.datapath.packet.limits import clashes
@@ -229,8 +230,9 @@ class Running:
         """Walk through the flows."""
         rules, members = self._rules.names(), self._members.names()
         rows = {entry.row.rule.name: entry.row for entry in self._tables.entries.values()}
+        moment_ms = now_ms()
         for found in flows_in(self._bpf, self._state):
-            if not found.flow.flags & CONSTANTS["FLOW_RETURN"]:
+            if not found.flow.flags & CONSTANTS["FLOW_RETURN"] and not is_late(found.flow.deadline_ms, moment_ms):
                 yield record_of(flow_view(found), rules, members, rows, time.monotonic())
 
     async def close(self, drain_s: float) -> int:

@@ -3,6 +3,10 @@
 The kernel deletes flows of its own accord only when it needs their room (least recently used first) and says nothing
 then, so the numbers of open flows are counted here: a pass over both tables gives one consistent count.
 
+A connection that idled out stays, so that what its ends say later is not balanced anew: nothing passes by it, a SYN
+begins anew, and after some minutes, or when the kernel needs the room, it is gone. A pass has one time, and tells of
+those that idled out since the time of the pass before: of each once.
+
 A flow past its deadline is looked at once more before it is deleted. A packet that comes between that look and the
 deletion, half a microsecond, makes a new flow to the member that the tables name.
 
@@ -15,16 +19,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asynclb.datapath.core import layout
-from asynclb.datapath.core.layout import CONSTANTS, Conn
+from asynclb.datapath.core.layout import CONSTANTS, REMEMBERED
 from asynclb.datapath.kernel.programs import State
-from asynclb.datapath.kernel.tally import Gauges, flow_at, is_late, judge, library
+from asynclb.datapath.kernel.tally import Gauges, Moment, flow_at, is_late, is_remembered, judge, library
 from asynclb.native.libbpf import Batch, Libbpf
 
 FlowKey = type[layout.Key4] | type[layout.Key]
 FLOW_MAPS: tuple[tuple[str, FlowKey], ...] = (("flows4", layout.Key4), ("flows6", layout.Key))
 BATCH = 4_096
 """Flows a call: about a millisecond in the kernel, and more than any bucket holds."""
-_TCP = 6
 _MAPPED = 0xFFFF << 32
 
 
@@ -49,6 +52,8 @@ class Sweep:
         self._late = (c_uint32 * BATCH)()
         self._steps = self._passes()
         self._now_ms = 0
+        self._moment: Moment | None = None
+        """Of the last pass that began."""
         self.counted = Counted()
         """What the last whole pass found. Replaced, never changed."""
         self.passes = 0
@@ -56,7 +61,7 @@ class Sweep:
         """Flows that were deleted because they were over."""
 
     def step(self, now_ms: int, batches: int) -> list[layout.KeyedFlow]:
-        """Go on for at most this many batches or to the end of the pass; return ended flows that want resets."""
+        """Go on for at most this many batches or to the end of the pass; return connections that want resets."""
         self._now_ms, resets, before = now_ms, [], self.passes
         for _ in range(batches):
             resets += next(self._steps)
@@ -66,35 +71,37 @@ class Sweep:
 
     def _passes(self) -> Iterator[list[layout.KeyedFlow]]:
         while True:
-            gauges = Gauges(*self._numbers())
+            gauges, before = Gauges(*self._numbers()), self._moment
+            since_ms = self._now_ms - CONSTANTS["EXPIRED_MS"] if before is None else before.now_ms
+            self._moment = Moment(self._now_ms, since_ms & 0xFFFF_FFFF)
             for name, kind in FLOW_MAPS:
-                yield from self._walk(self._state[name], kind, gauges)
+                yield from self._walk(self._state[name], kind, gauges, self._moment)
             self.counted = Counted(gauges.flows, _present(gauges.rules), _present(gauges.members))
             self.passes += 1
             yield []
 
-    def _walk(self, fd: int, kind: FlowKey, gauges: Gauges) -> Iterator[list[layout.KeyedFlow]]:
+    def _walk(self, fd: int, kind: FlowKey, gauges: Gauges, moment: Moment) -> Iterator[list[layout.KeyedFlow]]:
         batch, more = Batch(sizeof(kind), sizeof(layout.Flow), BATCH), True
         while more:
             more = self._bpf.lookup_batch(fd, batch)
-            late = judge(batch.values, batch.count, self._now_ms, gauges, self._late, self._native)
-            ended = [self._end(fd, batch, index, kind) for index in late]
+            late = judge(batch.values, batch.count, moment, gauges, self._late, self._native)
+            ended = [self._end(fd, batch, index, kind, moment.now_ms) for index in late]
             yield [flow for flow in ended if flow is not None]
 
-    def _end(self, fd: int, batch: Batch, index: int, kind: FlowKey) -> layout.KeyedFlow | None:
-        """Delete a flow if it still is over; return it if its ends are to be told."""
+    def _end(self, fd: int, batch: Batch, index: int, kind: FlowKey, now_ms: int) -> layout.KeyedFlow | None:
+        """Delete a flow if it still is over, unless it is remembered; return it if its ends are to be told."""
         key = batch.key(index)
         found = self._bpf.lookup(fd, key, sizeof(layout.Flow))
         if found is None:
             return None
         flow = layout.Flow.from_buffer_copy(found)
-        if not is_late(flow.deadline_ms, self._now_ms) or not self._bpf.delete(fd, key):
+        if not is_late(flow.deadline_ms, now_ms):
             return None
-        self.ended += 1
-        if not flow.flags & CONSTANTS["FLOW_RESET"] or flow.state == Conn.CLOSED:
-            return None
-        keyed = layout.KeyedFlow(full_key(kind, key), flow)
-        return keyed if keyed.key.protocol == _TCP else None
+        if is_remembered(flow, now_ms):
+            return layout.KeyedFlow(full_key(kind, key), flow) if flow.flags & CONSTANTS["FLOW_RESET"] else None
+        self.ended += self._bpf.delete(fd, key)
+        own = flow.flags & CONSTANTS["FLOW_SNAT"] and flow.flags & CONSTANTS["FLOW_RESET"] and flow.state in REMEMBERED
+        return layout.KeyedFlow(full_key(kind, key), flow) if own else None
 
 
 def flows_in(bpf: Libbpf, state: State) -> Iterator[layout.KeyedFlow]:

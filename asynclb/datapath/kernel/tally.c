@@ -13,11 +13,22 @@ ASYNCLB_EXPORT void asynclb_kernel_sum(const u64 *values, u32 count, u32 cpus, u
 				sums[(u64)i * words + w] += values[((u64)i * cpus + cpu) * words + w];
 }
 
-/* Counts live flows by rule and by member, and lists those that are past their deadline. Returns how many those are.
+/* Whether something is to be done about a flow past its deadline: connections that idled out are remembered, and told of
+ * once, by the first pass after it. Python twin: is_due.
+ */
+static int is_due(const struct flow *flow, u32 now_ms, u32 since_ms)
+{
+	if (!(REMEMBERED >> (flow->state & 7) & 1) || flow->flags & FLOW_SNAT ||
+	    (s32)(now_ms - flow->deadline_ms - EXPIRED_MS) >= 0)
+		return 1;
+	return (s32)(since_ms - flow->deadline_ms) < 0;
+}
+
+/* Counts live flows by rule and by member, and lists those past their deadline that are due. Returns how many those are.
  * The other half of a hairpin (FLOW_RETURN) is listed, and counted as nobody's.
  */
-ASYNCLB_EXPORT u32 asynclb_kernel_judge(const struct flow *flows, u32 count, u32 now_ms, u32 *rules, u32 rule_limit,
-				u32 *members, u32 member_limit, u32 *late)
+ASYNCLB_EXPORT u32 asynclb_kernel_judge(const struct flow *flows, u32 count, u32 now_ms, u32 since_ms, u32 *rules,
+				u32 rule_limit, u32 *members, u32 member_limit, u32 *late, u32 *live)
 {
 	u32 found = 0;
 
@@ -25,9 +36,11 @@ ASYNCLB_EXPORT u32 asynclb_kernel_judge(const struct flow *flows, u32 count, u32
 		const struct flow *flow = &flows[i];
 
 		if ((s32)(now_ms - flow->deadline_ms) >= 0) {
-			late[found++] = i;
+			if (is_due(flow, now_ms, since_ms))
+				late[found++] = i;
 			continue;
 		}
+		++*live;
 		if (flow->flags & FLOW_RETURN)
 			continue;
 		if (flow->rule < rule_limit)

@@ -6,12 +6,12 @@ not.
 
 from array import array
 from collections.abc import Iterable
-from ctypes import Array, addressof, c_char, c_uint32, c_void_p, sizeof
-from typing import Any
+from ctypes import Array, addressof, byref, c_char, c_uint32, c_void_p, sizeof
+from typing import Any, NamedTuple
 
 from asynclb import native
 from asynclb.datapath.core import layout
-from asynclb.datapath.core.layout import CONSTANTS
+from asynclb.datapath.core.layout import CONSTANTS, REMEMBERED
 from asynclb.datapath.core.memory import core_library
 
 _HALF = 1 << 31
@@ -43,6 +43,13 @@ def sums(values: "Array[c_char]", count: int, cpus: int, words: int, *, native_l
     return total
 
 
+class Moment(NamedTuple):
+    """When a pass over the flows looks at them, and when the one before it did; both in the clock of deadlines."""
+
+    now_ms: int
+    since_ms: int
+
+
 class Gauges:
     """How many flows each rule and each member has. Owner: one pass over the flows."""
 
@@ -55,35 +62,51 @@ class Gauges:
 def judge(
     values: "Array[c_char]",
     count: int,
-    now_ms: int,
+    moment: Moment,
     gauges: Gauges,
     late: "Array[c_uint32]",
     native_library: Any | None,
 ) -> Iterable[int]:
-    """Count the flows of a batch that are alive, and return the indexes of those past their deadline."""
+    """Count the flows of a batch that are alive, and return the indexes of those past their deadline that are due."""
     if native_library is None:
-        found = _late(values, count, now_ms, gauges)
-    else:
-        rules, members = gauges.rules, gauges.members
-        number = native_library.asynclb_kernel_judge(
-            *(values, c_uint32(count), c_uint32(now_ms), rules, c_uint32(len(rules))),
-            *(members, c_uint32(len(members)), late),
-        )
-        found = late[:number]
-    gauges.flows += count - len(found)
-    return found
+        return _late(values, count, moment, gauges)
+    rules, members, live = gauges.rules, gauges.members, c_uint32()
+    number = native_library.asynclb_kernel_judge(
+        *(values, c_uint32(count), c_uint32(moment.now_ms), c_uint32(moment.since_ms), rules, c_uint32(len(rules))),
+        *(members, c_uint32(len(members)), late, byref(live)),
+    )
+    gauges.flows += live.value
+    return late[:number]
 
 
-def _late(values: "Array[c_char]", count: int, now_ms: int, gauges: Gauges) -> list[int]:
+def _late(values: "Array[c_char]", count: int, moment: Moment, gauges: Gauges) -> list[int]:
     found = []
     for index in range(count):
         record = flow_at(values, index)
-        if is_late(record.deadline_ms, now_ms):
-            found.append(index)
-        elif not record.flags & CONSTANTS["FLOW_RETURN"]:
+        if is_late(record.deadline_ms, moment.now_ms):
+            if is_due(record, moment):
+                found.append(index)
+            continue
+        gauges.flows += 1
+        if not record.flags & CONSTANTS["FLOW_RETURN"]:
             gauges.rules[record.rule] += 1
             gauges.members[record.member] += 1
     return found
+
+
+def is_due(flow: layout.Flow, moment: Moment) -> bool:
+    """Return whether something is to be done about a flow past its deadline. C twin: is_due in tally.c.
+
+    Connections that idled out are remembered, and told of once: by the first pass after it.
+    """
+    return not is_remembered(flow, moment.now_ms) or not is_late(flow.deadline_ms, moment.since_ms)
+
+
+def is_remembered(flow: layout.Flow, now_ms: int) -> bool:
+    """Return whether a flow past its deadline stays in mind. C twin: is_remembered in work.h."""
+    forgotten_ms = flow.deadline_ms + CONSTANTS["EXPIRED_MS"] & 0xFFFF_FFFF
+    connection = flow.state in REMEMBERED and not flow.flags & CONSTANTS["FLOW_SNAT"]
+    return connection and not is_late(forgotten_ms, now_ms)
 
 
 def flow_at(values: "Array[c_char]", index: int) -> layout.Flow:

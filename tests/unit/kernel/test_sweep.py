@@ -80,9 +80,20 @@ def test_who_is_told(bpf: Libbpf, state: State) -> None:
     bpf.update(state["flows4"], four(2), flow(-5, flags=reset, state=Conn.CLOSED))
     bpf.update(state["flows4"], four(3), flow(-5, state=Conn.ESTABLISHED))
     bpf.update(state["flows6"], six(4), flow(-5, flags=reset, state=Conn.ESTABLISHED))
-    told = whole_pass(Sweep(bpf, state, lambda: (1, 1)))
-    assert [keyed.key.source_port for keyed in told] == [1_025, 1_028]
-    assert list(flows_in(bpf, state)) == []
+    sweep = Sweep(bpf, state, lambda: (1, 1))
+    assert [keyed.key.source_port for keyed in whole_pass(sweep)] == [1_025, 1_028]
+    assert whole_pass(sweep) == []
+
+
+def test_what_idled_out_is_remembered(bpf: Libbpf, state: State) -> None:
+    """Connections stay for minutes after they idled out, and are nobody's open flows; others are gone at once."""
+    bpf.update(state["flows4"], four(1), flow(-5, state=Conn.ESTABLISHED))
+    bpf.update(state["flows4"], four(2), flow(-5, state=Conn.SYN))
+    bpf.update(state["flows4"], four(3), flow(-5 - CONSTANTS["EXPIRED_MS"], state=Conn.ESTABLISHED))
+    sweep = Sweep(bpf, state, lambda: (1, 1))
+    whole_pass(sweep)
+    assert [keyed.key.source_port for keyed in flows_in(bpf, state)] == [1_025]
+    assert (sweep.counted.flows, sweep.ended) == (0, 2)
 
 
 def test_a_step_is_bounded(bpf: Libbpf, state: State) -> None:

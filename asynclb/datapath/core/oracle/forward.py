@@ -32,8 +32,9 @@ class Forward(Step):
         if way.state is not None:
             way.outward = way.swapped != way.state.swapped
             way.target, way.target_port = self._flow_target(entry, way), way.state.target_port
-            if way.state.over and way.event is Event.SYN and not way.outward:
-                way.target = None
+            way.late = way.state.is_late(self.now_ms)
+            if (way.state.over or way.late) and way.event is Event.SYN and not way.outward:
+                way.target, way.late = None, False
         return way
 
     def _flow_target(self, entry: Entry, way: Passage) -> Target | None:
@@ -103,6 +104,8 @@ class Forward(Step):
             return self._drop(Drop.SOURCE_NOT_ALLOWED)
         if entry.row.delivery is Delivery.ROUTED and self.frame[6:12] in self._appliances():
             return self._pass()
+        if state is not None and way.late:
+            return self._expired(state)
         reason = self._choose(way)
         return None if reason is None else self._drop(reason)
 
@@ -144,6 +147,7 @@ class Forward(Step):
         rule = way.entry.row.rule.name
         generation = self.oracle.tables.generation
         way.state = State(way.target, rule, generation, way.target_port, way.swapped, hairpin_port=hairpin)
+        way.state.reset = way.entry.row.rule.tcp_reset
         self.oracle.flows[way.key] = way.state
         way.outward = False
 
@@ -219,6 +223,8 @@ class Forward(Step):
         entry = self._find_entry(flow.destination, client.destination_port, flow.protocol)
         if state is None or entry is None or state.over:
             return self._drop(Drop.NO_FLOW)
+        if state.is_late(self.now_ms):
+            return self._expired(state)
         if mtu := self._client_mtu(state):
             return self._too_big(entry, mtu)
         if self.parsed.form is not Form.ERROR:

@@ -1,4 +1,4 @@
-"""Messages of our own: "too big", in the place of the packet that did not fit. C twin: icmp.h, with the reasons."""
+"""Errors of our own, in the place of the packet that they are about. C twin: icmp.h, with the reasons."""
 
 import struct
 
@@ -48,15 +48,21 @@ def too_big(frame: bytes, net: Network, source: Address, mtu: int) -> bytes | No
     head = 20 if net.version == 4 else 40
     if len(frame) < net.l3 + head + 8 + size:
         return None
+    return error(frame, net, source, (3, 4) if net.version == 4 else (2, 0), mtu, size)
+
+
+def error(frame: bytes, net: Network, source: Address, kind: tuple[int, int], rest: int, size: int) -> bytes:
+    """Return the frame of an error that quotes `size` bytes, its link addresses turned. `kind` is type and code."""
+    head = 20 if net.version == 4 else 40
     quote = frame[net.l3 : net.l3 + size]
     links = frame[6:12] + frame[:6] + frame[12 : net.l3]
     ends = source.packed + net.source.packed
     if net.version == 4:
-        body = _with_checksum(struct.pack("!BBHI", 3, 4, 0, mtu) + quote, b"")
+        body = _with_checksum(struct.pack("!BBHI", *kind, 0, rest) + quote, b"")
         parts = (0x4500 | _PRECEDENCE, head + len(body), 0, _DONT_FRAGMENT << 8, _TTL, ICMP, 0)
         header = struct.pack("!HHHHBBH", *parts) + ends
         return links + header[:10] + checksum(header).to_bytes(2, "big") + header[12:] + body
-    body = struct.pack("!BBHI", 2, 0, 0, mtu) + quote
+    body = struct.pack("!BBHI", *kind, 0, rest) + quote
     body = _with_checksum(body, ends + struct.pack("!II", len(body), ICMP6))
     return links + struct.pack("!IHBB", 6 << 28 | _PRECEDENCE << 20, len(body), ICMP6, _TTL) + ends + body
 

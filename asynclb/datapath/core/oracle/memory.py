@@ -28,9 +28,9 @@ class Memory:
     icmp_ms: int = 0
 
     def alive(self, key: Key, now_ms: int) -> State | None:
-        """Return the flow of a key unless it is past its deadline."""
+        """Return the flow of a key unless it is over and forgotten."""
         state = self.flows.get(key)
-        return state if state is not None and now_ms < state.deadline_ms else None
+        return state if state is not None and (not state.is_late(now_ms) or state.is_remembered(now_ms)) else None
 
     def closed(self) -> dict[FrontendKey, Entry]:
         """Return entries that take nothing new for the rules that the tables have no more."""

@@ -6,10 +6,12 @@ of these passes, however broken it is.
 
 from dataclasses import dataclass, replace
 
+from asynclb.datapath.core.image import PING_PROTOCOLS
 from asynclb.datapath.core.layout import CONSTANTS, Verdict
 from asynclb.datapath.core.oracle import neighbour, wire
 from asynclb.datapath.core.oracle.memory import Memory
 from asynclb.datapath.core.oracle.outbound import Outbound
+from asynclb.datapath.core.oracle.reply import echo, unreachable
 from asynclb.datapath.core.oracle.rewrite import Rewriter
 from asynclb.datapath.core.oracle.state import Passage, backend_port, turned
 from asynclb.datapath.core.oracle.wire import Form, Network, Part
@@ -17,6 +19,7 @@ from asynclb.datapath.core.values import Result
 from asynclb.net.address import Address
 from asynclb.net.drop import Drop
 from asynclb.net.flow import Flow, Protocol
+from asynclb.tables.ping import Ping, pings
 from asynclb.tables.tables import Entry
 
 
@@ -155,9 +158,32 @@ class _Decision(Outbound):
             back = self._snat_back(flow)
             if back is not None:
                 return back
+        if entry is None and (answered := self._echo(net, flow)) is not None:
+            return answered
         if entry is None:
             return self._pass() if net.destination in self.oracle.plan.local else self._drop(Drop.NO_RULE)
         return self._forward(entry, flow)
+
+    def _echo(self, net: Network, flow: Flow) -> Result | None:
+        """Answer a ping of a public frontend; None where the balancer does not."""
+        found = pings(self.oracle.tables).get(net.destination)
+        icmp = flow.protocol == PING_PROTOCOLS[net.version] and flow.destination_port == 0
+        if found is None or not icmp or net.destination in self.oracle.plan.local:
+            return None
+        ping, entries = found
+        if self.parsed.form is not Form.PLAIN:
+            allowed = any(flow.source in prefix for prefix in entries[0].row.frontend.allow)
+            return self._drop(Drop.NO_ELIGIBLE_MEMBER if allowed else Drop.SOURCE_NOT_ALLOWED)
+        if net.part is Part.LATER or self.frame[net.l4] != (8 if net.version == 4 else 128):
+            return self._drop(Drop.NO_RULE)
+        if not any(flow.source in prefix for prefix in entries[0].row.frontend.allow):
+            return self._drop(Drop.SOURCE_NOT_ALLOWED)
+        if net.part is not Part.WHOLE or net.end - net.l4 > CONSTANTS["ECHO_BYTES"] or ping is Ping.SILENCE:
+            return self._drop(Drop.PING_IGNORED)
+        if ping is Ping.REPLY:
+            return self._reply(echo(self.frame, net))
+        frame = unreachable(self.frame, net)
+        return self._drop(Drop.NO_ELIGIBLE_MEMBER) if frame is None else self._reply(frame, Drop.NO_ELIGIBLE_MEMBER)
 
     def _answer(self, *, quoted: bool) -> Result | None:
         """Handle what a member sends, or an error about what was sent to one; None when it belongs to no flow."""
@@ -203,6 +229,8 @@ class _Decision(Outbound):
             return self._drop(Drop.NO_FLOW)
         if way.state.over:
             return self._drop(Drop.NO_FLOW)
+        if way.state.is_late(self.now_ms):
+            return self._expired(way.state)
         if mtu := self._client_mtu(way.state):
             return self._too_big(entry, mtu)
         self._notice(way)

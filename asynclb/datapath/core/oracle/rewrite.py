@@ -72,6 +72,10 @@ class Rewriter:
         change = self.replace(net.l4 + 2 * destination, port.to_bytes(2, "big"))
         return change + self._follow_transport(net, change, ports=True)
 
+    def follow_ipv4(self, net: Network, change: int) -> None:
+        """Let the checksum of an IPv4 header follow."""
+        self._follow(net.l3 + 10, change)
+
     def follow_icmp(self, net: Network, change: int) -> None:
         """Let the checksum of ICMP follow what was changed behind it."""
         if self.partial is None or self.partial[0] != net.l4:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from asynclb.datapath.core.layout import CONSTANTS, Conn, Event
+from asynclb.datapath.core.layout import CONSTANTS, REMEMBERED, Conn, Event
 from asynclb.model import Member
 from asynclb.net.address import Address
 from asynclb.net.flow import Flow, Protocol
@@ -31,10 +31,19 @@ class State:
     link: bytes = b""
     hairpin_port: int = 0
     over: bool = False
+    reset: bool = False
     client: Flow | None = None
     """For the way back of a hairpin, or of a member's own connection: the flow that it belongs to."""
     source: Address | None = None
     """The address that a member's own connection leaves from, by the port in `hairpin_port`."""
+
+    def is_late(self, now_ms: int) -> bool:
+        """Return whether the flow is past its deadline."""
+        return now_ms >= self.deadline_ms
+
+    def is_remembered(self, now_ms: int) -> bool:
+        """Return whether a flow past its deadline was a connection, whose ends may believe that it goes on."""
+        return self.state in REMEMBERED and now_ms < self.deadline_ms + CONSTANTS["EXPIRED_MS"]
 
 
 @dataclass(slots=True)
@@ -50,6 +59,7 @@ class Passage:
     target_port: int = 0
     fresh: bool = False
     event: Event = Event.OTHER
+    late: bool = False
 
 
 def turned(flow: Flow) -> Flow:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from asynclb.datapath.core.layout import TRANSITIONS, Event, Verdict
 from asynclb.datapath.core.oracle.icmp import icmp_allowed, packet_size, too_big, wants_too_big
 from asynclb.datapath.core.oracle.memory import Memory
+from asynclb.datapath.core.oracle.reply import reset
 from asynclb.datapath.core.oracle.rewrite import Rewriter
 from asynclb.datapath.core.oracle.state import Passage, State, idle_ms, timeout_ms
 from asynclb.datapath.core.oracle.wire import TCP, UDP, Form, Network, Parsed, Part
@@ -40,6 +41,15 @@ class Step:
     def _transmit(self, ifindex: int, destination: bytes, source: bytes) -> Result:
         self.out.set_links(destination, source)
         return Result(Verdict.TX, None, ifindex, bytes(self.out.frame))
+
+    def _reply(self, frame: bytes, reason: Drop | None = None) -> Result:
+        return Result(Verdict.TX, reason, self.ifindex, frame)
+
+    def _expired(self, state: State) -> Result:
+        """Answer what an end of a connection says that idled out."""
+        flow = self.parsed.flow
+        frame = reset(self.frame, self.parsed, flow) if state.reset and flow is not None else None
+        return self._drop(Drop.FLOW_EXPIRED) if frame is None else self._reply(frame, Drop.FLOW_EXPIRED)
 
     def _is_vip(self, address: Address) -> bool:
         keys = any(key.address == address for key in (*self.oracle.tables.entries, *self.oracle.closed()))
