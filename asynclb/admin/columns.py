@@ -18,6 +18,9 @@ def _cell(value: object) -> str:
     return "-" if value is None or value == "" else str(value)
 
 
+_RANGES_SHOWN = 3
+
+
 def rules_table(state: Document) -> str:
     """Return one line per rule."""
     heads = ("RULE", "FRONTEND", "MATCHES", "POOL", "ELIGIBLE", "STATE", "DATAPATH", "DELIVERY", "DISTRIBUTION")
@@ -35,7 +38,33 @@ def rules_table(state: Document) -> str:
         )
         for rule in state["rules"]
     )
+    table = columns(heads, rows)
+    return f"{table}\n{_outbound_table(state)}" if state.get("outbound_rules") else table
+
+
+def _outbound_table(state: Document) -> str:
+    """Return one line per outbound rule and member, with the ports that the member has."""
+    heads = ("OUTBOUND RULE", "POOL", "MEMBER", "PROTOCOLS", "PORTS", "FROM", "DATAPATH")
+    rows = (
+        (
+            rule["name"],
+            rule["pool"],
+            member["name"],
+            ",".join(rule["protocols"]) or "none",
+            f"{member['allocated']}{' shared' if rule['allocation'] == 'shared' else ''}",
+            "; ".join(f"{part['address']} {_spell(part['ranges'])}" for part in member["ports"]),
+            rule["datapath"],
+        )
+        for rule in state["outbound_rules"]
+        for member in rule["members"]
+    )
     return columns(heads, rows)
+
+
+def _spell(ranges: Sequence[str]) -> str:
+    """Return ranges of ports, the first ones of many."""
+    shown = ",".join(ranges[:_RANGES_SHOWN])
+    return f"{shown},+{len(ranges) - _RANGES_SHOWN}" if len(ranges) > _RANGES_SHOWN else shown
 
 
 def members_table(state: Document) -> str:

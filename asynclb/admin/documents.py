@@ -88,6 +88,38 @@ class Rule(TypedDict):
     table: Annotated[int, "position of its table in the list of tables"]
 
 
+class SnatPorts(TypedDict):
+    """A member's ports of one frontend address."""
+
+    frontend: str
+    address: str
+    allocated: Annotated[int, "how many ports"]
+    ranges: Annotated[list[str], "first and last port of each run, as 1024-2047"]
+
+
+class OutboundMember(TypedDict):
+    """A member of an outbound rule."""
+
+    name: str
+    address: str
+    allocated: Annotated[int, "ports on all addresses together"]
+    ports: Annotated[list[SnatPorts], "in the order in which they are used"]
+
+
+class OutboundRule(TypedDict):
+    """An outbound rule with the ports of each member."""
+
+    name: str
+    pool: str
+    protocols: Annotated[list[ProtocolWord], "none: members have no way out"]
+    allocation: Literal["member", "shared"]
+    idle_timeout_s: float
+    tcp_reset: bool
+    direct: Annotated[list[str], "destinations that members reach with their own address"]
+    datapath: str | None
+    members: list[OutboundMember]
+
+
 class Mapping(TypedDict):
     """One port of an inbound NAT rule."""
 
@@ -195,6 +227,7 @@ class State(TypedDict):
     datapaths: list[Datapath]
     rules: list[Rule]
     inbound_nat_rules: list[NatRule]
+    outbound_rules: list[OutboundRule]
     frontends: list[Frontend]
     tables: list[Table]
     pools: list[Pool]

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import asynclb
 from asynclb.admin import documents
+from asynclb.admin.outbound import outbound_documents
 from asynclb.control.overrides import Override
 from asynclb.control.status import DatapathStatus, Reload, Status
 from asynclb.errors import Problem
@@ -42,6 +43,7 @@ def state_document(status: Status, *, now_s: float, now_ns: int) -> documents.St
         "datapaths": [datapath_document(datapath) for datapath in status.datapaths],
         "rules": rules,
         "inbound_nat_rules": [_nat_rule(rule, status) for rule in status.model.inbound_nat_rules],
+        "outbound_rules": outbound_documents(status),
         "frontends": [_frontend(frontend) for frontend in status.model.frontends.values()],
         "tables": tables,
         "pools": list(pool_documents(status, now_s - now_ns / 1e9)),

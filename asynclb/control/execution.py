@@ -52,7 +52,8 @@ class Execution:
             }
             mode_of = self._datapaths[name].mode
             modes = {entry.row.rule.name: mode_of(entry.row) for entry in entries.values()}
-            yield DatapathStatus(name, applied.tables.generation, applied.since_s, rules, modes)
+            outbound = tuple(rule.name for rule in applied.tables.outbound)
+            yield DatapathStatus(name, applied.tables.generation, applied.since_s, rules, modes, outbound)
 
     async def measure(self) -> Mapping[FrontendKey, bool]:
         """Return whether a packet for each rule's frontend is given to a member; see `Controller.measure`."""

@@ -71,6 +71,8 @@ class DatapathStatus:
     """Rule name -> why this datapath carries it."""
     modes: Mapping[str, str]
     """Rule name -> how this datapath carries it, as `transparent` or `sockets`."""
+    outbound: tuple[str, ...] = ()
+    """The outbound rules that it carries."""
 
     @property
     def mode(self) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from asynclb.datapath.base import Counters
 from asynclb.model import HealthState, Model, effective_health
 from asynclb.model.health import Health
 from asynclb.observe.availability import CRITICAL_BELOW, WARNING_BELOW
@@ -83,6 +84,19 @@ class SnatUse:
     allocated: int
     used: int
     failed: int
+
+
+def snat_uses(counters: Iterable[Counters]) -> Iterator[SnatUse]:
+    """Yield how every member's ports stand on each address; what failed had looked on all, and is told with the first.
+
+    The protocol of which more ports are in use stands for both.
+    """
+    for part in counters:
+        for (pool, member), found in part.snat.items():
+            for number, ports in enumerate(found.ports):
+                most = max(ports.used.values(), default=0)
+                failed = 0 if number else found.failed
+                yield SnatUse(pool, member, ports.frontend, ports.allocated, most, failed)
 
 
 class HealthEvents:

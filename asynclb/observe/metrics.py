@@ -2,8 +2,6 @@
 
 There are no counters of our own to keep: what is exported is read from the controller, the datapaths and the prober
 when somebody asks. A snapshot is taken on the loop and rendered in a thread, one at a time.
-
-Absent, because nothing here does what they measure: `asynclb_snat_*` (no outbound rules in this version).
 """
 
 import platform
@@ -64,6 +62,7 @@ class _Families(Collector):
         yield from _about(status)
         yield from _rules(counters.values())
         yield from _members(counters.values())
+        yield from _snat(counters.values())
         yield from _health(status, self._snapshot.reached)
         yield from _probes(self._snapshot.results)
         yield from _datapaths(status, counters)
@@ -131,6 +130,30 @@ def _members(counters: Iterable[Counters]) -> Iterator[Metric]:
         volume.add_metric([pool, member, "out"], row.bytes_out)
         new.add_metric([pool, member], row.new_flows)
     yield from (volume, new)
+
+
+def _snat(counters: Iterable[Counters]) -> Iterator[Metric]:
+    labels = ["pool", "member"]
+    allocated = GaugeMetricFamily(
+        "asynclb_snat_ports_allocated", "SNAT ports that the member may use, of all addresses.", labels=labels
+    )
+    used = GaugeMetricFamily(
+        "asynclb_snat_ports_used", "SNAT ports of the member's that connections use now.", labels=[*labels, "protocol"]
+    )
+    connections = CounterMetricFamily(
+        "asynclb_snat_connections",
+        "Connections that the member opened itself: all attempts, and those that found no port.",
+        labels=[*labels, "state"],
+    )
+    for part in counters:
+        for (pool, member), found in part.snat.items():
+            allocated.add_metric([pool, member], sum(ports.allocated for ports in found.ports))
+            for protocol in ("tcp", "udp"):
+                count = sum(ports.used.get(protocol, 0) for ports in found.ports)
+                used.add_metric([pool, member, protocol], count)
+            connections.add_metric([pool, member, "attempted"], found.attempted)
+            connections.add_metric([pool, member, "failed"], found.failed)
+    yield from (allocated, used, connections)
 
 
 def _member_values(row: MemberCounters) -> Sequence[int]:
