@@ -32,6 +32,8 @@ _REST = 4  # a look is followed by a pause of so many times its length: a router
 _NEW_NEIGHBOUR, _DEL_NEIGHBOUR = 28, 29
 _NLMSG, _NDMSG, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BBHiHBB"), struct.Struct("=HH")
 _NDA_DST, _NDA_LLADDR = 1, 2
+_GET_NEIGHBOUR, _DUMP_REQUEST, _NLMSG_ERROR, _NLMSG_DONE = 30, 0x301, 2, 3
+_ANSWER_S = 5.0
 
 Neighbour = tuple[int, str]
 """(interface index, address)"""
@@ -238,11 +240,7 @@ def look_around(wanted: Collection[Address]) -> Surroundings:
     with IPRoute() as ip:
         links = {link.index: link for link in map(_link, ip.get_links()) if link is not None}
         found = [entry for entry in ip.get_addr() if entry["index"] in links]
-        neighbours = {
-            (entry["ifindex"], entry.get_attr("NDA_DST")): entry.get_attr("NDA_LLADDR")
-            for entry in ip.get_neighbours()
-            if entry["state"] & _USABLE and entry.get_attr("NDA_LLADDR")
-        }
+        neighbours = known_neighbours()
         ways = {address: way for address in wanted if (way := _way(ip, address, links)) is not None}
         hops = {}
         for address, way in ways.items():
@@ -253,6 +251,21 @@ def look_around(wanted: Collection[Address]) -> Surroundings:
         (ip_network((_address(entry), entry["prefixlen"]), strict=False), entry["index"]) for entry in found
     )
     return Surroundings(links, addresses, prefixes, hops, ways)
+
+
+def known_neighbours() -> dict[Neighbour, bytes]:
+    """Return the link addresses in the kernel's table. Cost: 5 us each; pyroute2 takes 200, and there are thousands."""
+    found: dict[Neighbour, bytes] = {}
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
+        sock.settimeout(_ANSWER_S)
+        sock.send(_NLMSG.pack(_NLMSG.size + _NDMSG.size, _GET_NEIGHBOUR, _DUMP_REQUEST, 1, 0) + bytes(_NDMSG.size))
+        while True:
+            for kind, body in _messages(sock.recv(1 << 16)):
+                if kind in (_NLMSG_ERROR, _NLMSG_DONE):
+                    return found
+                heard = _heard(kind, body)
+                if heard is not None and heard[1] is not None:
+                    found[heard[0]] = heard[1]
 
 
 def _link(entry: Any) -> Link | None:
@@ -284,7 +297,7 @@ def _way(ip: Any, address: Address, links: Mapping[int, Link]) -> Neighbour | No
     return (index, route.get_attr("RTA_GATEWAY") or str(address)) if index in links else None
 
 
-def _next_hop(ip: Any, way: Neighbour, links: Mapping[int, Link], known: Mapping[Neighbour, str]) -> NextHop | None:
+def _next_hop(ip: Any, way: Neighbour, links: Mapping[int, Link], known: Mapping[Neighbour, bytes]) -> NextHop | None:
     from pyroute2 import NetlinkError
 
     index, gateway = way
@@ -293,4 +306,4 @@ def _next_hop(ip: Any, way: Neighbour, links: Mapping[int, Link], known: Mapping
         with suppress(NetlinkError):
             ip.neigh("add", dst=gateway, ifindex=index, state=0, flags=_NTF_USE)
         return None
-    return NextHop(index, bytes.fromhex(link_address.replace(":", "")), link.address, link.mtu)
+    return NextHop(index, link_address, link.address, link.mtu)
