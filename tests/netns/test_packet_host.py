@@ -198,6 +198,16 @@ async def test_an_interface_that_vanishes_and_comes_back(site: Site, balancer: B
     assert balancer.events.of(Event.DATAPATH_FAILED) == []
 
 
+async def test_an_interface_that_is_down_for_a_moment(site: Site, balancer: Balancer) -> None:
+    """When it is up again before anybody has looked, frames still come by it, and nothing spins."""
+    await balancer.apply(rule(site))
+    with Members(site) as members:
+        for device in ("front", "back"):
+            ip_batch([f"link set dev {device} down", f"link set dev {device} up"], namespace=site.lb.namespace)
+            async with members.joined(site.clients[0], VIP4) as (client, accepted):
+                await greet(client, accepted)
+
+
 async def _until_guarded(site: Site, device: str, *, present: bool) -> None:
     async with asyncio.timeout(5):
         while bool(re.search(rf"devices = .*\b{device}\b", await _filter(site))) is not present:

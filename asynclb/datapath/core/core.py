@@ -143,6 +143,16 @@ class Core:
         """
         self._library.asynclb_core_set_interface(byref(self._memory), c_uint32(ifindex), link, c_uint32(mtu))
 
+    def forget_interface(self, ifindex: int) -> None:
+        """Forget an interface that has gone: there is room for 64, and one that comes back is another one."""
+        known = self._memory.interfaces
+        used = [index for index, interface in enumerate(known) if interface.ifindex]
+        for index in used:
+            if known[index].ifindex == ifindex:  # the list ends where an entry is empty
+                known[index] = known[used[-1]]
+                known[used[-1]] = layout.Interface()
+                return
+
     def wanted_next_hops(self) -> tuple[int, ...]:
         """Return the unresolved next hops that frames were dropped for since the last call: resolve them."""
         indexes = (c_uint32 * 256)()

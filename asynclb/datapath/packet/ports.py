@@ -1,5 +1,11 @@
-"""A port: one interface of the host as one engine has it, with a receive ring and a sender of its own."""
+"""A port: one interface of the host as one engine has it, with a receive ring and a sender of its own.
 
+The receiver is watched through an epoll of its own. An interface that goes down leaves an error on its sockets, and
+uvloop stops watching a descriptor that has one, for good; asyncio would call again and again. To either of them the
+epoll is readable, as for a frame, and the error is taken when there is none.
+"""
+
+import select
 import socket
 from collections.abc import Mapping
 from typing import Protocol
@@ -36,6 +42,8 @@ class Port:
         self._ring = ReceiveRing(receiver, link.index, RING_FRAMES)
         try:
             self.egress = Egress(sender, link.index, _EGRESS_FRAMES)
+            self._poll = select.epoll()
+            self._poll.register(receiver, select.EPOLLIN)
         except BaseException:
             self._ring.close()
             raise
@@ -56,6 +64,7 @@ class Port:
         if batch.frames:
             self._idle_since_ns = None
         else:
+            self._ring.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # the interface was down: it may be up again
             self._look_for_frame(now_ns)
 
     def _look_for_frame(self, now_ns: int) -> None:
@@ -71,13 +80,16 @@ class Port:
         send_one(self.egress.sock, frame)
 
     def fileno(self) -> int:
-        """Return the receiver's descriptor."""
-        return self._ring.sock.fileno()
+        """Return a descriptor that is readable when there is something to serve."""
+        return self._poll.fileno()
 
     def close(self) -> None:
         """Let go of the ring; the core sends nothing more by this port."""
+        self._poll.close()
         self._ring.close()
         self.egress.close(self._attached)
+        if self._attached is not None:
+            self._attached.forget_interface(self.link.index)
         if self._own:
             self._ring.sock.close()
             self.egress.sock.close()

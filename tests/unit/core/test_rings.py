@@ -185,3 +185,21 @@ def test_a_detached_egress_is_no_egress(rings: Rings) -> None:
     core.attach_egress(SERVERS, rings.tx, FRAME_SIZE, FRAMES)
     with pytest.raises(ValueError, match="cannot have a transmit ring"):
         core.attach_egress(SERVERS, rings.tx, FRAME_SIZE, FRAMES)
+
+
+def test_interfaces_that_come_and_go(rings: Rings) -> None:
+    """Of any number of them, the one that is there now answers with its own link address."""
+    core, rx = ready(rings)
+    core.detach_egress(SERVERS)
+    core.attach_egress(CLIENTS, rings.tx, FRAME_SIZE, FRAMES)
+    for index in range(100, 300):
+        core.set_interface(index, b"\2\0\0\0\xdd\1")
+        core.forget_interface(index)
+    core.forget_interface(CLIENTS)
+    core.set_interface(CLIENTS, b"\2\0\0\0\xdd\2")
+    asker = b"\2\0\0\0\xcc\1"
+    ask = b"\xff" * 6 + asker + b"\x08\x06\0\1\x08\0\6\4\0\1" + asker + bytes(10) + bytes((203, 0, 113, 10))
+    rings.arrive(ask, kind=1)
+    assert core.receive(rx, 64, SECOND).sent == 1
+    ((_, frame),) = rings.leave()
+    assert frame[6:12] == b"\2\0\0\0\xdd\2"
