@@ -1,11 +1,15 @@
-"""The admin API: what is active, for people, programs and Prometheus; and the one command, reload.
+"""The admin API: what is active, for people, programs and Prometheus; and the commands that change it.
 
-    GET  /healthz        the process is alive and its controller is not stuck
-    GET  /readyz         new flows are welcome: the tables are applied and the process is not stopping
-    GET  /metrics        Prometheus text, or OpenMetrics by the Accept header
-    GET  /api/v1/state   everything that is active, as JSON
-    GET  /api/v1/explain?flow=...   where a flow would go now, and why
-    POST /api/v1/reload  read the configuration again; 422 with every problem when it is refused
+    GET    /healthz        the process is alive and its controller is not stuck
+    GET    /readyz         new flows are welcome: the tables are applied and the process is not stopping
+    GET    /metrics        Prometheus text, or OpenMetrics by the Accept header
+    GET    /api/openapi.json, and everything that it describes:
+           /api/v1/state, rules, pools, flows, clients, counters, drops, tables, generations, explain
+    PATCH  /api/v1/pools/POOL/members/MEMBER   an operator's word on a member; also POST .../drain, DELETE .../override
+    POST   /api/v1/reload  read the configuration again; 422 with every problem when it is refused
+    POST   /api/v1/plan    what a configuration would change
+
+A route is declared once (`route`): how it is checked, answered and described. `documents` are the answers.
 
 Who may ask: `/healthz`, `/readyz` and `/metrics` are open to everybody who reaches the socket (orchestrators and
 Prometheus carry no secrets of ours). With a `token_file` everything under `/api/` needs `Authorization: Bearer`.

@@ -1,17 +1,27 @@
 """The state document as aligned columns, for `asynclb show`. Pure."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 Document = Mapping[str, Any]
 
 
-def columns(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table: left-aligned, two spaces between columns, `-` for what there is none of."""
-    cells = [[*heads], *([_cell(value) for value in row] for row in rows)]
-    widths = [max(len(row[index]) for row in cells) for index in range(len(heads))]
-    lines = ("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip() for row in cells)
-    return "\n".join(lines)
+def columns(heads: Sequence[str], rows: Iterable[Sequence[object]], *, right: Collection[str] = ()) -> str:
+    """Return a table: two spaces between columns, `-` for what there is none of.
+
+    Columns are aligned left, numbers (`right`) right. A column without anything in any row is left out.
+    """
+    cells = [[_cell(value) for value in row] for row in rows]
+    kept = [index for index in range(len(heads)) if not cells or any(row[index] != "-" for row in cells)]
+    table = [[row[index] for index in kept] for row in ([*heads], *cells)]
+    widths = [max(len(row[place]) for row in table) for place in range(len(kept))]
+    numbers = [heads[index] in right for index in kept]
+
+    def line(row: Sequence[str]) -> str:
+        cells = zip(row, widths, numbers, strict=True)
+        return "  ".join(text.rjust(width) if number else text.ljust(width) for text, width, number in cells).rstrip()
+
+    return "\n".join(map(line, table))
 
 
 def _cell(value: object) -> str:
@@ -70,7 +80,8 @@ def _spell(ranges: Sequence[str]) -> str:
 def members_table(state: Document) -> str:
     """Return one line per member and probe, with the member's share of the slots of the pool's tables."""
     heads = ("POOL", "MEMBER", "ADDRESS", "ZONE", "WEIGHT", "ADMIN", "PROBE", "STATE", "SINCE", "SHARE", "REASON")
-    return columns(heads, _member_rows(state, _shares(state)))
+    rows = sorted(_member_rows(state, _shares(state)), key=_calm)  # stable: the file's order
+    return columns(heads, rows, right=("WEIGHT", "SHARE"))
 
 
 def _shares(state: Document) -> Mapping[tuple[str, str | None, str], float]:
@@ -95,13 +106,24 @@ def _member_rows(state: Document, shares: Mapping[tuple[str, str | None, str], f
                     member["address"],
                     member["zone"],
                     member["weight"],
-                    member["admin_state"],
+                    _admin(member),
                     health["probe"],
                     health["state"],
                     health["since"],
                     f"{share:.1%}",
                     f"{health['reason']}{detail}" if health["reason"] else None,
                 )
+
+
+def _calm(row: Sequence[object]) -> int:
+    """Return 0 for a member that a probe has found down, 1 for one that is down by an operator's word, else 2."""
+    return 2 if row[7] != "down" else 0 if row[5] in ("", "none*") else 1
+
+
+def _admin(member: Document) -> str:
+    """Return the admin state if an operator has said one; `*` marks what is said at run time, not in the file."""
+    state = member["admin_state"] if member["admin_state"] != "none" else ""
+    return f"{state or 'none'}*" if member.get("override") else state
 
 
 def frontends_table(state: Document) -> str:

@@ -120,6 +120,8 @@ class Writes:
     async def _change(self, call: Call, change: MemberChange | None) -> Answer:
         name = call.text("pool"), call.text("member")
         found = await self.commands.change_member(name, change, call.who, expected=call.expected)
+        if found.result == "unknown":
+            await self.reads.member(call)  # which says what there is
         _check(found, "/".join(name))
         member = await self.reads.member(call)
         document = {"result": found.result, "generation": found.generation, "member": member.document}

@@ -1,0 +1,117 @@
+"""Commands about this host and this process: run, demo, detach, doctor, top, completion, version."""
+
+import sys
+
+import click
+
+from asynclb import __version__
+from asynclb.cli.options import CONFIG, EXIT_CODES, client_options, json_option, print_json, some
+
+
+@click.command(short_help="run; SIGHUP or a changed file reloads; SIGTERM drains and stops", epilog=EXIT_CODES)
+@click.argument("config", type=CONFIG)
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "console", "json"]),
+    default="auto",
+    show_default=True,
+    envvar="ASYNCLB_LOG_FORMAT",
+    help="How events are written to standard output; auto: console on a terminal, else JSON.",
+)
+def run(config: str, log_format: str) -> None:
+    """Run the balancer until SIGTERM; SIGHUP or a changed CONFIG reloads it."""
+    from asynclb import app
+    from asynclb.observe.log import LogFormat, open_log
+
+    sys.exit(app.main(config, open_log(LogFormat(log_format))))
+
+
+@click.command(short_help="show the main job on this machine, live (root)", epilog=EXIT_CODES)
+@click.option("--fast", is_flag=True, help="Take about half the time.")
+def demo(fast: bool) -> None:
+    """Show the main job on this machine: a lab of namespaces, real clients, a member that fails (needs root)."""
+    import asyncio
+
+    from asynclb.lab.demo import demo as play
+
+    sys.exit(asyncio.run(play(fast=fast)))
+
+
+@click.command(short_help="remove what a stopped instance left forwarding in the kernel (root)", epilog=EXIT_CODES)
+def detach() -> None:
+    """Remove the programs that forward in this network namespace, and everything pinned for them.
+
+    For after `on_stop: leave`, or an instance that was killed and is not to be started again. A running instance is
+    left alone.
+    """
+    from asynclb.datapath.kernel.leftovers import detach_here
+
+    removed = detach_here()
+    click.echo(f"removed {some(len(removed), 'pin')}: {', '.join(removed)}" if removed else "nothing is attached here")
+
+
+@click.command(short_help="say what this host lacks, each with the command that mends it", epilog=EXIT_CODES)
+@click.argument("config", type=CONFIG, required=False)
+@json_option
+def doctor(config: str | None, as_json: bool) -> None:
+    """Say what this host and this user lack for each datapath, and for CONFIG, with the command that mends it.
+
+    Changes nothing. Exit code 0: nothing is in the way; 1: something is, or CONFIG is refused.
+    """
+    from asynclb.doctor import Level, examine
+    from asynclb.doctor.text import finding_document, findings_text
+
+    findings = examine(config)
+    print_json([finding_document(one) for one in findings]) if as_json else click.echo(findings_text(findings))
+    sys.exit(1 if any(one.level is Level.FAIL for one in findings) else 0)
+
+
+@click.command(short_help="live view: rules, members, clients, drops; keys as in htop", epilog=EXIT_CODES)
+@click.option(
+    "--interval", type=click.FloatRange(0.2, 60), default=1.0, show_default=True, help="Seconds between looks."
+)
+@click.option("--once", is_flag=True, help="Print one screen, with rates over the interval, and exit.")
+@click.option("--view", type=click.Choice(["rules", "members", "clients", "drops"]), default="rules", show_default=True)
+@client_options
+def top(interval: float, once: bool, view: str, url: str, token_file: str, ca_file: str, as_json: bool) -> None:
+    """Watch the running process: what is wrong, rates, health, drops.
+
+    Keys: Tab or 1-4 view, arrows move, < > column to sort by, I other way round, F4 or / filter, space pause,
+    F1 or ? help, F10 or q quit.
+    """
+    from asynclb.admin.client import AdminClient
+    from asynclb.top.run import print_once, watch
+    from asynclb.top.view import View
+
+    client = AdminClient(url, token_file, ca_file)
+    if once or as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        found = print_once(client, View(view), interval, as_json=as_json)
+        click.echo(found)
+        return
+    watch(client, View(view), interval)
+
+
+@click.command(short_help="print the script that completes commands in a shell", epilog=EXIT_CODES)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes commands, options and members in SHELL.
+
+    bash: asynclb completion bash > /etc/bash_completion.d/asynclb
+
+    zsh: asynclb completion zsh > "${fpath[1]}/_asynclb"
+
+    fish: asynclb completion fish > ~/.config/fish/completions/asynclb.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    root = click.get_current_context().find_root()
+    found = get_completion_class(shell)
+    if found is None:
+        raise click.UsageError(f"no completion for {shell}")
+    click.echo(found(root.command, {}, "asynclb", "_ASYNCLB_COMPLETE").source())
+
+
+@click.command(short_help="print the version")
+def version() -> None:
+    """Print the version."""
+    click.echo(__version__)

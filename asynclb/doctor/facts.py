@@ -1,0 +1,171 @@
+"""What is so on this host. All of the doctor's I/O is here, and none of its judgement."""
+
+import ctypes
+import fcntl
+import os
+import platform
+import resource
+import socket
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute  # type: ignore[import-untyped]  # it has no annotations
+from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]  # as above
+
+from asynclb import native
+from asynclb.datapath.base import Refusal
+from asynclb.datapath.host import Capability, missing
+from asynclb.datapath.kernel.bpffs import USUAL
+from asynclb.datapath.kernel.host import look_at_host
+from asynclb.doctor.wants import Wants
+
+_SYSCTL = Path("/proc/sys")
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_GFLAGS = 0x25  # linux/ethtool.h
+_LRO = 1 << 15
+_REACHABLE = {"permanent": 0x80, "noarp": 0x40, "reachable": 0x02, "stale": 0x04, "delay": 0x08, "probe": 0x10}
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A network interface. `rp_filter` is what is in force: the stricter of its own and that of all."""
+
+    name: str
+    index: int
+    mtu: int
+    up: bool
+    kind: str = ""
+    rp_filter: int = 0
+    lro: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How a member is reached: by which interface and next hop, and whether that one's link address is known."""
+
+    interface: str = ""
+    gateway: str = ""
+    resolved: bool = False
+    local: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that the checks look at."""
+
+    user: str
+    lacking: frozenset[str]
+    release: tuple[int, int]
+    native: str
+    libraries: Mapping[str, str]
+    """Library -> why it cannot be loaded, '' if it can."""
+    bpffs: bool
+    kernel_refusal: Refusal | None
+    descriptors: int
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    interfaces: tuple[Interface, ...] = ()
+    members: Mapping[str, Reach] = field(default_factory=dict)
+
+
+SYSCTLS = (
+    "net/ipv4/ip_forward",
+    "net/ipv6/conf/all/forwarding",
+    "net/core/bpf_jit_enable",
+    "kernel/unprivileged_bpf_disabled",
+)
+
+
+def gather(wants: Wants) -> Facts:
+    """Look. Blocks for some 100 ms: programs are tried in the kernel."""
+    wanted = (Capability.CAP_NET_ADMIN, Capability.CAP_NET_RAW, Capability.CAP_BPF, Capability.CAP_SYS_ADMIN)
+    judged = look_at_host()
+    major, minor, *_ = platform.release().split(".")
+    with IPRoute() as netlink:
+        interfaces = tuple(_interfaces(netlink))
+        members = {name: _reach(netlink, str(address), interfaces) for name, address in wants.members}
+    return Facts(
+        user=f"uid {os.geteuid()}",
+        lacking=frozenset(capability.name for capability in missing(*wanted)),
+        release=(int(major), int("".join(c for c in minor if c.isdecimal()) or 0)),
+        native="" if native.available else native.reason,
+        libraries={name: _loadable(name) for name in ("libnftables.so.1", "libbpf.so.1")},
+        bpffs=_is_bpffs(),
+        kernel_refusal=judged if isinstance(judged, Refusal) else None,
+        descriptors=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        sysctls={name: _sysctl(name) for name in SYSCTLS},
+        interfaces=interfaces,
+        members=members,
+    )
+
+
+def _loadable(name: str) -> str:
+    try:
+        ctypes.CDLL(name)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def _is_bpffs() -> bool:
+    """Return whether a BPF file system is mounted at the usual place. Source: proc_pid_mountinfo(5)."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    return any(f" {USUAL} " in line and " - bpf " in line for line in mounts)
+
+
+def _sysctl(name: str) -> str:
+    try:
+        return (_SYSCTL / name).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _interfaces(netlink: Any) -> Iterator[Interface]:
+    common = int(_sysctl("net/ipv4/conf/all/rp_filter") or 0)
+    for link in netlink.get_links():
+        name = link.get_attr("IFLA_IFNAME")
+        info = link.get_attr("IFLA_LINKINFO")
+        yield Interface(
+            name=name,
+            index=link["index"],
+            mtu=link.get_attr("IFLA_MTU") or 0,
+            up=bool(link["flags"] & 1),
+            kind=(info.get_attr("IFLA_INFO_KIND") or "") if info is not None else "",
+            rp_filter=max(common, int(_sysctl(f"net/ipv4/conf/{name}/rp_filter") or 0)),
+            lro=_has_lro(name),
+        )
+
+
+def _has_lro(name: str) -> bool:
+    """Return whether the interface joins segments in hardware. Source: ethtool(8), linux/ethtool.h."""
+    value = bytearray(struct.pack("=II", _ETHTOOL_GFLAGS, 0))
+    buffer = (ctypes.c_char * len(value)).from_buffer(value)
+    request = struct.pack("16sP16x", name.encode()[:15], ctypes.addressof(buffer))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            fcntl.ioctl(sock, _SIOCETHTOOL, request)
+        except OSError:
+            return False
+    return bool(struct.unpack("=II", bytes(value))[1] & _LRO)
+
+
+def _reach(netlink: Any, address: str, interfaces: tuple[Interface, ...]) -> Reach:
+    try:
+        (route, *_) = netlink.route("get", dst=address)
+    except (NetlinkError, ValueError) as error:
+        return Reach(error=str(error))
+    names = {interface.index: interface.name for interface in interfaces}
+    index = route.get_attr("RTA_OIF")
+    gateway = route.get_attr("RTA_GATEWAY") or ""
+    if route["type"] == 2:  # RTN_LOCAL
+        return Reach(names.get(index, ""), local=True, resolved=True)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    known = netlink.get_neighbours(family=family, dst=gateway or address, ifindex=index)
+    resolved = any(entry["state"] & sum(_REACHABLE.values()) for entry in known)
+    return Reach(names.get(index, ""), gateway, resolved)

@@ -1,0 +1,44 @@
+"""What a configuration wants of its host. Without one, everything is looked at and nothing is demanded."""
+
+from dataclasses import dataclass
+
+from asynclb.config import load
+from asynclb.model import DatapathName, Model
+from asynclb.net.address import Address
+
+DATAPATHS = ("proxy", "packet", "kernel")
+MOST_MEMBERS = 200  # whose neighbours are looked at: about 1 ms each
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """`named` datapaths must work; `members` are to be reached; `interfaces` are used by name."""
+
+    named: frozenset[str] = frozenset()
+    members: tuple[tuple[str, Address], ...] = ()
+    interfaces: frozenset[str] = frozenset()
+    transparent: bool = True
+    routed: bool = False
+    source: str = ""
+
+
+def wants_of(config: str | None) -> Wants:
+    """Return what a configuration wants. Raises: ConfigError -> it is refused."""
+    return Wants() if config is None else wants_of_model(load(config).model, config)
+
+
+def wants_of_model(model: Model, source: str) -> Wants:
+    """Return what a model wants."""
+    datapaths = {str(rule.datapath or model.datapath) for rule in model.rules} or {str(model.datapath)}
+    members = {
+        member.address: f"{pool.name}/{member.name}" for pool in model.backend_pools.values() for member in pool.members
+    }
+    named = {frontend.interface for frontend in model.frontends.values() if frontend.interface}
+    return Wants(
+        named=frozenset(datapaths - {str(DatapathName.AUTO)}),
+        members=tuple((name, address) for address, name in members.items())[:MOST_MEMBERS],
+        interfaces=frozenset((*model.interfaces, *named)),
+        transparent=any(rule.transparent for rule in model.rules),
+        routed=any(frontend.routed for frontend in model.frontends.values()),
+        source=source,
+    )

@@ -1,0 +1,188 @@
+"""What the screen shows: lines that fit the terminal. Pure."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from asynclb.admin.tables_text import duration, size
+from asynclb.admin.verdict import summary_line, wrong
+from asynclb.top.keys import Ui
+from asynclb.top.model import COLUMNS, Column, Document, Look, Rates, Row, Style, View, rows_of
+
+__all__ = ["Line", "Picture", "View", "draw"]
+
+HEAD_LINES = 4  # what is wrong, totals, views, heads of columns
+FOOT_LINES = 1
+_GAP = "  "
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the screen and how it looks: a style of rows, or `bar`, `head`, `tab`, `good`, `chosen`."""
+
+    text: str
+    look: str = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A screen, and how many rows there are to move among."""
+
+    lines: tuple[Line, ...]
+    rows: int
+
+
+def page_of(height: int) -> int:
+    """Return how many rows fit."""
+    return max(1, height - HEAD_LINES - FOOT_LINES)
+
+
+def draw(look: Look | None, found: Rates, ui: Ui, width: int, height: int, trouble: str = "") -> Picture:
+    """Return the screen. `trouble` is why nothing new can be shown."""
+    if look is None:
+        first = Line(trouble or "asking ...", "bad" if trouble else "plain")
+        return Picture(_fit([first, *[Line("")] * (height - 2), _foot(ui)], width, height), 0)
+    if ui.help:
+        return Picture(_fit([*map(Line, HELP), *[Line("")] * height], width, height), 0)
+    rows = _arranged(rows_of(ui.view, look, found), ui)
+    page = page_of(height)
+    place = min(ui.place, max(0, len(rows) - 1))
+    start = min(max(0, place - page // 2), max(0, len(rows) - page))
+    table = list(_table(COLUMNS[ui.view], rows[start : start + page], place - start, ui, width))
+    table += [Line("")] * (1 + page - len(table))
+    return Picture(_fit([*_head(look, found, ui, trouble), *table, _foot(ui)], width, height), len(rows))
+
+
+def _fit(lines: Sequence[Line], width: int, height: int) -> tuple[Line, ...]:
+    return tuple(Line(line.text[:width], line.look) for line in lines[:height])
+
+
+def _head(look: Look, found: Rates, ui: Ui, trouble: str) -> Iterator[Line]:
+    bad = bool(trouble or wrong(look.state))
+    yield Line(trouble or summary_line(look.state), "bad" if bad else "good")
+    yield Line(_totals(look, found, ui))
+    tabs = " ".join(
+        f"[{number} {view.upper()}]" if view is ui.view else f" {number} {view} " for number, view in enumerate(View, 1)
+    )
+    yield Line(tabs, "tab")
+
+
+def _totals(look: Look, found: Rates, ui: Ui) -> str:
+    total, drops = found.total, sum(found.drops.values())
+    flows = sum(path["flows"] for path in look.counters["datapaths"])
+    parts = [
+        f"up {duration(look.state['uptime_s'])}",
+        f"generation {look.state['generation']}",
+        f"{flows:,} flows",
+        f"{total.new_flows:,.0f} new/s",
+        f"in {size(total.bits_in)}b/s",
+        f"out {size(total.bits_out)}b/s",
+        f"drops {drops:,.0f}/s",
+    ]
+    return f"{'PAUSED  ' if ui.paused else ''}{_GAP.join(parts)}"
+
+
+def _arranged(rows: list[Row], ui: Ui) -> list[Row]:
+    """Return the rows that pass the filter, in the order that was asked for; what is bad first if none was."""
+    wanted = ui.filter.lower()
+    kept = [row for row in rows if wanted in " ".join(row.cells).lower()]
+    if ui.sort is None:
+        if ui.view in (View.CLIENTS, View.DROPS):
+            return (
+                sorted(kept, key=lambda row: -row.order[1]) if ui.down else sorted(kept, key=lambda row: row.order[1])
+            )
+        rank = {Style.BAD: 0, Style.WARN: 1, Style.PLAIN: 2}
+        return sorted(kept, key=lambda row: rank[row.style], reverse=not ui.down)
+    column = ui.sort
+    number = COLUMNS[ui.view][column].right
+    return sorted(kept, key=lambda row: row.order[column], reverse=ui.down == number)
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Row], chosen: int, ui: Ui, width: int) -> Iterator[Line]:
+    widths = _widths(columns, rows, width)
+    heads = tuple(_headed(column, index, ui) for index, column in enumerate(columns))
+    yield Line(_joined(heads, columns, widths), "head")
+    for index, row in enumerate(rows):
+        yield Line(_joined(row.cells, columns, widths), "chosen" if index == chosen else row.style.value)
+    if not rows:
+        nothing = f"no {ui.view} with {ui.filter!r}" if ui.filter else _EMPTY[ui.view]
+        yield Line(nothing)
+
+
+_EMPTY = {
+    View.RULES: "no rules are configured",
+    View.MEMBERS: "no pool has a member",
+    View.CLIENTS: "no flow is open",
+    View.DROPS: "nothing was dropped since the process started",
+}
+
+
+def _headed(column: Column, index: int, ui: Ui) -> str:
+    return f"{column.head}{'v' if ui.down == column.right else '^'}" if index == ui.sort else column.head
+
+
+def _widths(columns: Sequence[Column], rows: Sequence[Row], width: int) -> dict[int, int]:
+    """Return the columns that fit, with their widths; the first one gives way before another one is left out."""
+    wanted = {
+        index: max([len(column.head) + 1, *(len(row.cells[index]) for row in rows)])
+        for index, column in enumerate(columns)
+    }
+    least = min(wanted[0], 16)
+    for index in sorted(range(1, len(columns)), key=lambda index: columns[index].keep):
+        room = width - sum(wanted[other] + len(_GAP) for other in wanted if other)
+        if room >= least:
+            break
+        spare = least - room
+        if not columns[index].right and wanted[index] - spare >= 12:
+            wanted[index] -= spare  # a text that is cut still says something
+        else:
+            del wanted[index]
+    room = width - sum(wanted[other] + len(_GAP) for other in wanted if other)
+    return {index: min(wanted[0], max(1, room)) if index == 0 else size for index, size in wanted.items()}
+
+
+def _joined(cells: Sequence[str], columns: Sequence[Column], widths: dict[int, int]) -> str:
+    parts = (
+        _cut(cells[index], width).rjust(width) if columns[index].right else _cut(cells[index], width).ljust(width)
+        for index, width in sorted(widths.items())
+    )
+    return _GAP.join(parts).rstrip()
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}~"
+
+
+def _foot(ui: Ui) -> Line:
+    if ui.typing:
+        return Line(f"filter: {ui.filter}_   Enter keep  Esc clear", "bar")
+    shown = f"   filter: {ui.filter}" if ui.filter else ""
+    return Line(f"F1 help  Tab view  F4 filter  < > sort  I invert  space pause  F10 quit{shown}", "bar")
+
+
+HELP = (
+    "asynclb top",
+    "",
+    "  1 2 3 4, Tab        rules, members, clients, drops",
+    "  arrows, PgUp, PgDn  move; Home and End, or g and G, to the ends",
+    "  < >, F6             sort by the next column to the left or right",
+    "  I                   sort the other way round",
+    "  F4, / or \\          filter: type, Enter keeps it, Esc clears it",
+    "  Esc                 no filter, and the order of the file, what is wrong first",
+    "  space               pause and go on",
+    "  F10, q, Ctrl-C      quit",
+    "",
+    "  UP       members that take new flows, of all in the pool",
+    "  ADMIN    what an operator says of a member; * is said at run time, not in the file",
+    "  SHARE    of the new flows of the pool's first table",
+    "  b/s      bits in a second, of payload as the datapath sees it",
+    "",
+    "  any key goes back",
+)
+
+
+def as_document(look: Look, found: Rates, view: View) -> dict[str, Any]:
+    """Return one screen for programs."""
+    names = [column.head for column in COLUMNS[view]]
+    rows: list[Document] = [dict(zip(names, row.order, strict=True)) for row in rows_of(view, look, found)]
+    return {"wrong": list(wrong(look.state)), view.value: rows}
