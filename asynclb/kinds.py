@@ -11,10 +11,8 @@ from asynclb.control.assign import Candidate, Judge, no_outbound
 from asynclb.datapath import kernel, packet, proxy
 from asynclb.datapath.base import Datapath, Refusal, Translator
 from asynclb.datapath.kernel import KernelDatapath
-from asynclb.datapath.kernel.limits import outbound_refusal as kernel_outbound
 from asynclb.datapath.packet import PacketDatapath
-from asynclb.datapath.packet.limits import clash_judge
-from asynclb.datapath.packet.limits import outbound_refusal as packet_outbound
+from asynclb.datapath.packet.limits import clash_judge, outbound_refusal
 from asynclb.datapath.proxy import ProxyDatapath
 from asynclb.events import Emit
 from asynclb.health import HttpProbe, ProbeKind, TcpProbe, UdpProbe
@@ -50,7 +48,7 @@ DATAPATHS = (
         lambda emit, _model: KernelDatapath(emit=emit),
         kernel.static_refusal,
         clash_judge,
-        kernel_outbound,
+        outbound_refusal,
     ),
     DatapathKind("proxy", lambda emit, _model: ProxyDatapath(emit=emit), proxy.static_refusal),
     DatapathKind(
@@ -58,7 +56,7 @@ DATAPATHS = (
         lambda emit, model: PacketDatapath(emit=emit, workers=model.workers),
         packet.static_refusal,
         clash_judge,
-        packet_outbound,
+        outbound_refusal,
     ),
 )
 """Every datapath that a configuration can name, from the most to the least preferred."""

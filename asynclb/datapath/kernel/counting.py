@@ -43,7 +43,9 @@ class Counting:
                 if any(count) or index in counted.rules
             },
             members={
-                index: MemberCounters(**_of(count, _MEMBER), flows=counted.members.get(index, 0))
+                index: MemberCounters(
+                    **_of(count, _MEMBER), flows=counted.members.get(index, 0), failed=count[_FIELDS["syn"]]
+                )
                 for index, count in enumerate(by_member)
                 if any(count) or index in counted.members
             },

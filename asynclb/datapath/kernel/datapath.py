@@ -21,12 +21,13 @@ from asynclb.datapath.kernel.leftovers import detach, is_forwarding
 from asynclb.datapath.kernel.pins import Pins
 from asynclb.datapath.kernel.programs import FlowLimits
 from asynclb.datapath.kernel.running import Running
-from asynclb.datapath.packet.limits import static_refusal
+from asynclb.datapath.packet.limits import outbound_refusal, static_refusal
 from asynclb.errors import ApplyError, HostError, Problem
 from asynclb.events import Emit, Event
 from asynclb.native.libbpf import Libbpf
 from asynclb.tables.diff import Delta
 from asynclb.tables.row import Row
+from asynclb.tables.snat import SnatRule
 
 _NOT_OPENED = Refusal("it has not been opened", "this is a bug of asynclb")
 
@@ -84,9 +85,13 @@ class KernelDatapath:
         refused = static_refusal(row)
         return refused or (self._host if isinstance(self._host, Refusal) else None)
 
+    def outbound_refusal(self, rule: SnatRule) -> Refusal | None:
+        """Return why this datapath cannot carry the outbound rule, or None."""
+        return outbound_refusal(rule) or (self._host if isinstance(self._host, Refusal) else None)
+
     async def apply(self, delta: Delta) -> None:
         """Execute the delta's new tables from here on; see `running` for the steps. Raises: ApplyError."""
-        if self._running is None and not delta.new.entries:
+        if self._running is None and delta.new.vacant:
             await self._remove_left_over()
             self._generation = delta.new.generation
             return

@@ -14,6 +14,7 @@ from asynclb.datapath.kernel.remembered import NAME, MemberName, Remembered, rec
 from asynclb.errors import HostError
 from asynclb.events import Event
 from asynclb.native.libbpf import BpfError, Libbpf
+from asynclb.net.address import Address
 
 CONTROL = "map-control"
 PROGRAMS = ("program-tc", "program-xdp")
@@ -28,6 +29,7 @@ class Leftover:
     members: Mapping[MemberName, int] = field(default_factory=dict)
     programs: Pair | None = None
     generation: int = 0
+    sources: Mapping[Address, int] = field(default_factory=dict)
 
 
 def is_forwarding(pins: Pins) -> bool:
@@ -51,7 +53,8 @@ def find_leftover(bpf: Libbpf, pins: Pins, code: bytes) -> Leftover:
     if not fits:
         state.close()
         return Leftover(State({}), programs=programs)
-    return Leftover(state, remembered.rules, remembered.members, programs, _generation(bpf, pins))
+    generation = _generation(bpf, pins)
+    return Leftover(state, remembered.rules, remembered.members, programs, generation, remembered.sources)
 
 
 def detach(bpf: Libbpf, pins: Pins) -> tuple[str, ...]:

@@ -33,11 +33,14 @@ class Remembered:
     layout: int
     rules: Mapping[str, int] = field(default_factory=dict)
     members: Mapping[MemberName, int] = field(default_factory=dict)
+    sources: Mapping[Address, int] = field(default_factory=dict)
+    """Addresses that members' own connections leave from."""
 
     def encoded(self) -> bytes:
         """Return it as bytes."""
         members = [[pool, name, str(address), number] for (pool, name, address), number in self.members.items()]
-        document = {"layout": self.layout, "rules": self.rules, "members": members}
+        sources = {str(address): number for address, number in self.sources.items()}
+        document = {"layout": self.layout, "rules": self.rules, "members": members, "sources": sources}
         return zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 1)
 
     @classmethod
@@ -46,7 +49,9 @@ class Remembered:
         try:
             found: Any = json.loads(zlib.decompress(data))
             members = {(pool, name, ip_address(address)): int(n) for pool, name, address, n in found["members"]}
-            return cls(int(found["layout"]), {str(name): int(n) for name, n in found["rules"].items()}, members)
+            sources = {ip_address(address): int(n) for address, n in found.get("sources", {}).items()}
+            rules = {str(name): int(n) for name, n in found["rules"].items()}
+            return cls(int(found["layout"]), rules, members, sources)
         except (zlib.error, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not what asynclb remembers: {error}") from error
 

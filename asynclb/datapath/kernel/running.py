@@ -19,7 +19,7 @@ from asynclb.datapath.base import Counters, FlowRecord, HostSettings
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.image import Plan, build_image, mapped
 from asynclb.datapath.core.layout import CONSTANTS
-from asynclb.datapath.core.memory import flow_view
+from asynclb.datapath.core.memory import MARKS, flow_view
 from asynclb.datapath.core.reset import reset_frames
 from asynclb.datapath.core.values import NextHop
 from asynclb.datapath.host import take_namespace
@@ -52,7 +52,8 @@ from asynclb.datapath.packet.announce import announcement
 from asynclb.datapath.packet.ids import Ids
 from asynclb.datapath.packet.limits import clashes
 from asynclb.datapath.packet.neighbours import Neighbours, Surroundings
-from asynclb.datapath.packet.report import counters_of, record_of
+from asynclb.datapath.packet.numbers import MAX_SOURCES, outbound_names
+from asynclb.datapath.packet.report import counters_of, outbound_record_of, record_of, with_snat
 from asynclb.errors import ApplyError, HostError
 from asynclb.events import Emit, Event
 from asynclb.net.address import Address
@@ -72,6 +73,7 @@ class Running:
         self._rules: Ids[str] = Ids(MAX_RULES, found.rules)
         self._members: Ids[MemberName] = Ids(MAX_MEMBERS, found.members)
         self._hop_numbers: Ids[Address] = Ids(MAX_HOPS)
+        self._sources: Ids[Address] = Ids(MAX_SOURCES, found.sources)  # never given back: connections outlast the rules
         self._remembered: Remembered | None = None
         self._programs: Programs | None = None
         self._hops: Hops | None = None
@@ -118,12 +120,12 @@ class Running:
             await self._enter(tables, rows, around)
 
     async def _enter(self, tables: Tables, rows: list[Row], around: Surroundings) -> None:
-        plan = self._plan(rows, around, tables.elsewhere)
+        plan = self._plan(rows, around, tables)
         self._generation += 1
         image = await asyncio.to_thread(build_image, replace(tables, generation=self._generation), plan)
         features = await asyncio.to_thread(xdp_features)
         self._targets = features.targets
-        links = needed(rows, around, self.settings.interfaces)
+        links = dict(around.links) if tables.outbound else needed(rows, around, self.settings.interfaces)
         interfaces = wanted(links, self.settings.interfaces, features.native, features.targets)
         if self._programs is None or len(image) > self._programs.capacity:
             await self._replace_programs(image, around, interfaces, rows)
@@ -196,7 +198,7 @@ class Running:
     def _begin(self) -> None:
         """Count and sweep from here on."""
         self._counting = Counting(self._bpf, self._state)
-        self._sweep = Sweep(self._bpf, self._state, lambda: (self._rules.used, self._members.used))
+        self._sweep = Sweep(self._bpf, self._state, self._numbers_used)
         self._upkeep = Upkeep(self._sweep, self._tell_ends, self._emit)
         before = self._found.programs
         if before is not None:
@@ -205,6 +207,9 @@ class Running:
             names = [self._name_of(index) for index in self._attachments.modes]
             counts = {"rules": len(self._found.rules), "members": len(self._found.members)}
             self._emit(Event.DATAPATH_ADOPTED, datapath="kernel", interfaces=names, **counts)
+
+    def _numbers_used(self) -> tuple[int, int, int]:
+        return self._rules.used, self._members.used, self._sources.used if self._tables.outbound else 0
 
     @property
     def capacity(self) -> int:
@@ -224,16 +229,23 @@ class Running:
         if self._counting is None or self._sweep is None:
             return Counters()
         core = self._counting.read(self._rules.used, self._members.used, self._sweep.counted)
-        return counters_of(core, self._rules.names(), self._members.names(), 0)
+        counted, marks = counters_of(core, self._rules.names(), self._members.names(), 0), self._sweep.counted.marks
+        marks = marks.ljust(self._sources.used * 2 * MARKS, b"\0")
+        return with_snat(counted, self._tables.outbound, marks, self._sources.names())
 
     def flows(self) -> Iterator[FlowRecord]:
         """Walk through the flows."""
         rules, members = self._rules.names(), self._members.names()
         rows = {entry.row.rule.name: entry.row for entry in self._tables.entries.values()}
-        moment_ms = now_ms()
+        sources, moment_ms = self._sources.names(), now_ms()
         for found in flows_in(self._bpf, self._state):
-            if not found.flow.flags & CONSTANTS["FLOW_RETURN"] and not is_late(found.flow.deadline_ms, moment_ms):
-                yield record_of(flow_view(found), rules, members, rows, time.monotonic())
+            if found.flow.flags & CONSTANTS["FLOW_RETURN"] or is_late(found.flow.deadline_ms, moment_ms):
+                continue
+            flow = flow_view(found)
+            if flow.source is None:
+                yield record_of(flow, rules, members, rows, time.monotonic())
+            else:
+                yield outbound_record_of(flow, rules, members, sources, time.monotonic())
 
     async def close(self, drain_s: float) -> int:
         """Let flows end for `drain_s`, then detach and remove everything; or leave everything as it is.
@@ -278,21 +290,22 @@ class Running:
         self._sender.close()
         self._lock.close()
 
-    def _plan(self, rows: Iterable[Row], around: Surroundings, elsewhere: frozenset[Address]) -> Plan:
+    def _plan(self, rows: Iterable[Row], around: Surroundings, tables: Tables) -> Plan:
         by_name = {link.name: link.index for link in around.links.values()}
         names = [(row.pool.name, member.name, member.address) for row in rows for member in row.pool.members]
-        members = self._members.of(names)
+        members = self._members.of((*names, *outbound_names(tables.outbound)))
         routed: dict[tuple[int, int], FrontendKey] = {
             (by_name[row.frontend.interface], row.key.address.version): row.key
             for row in rows
             if row.frontend.routed and row.frontend.interface in by_name
         }
         return Plan(
-            rules=self._rules.of(row.rule.name for row in rows),
+            rules=self._rules.of((*(row.rule.name for row in rows), *(rule.name for rule in tables.outbound))),
             members={(pool, name): members[pool, name, address] for pool, name, address in members},
             next_hops=self._hop_numbers.of(_member_addresses(rows)),
             routed=routed,
-            local=frozenset(around.addresses) | elsewhere,
+            local=frozenset(around.addresses) | tables.elsewhere,
+            sources=self._sources.of(address for rule in tables.outbound for address in rule.sources),
         )
 
     async def _remember(self) -> None:
@@ -302,6 +315,7 @@ class Running:
             layout_digest(),
             {name: number for number, name in rules.items()},
             {name: number for number, name in members.items()},
+            {address: number for number, address in self._sources.names().items()},
         )
         if now != self._remembered:
             os.close(await asyncio.to_thread(remember, self._bpf, self._pins, now))
@@ -342,7 +356,8 @@ class Running:
 
     def _announce(self, rows: Iterable[Row], around: Surroundings) -> None:
         """Tell the networks that VIPs are part of where these are now, once."""
-        vips = {row.key.address for row in rows} - around.addresses.keys()
+        sources = {address for rule in self._tables.outbound for address in rule.sources}
+        vips = ({row.key.address for row in rows} | sources) - around.addresses.keys()
         due = {(vip, index) for vip in vips for network, index in around.prefixes if vip in network}
         for vip, index in due - self._announced:
             link = around.links.get(index)

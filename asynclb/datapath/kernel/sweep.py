@@ -20,8 +20,9 @@ from typing import Any
 
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS, REMEMBERED
+from asynclb.datapath.core.memory import MARKS
 from asynclb.datapath.kernel.programs import State
-from asynclb.datapath.kernel.tally import Gauges, Moment, flow_at, is_late, is_remembered, judge, library
+from asynclb.datapath.kernel.tally import Gauges, Moment, flow_at, is_late, is_remembered, judge, library, mark
 from asynclb.native.libbpf import Batch, Libbpf
 
 FlowKey = type[layout.Key4] | type[layout.Key]
@@ -38,13 +39,15 @@ class Counted:
     flows: int = 0
     rules: dict[int, int] = field(default_factory=dict)
     members: dict[int, int] = field(default_factory=dict)
+    marks: bytearray = field(default_factory=bytearray, repr=False)
+    """SNAT ports in use, as `FlowMemory.snat_marks` says it."""
 
 
 class Sweep:
     """One sweep after another. Owner: one task; `step` is called in a thread, never twice at the same time."""
 
-    def __init__(self, bpf: Libbpf, state: State, numbers: Callable[[], tuple[int, int]]) -> None:
-        """`numbers` says how many numbers rules and members have in use."""
+    def __init__(self, bpf: Libbpf, state: State, numbers: Callable[[], tuple[int, int, int]]) -> None:
+        """`numbers` says how many numbers rules, members and addresses of own connections have in use."""
         self._bpf = bpf
         self._state = state
         self._numbers = numbers
@@ -71,20 +74,24 @@ class Sweep:
 
     def _passes(self) -> Iterator[list[layout.KeyedFlow]]:
         while True:
-            gauges, before = Gauges(*self._numbers()), self._moment
+            rules, members, sources = self._numbers()
+            gauges, before, marks = Gauges(rules, members), self._moment, bytearray(sources * 2 * MARKS)
             since_ms = self._now_ms - CONSTANTS["EXPIRED_MS"] if before is None else before.now_ms
             self._moment = Moment(self._now_ms, since_ms & 0xFFFF_FFFF)
             for name, kind in FLOW_MAPS:
-                yield from self._walk(self._state[name], kind, gauges, self._moment)
-            self.counted = Counted(gauges.flows, _present(gauges.rules), _present(gauges.members))
+                yield from self._walk(self._state[name], kind, gauges, self._moment, marks)
+            self.counted = Counted(gauges.flows, _present(gauges.rules), _present(gauges.members), marks)
             self.passes += 1
             yield []
 
-    def _walk(self, fd: int, kind: FlowKey, gauges: Gauges, moment: Moment) -> Iterator[list[layout.KeyedFlow]]:
+    def _walk(
+        self, fd: int, kind: FlowKey, gauges: Gauges, moment: Moment, marks: bytearray
+    ) -> Iterator[list[layout.KeyedFlow]]:
         batch, more = Batch(sizeof(kind), sizeof(layout.Flow), BATCH), True
         while more:
             more = self._bpf.lookup_batch(fd, batch)
             late = judge(batch.values, batch.count, moment, gauges, self._late, self._native)
+            mark(batch.keys, batch.values, batch.count, kind, moment.now_ms, marks, self._native)
             ended = [self._end(fd, batch, index, kind, moment.now_ms) for index in late]
             yield [flow for flow in ended if flow is not None]
 

@@ -24,6 +24,24 @@ static int is_due(const struct flow *flow, u32 now_ms, u32 since_ms)
 	return (s32)(since_ms - flow->deadline_ms) < 0;
 }
 
+/* Marks the SNAT ports that are in use: a bit for each, 8,192 bytes for each number of an address and protocol (TCP, UDP).
+ * The destination's port and the protocol stand side by side in the key, from `port_at` on.
+ */
+ASYNCLB_EXPORT void asynclb_kernel_marks(const u8 *keys, u32 key_bytes, u32 port_at, const struct flow *flows, u32 count,
+				u32 now_ms, u8 *marks, u32 sources)
+{
+	for (u32 i = 0; i < count; i++) {
+		const struct flow *flow = &flows[i];
+		const u8 *key = keys + (u64)i * key_bytes + port_at;
+		u32 port = *(const u16 *)key;
+
+		if ((s32)(now_ms - flow->deadline_ms) >= 0 || flow->hairpin_port >= sources ||
+		    (flow->flags & (FLOW_RETURN | FLOW_SNAT)) != (FLOW_RETURN | FLOW_SNAT))
+			continue;
+		marks[(flow->hairpin_port * 2 + (key[2] == 17)) * 8192 + port / 8] |= (u8)(1u << (port & 7));
+	}
+}
+
 /* Counts live flows by rule and by member, and lists those past their deadline that are due. Returns how many those are.
  * The other half of a hairpin (FLOW_RETURN) is listed, and counted as nobody's.
  */

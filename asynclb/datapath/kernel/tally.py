@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from asynclb import native
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS, REMEMBERED
-from asynclb.datapath.core.memory import core_library
+from asynclb.datapath.core.memory import MARKS, core_library
 
 _HALF = 1 << 31
+_UDP = 17
 
 
 def library() -> Any | None:
@@ -77,6 +78,37 @@ def judge(
     )
     gauges.flows += live.value
     return late[:number]
+
+
+def mark(
+    keys: "Array[c_char]",
+    values: "Array[c_char]",
+    count: int,
+    kind: type[layout.Key4] | type[layout.Key],
+    now_ms: int,
+    marks: bytearray,
+    native_library: Any | None,
+) -> None:
+    """Mark the SNAT ports that flows of a batch use, as `FlowMemory.snat_marks` does."""
+    sources = len(marks) // (2 * MARKS)
+    if not sources:
+        return
+    if native_library is not None:
+        place = (c_char * len(marks)).from_buffer(marks)
+        native_library.asynclb_kernel_marks(
+            *(keys, c_uint32(sizeof(kind)), c_uint32(kind.destination_port.offset), values, c_uint32(count)),
+            *(c_uint32(now_ms), byref(place), c_uint32(sources)),
+        )
+        del place
+        return
+    half = CONSTANTS["FLOW_RETURN"] | CONSTANTS["FLOW_SNAT"]
+    for index in range(count):
+        flow = flow_at(values, index)
+        if is_late(flow.deadline_ms, now_ms) or flow.flags & half != half or flow.hairpin_port >= sources:
+            continue
+        key = kind.from_buffer_copy(keys, index * sizeof(kind))
+        place_of = (flow.hairpin_port * 2 + (key.protocol == _UDP)) * MARKS + key.destination_port // 8
+        marks[place_of] |= 1 << (key.destination_port & 7)
 
 
 def _late(values: "Array[c_char]", count: int, moment: Moment, gauges: Gauges) -> list[int]:

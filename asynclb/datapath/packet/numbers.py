@@ -24,7 +24,7 @@ from asynclb.tables.snat import SnatRule
 
 _OLD_RULES = 256
 
-_MAX_SOURCES = 65_535  # flows have 16 bits for it
+MAX_SOURCES = 65_535  # flows have 16 bits for it
 
 RuleName = tuple[str, FrontendKey | None]
 """A rule that moves to another frontend is another one to its flows. Outbound rules have no key."""
@@ -49,7 +49,7 @@ class Numbers:
         self.rules: Ids[RuleName] = Ids(MAX_RULES)
         self.members: Ids[MemberName] = Ids(MAX_MEMBERS)
         self.hops: Ids[Address] = Ids(MAX_NEXT_HOPS)
-        self.sources: Ids[Address] = Ids(_MAX_SOURCES)  # never given back: connections outlast the rules
+        self.sources: Ids[Address] = Ids(MAX_SOURCES)  # never given back: connections outlast the rules
         self.outbound: tuple[SnatRule, ...] = ()
         """The outbound rules that the engines have."""
         self._past = Counters()

@@ -56,7 +56,7 @@ def test_one_pass_counts_both_tables(bpf: Libbpf, state: State) -> None:
     for number in range(300):
         bpf.update(state["flows4"], four(number), flow(500, rule=1, member=number % 3))
         bpf.update(state["flows6"], six(number), flow(-1 if number < 100 else 400, rule=2, member=5))
-    sweep = Sweep(bpf, state, lambda: (3, 6))
+    sweep = Sweep(bpf, state, lambda: (3, 6, 0))
     assert whole_pass(sweep) == []
     assert sweep.counted.flows == 500
     assert sweep.counted.rules == {1: 300, 2: 200}
@@ -68,7 +68,7 @@ def test_one_pass_counts_both_tables(bpf: Libbpf, state: State) -> None:
 def test_numbers_beyond_those_in_use(bpf: Libbpf, state: State) -> None:
     """A flow of a rule that nobody knows is counted as open, and as nobody's."""
     bpf.update(state["flows4"], four(1), flow(500, rule=900, member=70_000))
-    sweep = Sweep(bpf, state, lambda: (3, 6))
+    sweep = Sweep(bpf, state, lambda: (3, 6, 0))
     whole_pass(sweep)
     assert (sweep.counted.flows, sweep.counted.rules, sweep.counted.members) == (1, {}, {})
 
@@ -80,7 +80,7 @@ def test_who_is_told(bpf: Libbpf, state: State) -> None:
     bpf.update(state["flows4"], four(2), flow(-5, flags=reset, state=Conn.CLOSED))
     bpf.update(state["flows4"], four(3), flow(-5, state=Conn.ESTABLISHED))
     bpf.update(state["flows6"], six(4), flow(-5, flags=reset, state=Conn.ESTABLISHED))
-    sweep = Sweep(bpf, state, lambda: (1, 1))
+    sweep = Sweep(bpf, state, lambda: (1, 1, 0))
     assert [keyed.key.source_port for keyed in whole_pass(sweep)] == [1_025, 1_028]
     assert whole_pass(sweep) == []
 
@@ -90,7 +90,7 @@ def test_what_idled_out_is_remembered(bpf: Libbpf, state: State) -> None:
     bpf.update(state["flows4"], four(1), flow(-5, state=Conn.ESTABLISHED))
     bpf.update(state["flows4"], four(2), flow(-5, state=Conn.SYN))
     bpf.update(state["flows4"], four(3), flow(-5 - CONSTANTS["EXPIRED_MS"], state=Conn.ESTABLISHED))
-    sweep = Sweep(bpf, state, lambda: (1, 1))
+    sweep = Sweep(bpf, state, lambda: (1, 1, 0))
     whole_pass(sweep)
     assert [keyed.key.source_port for keyed in flows_in(bpf, state)] == [1_025]
     assert (sweep.counted.flows, sweep.ended) == (0, 2)
@@ -100,7 +100,7 @@ def test_a_step_is_bounded(bpf: Libbpf, state: State) -> None:
     """However many flows there are, a step looks at no more than it was told to."""
     for number in range(3 * BATCH):
         bpf.update(state["flows4"], four(number), flow(-5))
-    sweep = Sweep(bpf, state, lambda: (1, 1))
+    sweep = Sweep(bpf, state, lambda: (1, 1, 0))
     sweep.step(NOW_MS, 1)
     assert 0 < sweep.ended <= BATCH
     whole_pass(sweep)

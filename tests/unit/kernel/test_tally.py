@@ -9,7 +9,8 @@ import pytest
 
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS
-from asynclb.datapath.kernel.tally import Gauges, Moment, is_late, judge, library, sums
+from asynclb.datapath.core.memory import MARKS
+from asynclb.datapath.kernel.tally import Gauges, Moment, is_late, judge, library, mark, sums
 
 NATIVE = library()
 needs_library = pytest.mark.skipif(NATIVE is None, reason="the native library has not been built")
@@ -67,3 +68,24 @@ def test_a_deadline_beyond_the_wrap() -> None:
     assert is_late(10, 10)
     assert is_late(0xFFFF_FFF0, 5)
     assert not is_late(5, 0xFFFF_FFF0)
+
+
+@needs_library
+@pytest.mark.parametrize("kind", [layout.Key4, layout.Key])
+def test_ports_of_own_connections_are_marked_alike(kind: type[layout.Key4] | type[layout.Key]) -> None:
+    """C and Python mark the same ports in use: those of living halves that answers find, by address and protocol."""
+    chance = random.Random(2)
+    records, keys = (layout.Flow * 500)(), (kind * 500)()
+    both = CONSTANTS["FLOW_RETURN"] | CONSTANTS["FLOW_SNAT"]
+    for record, key in zip(records, keys, strict=True):
+        record.deadline_ms = NOW_MS + chance.randrange(-100, 100)
+        record.flags = chance.choice((0, both, both, CONSTANTS["FLOW_SNAT"], CONSTANTS["FLOW_RETURN"]))
+        record.hairpin_port = chance.randrange(4)
+        key.destination_port, key.protocol = chance.randrange(1024, 65_536), chance.choice((6, 17))
+    values = ctypes.create_string_buffer(bytes(records), 500 * sizeof(layout.Flow))
+    data = ctypes.create_string_buffer(bytes(keys), 500 * sizeof(kind))
+    fast, slow = bytearray(3 * 2 * MARKS), bytearray(3 * 2 * MARKS)
+    mark(data, values, 500, kind, NOW_MS, fast, NATIVE)
+    mark(data, values, 500, kind, NOW_MS, slow, None)
+    assert fast == slow
+    assert 0 < int.from_bytes(fast, "little").bit_count() < 500

@@ -43,7 +43,8 @@ class State:
 
     def is_remembered(self, now_ms: int) -> bool:
         """Return whether a flow past its deadline was a connection, whose ends may believe that it goes on."""
-        return self.state in REMEMBERED and now_ms < self.deadline_ms + CONSTANTS["EXPIRED_MS"]
+        remembered = self.state in REMEMBERED and self.source is None  # a port of a member's own is free at once
+        return remembered and now_ms < self.deadline_ms + CONSTANTS["EXPIRED_MS"]
 
 
 @dataclass(slots=True)
