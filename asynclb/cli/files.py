@@ -156,6 +156,7 @@ def _plan_live(new: str, url: str, token_file: str, ca_file: str) -> Any:
     status, found = AdminClient(url, token_file, ca_file).post("/api/v1/plan", text)
     if status == 422:
         for problem in found["problems"]:
-            click.echo(f"{new}:{problem['line']}:{problem['column']}: {problem['text'].rpartition(': ')[0]}", err=True)
+            parts = {key: problem[key] for key in ("value", "rule", "remedy", "line", "column", "code")}
+            click.echo(Problem(path=tuple(problem["path"]), file=new, **parts), err=True)
         sys.exit(1)
     return found

@@ -2,7 +2,6 @@
 
 import os
 import select
-import shutil
 import sys
 import termios
 import tty
@@ -45,8 +44,11 @@ class Terminal:
     @property
     def size(self) -> tuple[int, int]:
         """Columns and lines, as they are now."""
-        found = shutil.get_terminal_size((80, 24))
-        return found.columns, found.lines
+        try:
+            found = os.get_terminal_size(sys.stdout.fileno())
+        except OSError:
+            return 80, 24
+        return found.columns or 80, found.lines or 24
 
     def keys(self, wait_s: float) -> str:
         """Return what was typed; '' if nothing was within `wait_s`, or when the terminal's size changes."""

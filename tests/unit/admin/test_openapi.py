@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ def test_schemas_follow_the_types() -> None:
 
 
 @pytest.mark.slow
-async def test_the_server_does_what_the_document_says() -> None:
+async def test_the_server_does_what_the_document_says(tmp_path: Path) -> None:
     """Schemathesis asks what the document allows and forbids: no crash, no answer that is not described."""
     pytest.importorskip("schemathesis")
     async with site() as here:
@@ -50,6 +51,7 @@ async def test_the_server_does_what_the_document_says() -> None:
             *("--phases", "examples,coverage,fuzzing", "--max-examples", "10", "--checks", WHAT, "--no-color"),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            cwd=tmp_path,
         )
         try:
             output, _ = await asyncio.wait_for(found.communicate(), 6 * SECONDS)

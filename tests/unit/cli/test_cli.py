@@ -56,7 +56,14 @@ def test_help_names_every_command_in_a_line() -> None:
     found = typed("--help")
     assert found.exit_code == 0
     commands = re.findall(r"^  (\w+)  +\S", found.output.partition("Commands:")[2], re.MULTILINE)
-    assert commands == ["check", "demo", "detach", "explain", "reload", "run", "show", "version"]
+    asked = ["drain", "explain", "plan", "reload", "run", "set", "show", "top", "version"]
+    assert commands == ["check", "completion", "demo", "detach", "doctor", *asked]
+
+
+def test_every_help_says_what_the_exit_codes_mean() -> None:
+    """Each command that can fail ends its help with the exit codes."""
+    silent = [name for name in cli.commands if "Exit codes:" not in typed(name, "--help").output]
+    assert silent == ["version"]
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -178,7 +185,13 @@ STATE = {
     "config": {"path": "asynclb.yaml", "digest": "0123456789abcdef"},
     "generation": 4,
     "since": "2027-01-15T08:00:01.000Z",
-    "last_reload": {"result": "refused", "trigger": "watch", "at": "now", "problems": [{"text": "p"}], "warnings": []},
+    "last_reload": {
+        "result": "refused",
+        "trigger": "watch",
+        "at": "2027-01-15T12:00:00.000Z",
+        "problems": [{"text": "p"}],
+        "warnings": [],
+    },
     "datapaths": [{"name": "proxy", "mode": "sockets", "generation": 4, "since": None, "rules": 1}],
     "frontends": [
         {
@@ -219,6 +232,7 @@ STATE = {
                     "zone": "1",
                     "weight": 1,
                     "admin_state": "none",
+                    "override": None,
                     "health": [health],
                 }
                 for name, health in (
@@ -270,17 +284,26 @@ def test_show_aligns_columns() -> None:
     """Each of the tables has a head and a line per object, in aligned columns; state is a summary with problems."""
     with answering() as url:
         shown = {what: typed("show", what, "--url", url).output for what in _WHAT}
-    head, line = shown["rules"].splitlines()
+    problem, _, head, line = shown["rules"].splitlines()
+    assert problem == "! pool web: 1 of 2 members down: web-2 (Down)"
     assert head.index("POOL") == line.index("web", head.index("POOL"))
     assert "tcp 203.0.113.10 80" in line
     assert "1/2" in line
-    members = shown["members"].splitlines()
-    assert members[1].split()[-1] == "Up_Probe_Success"
-    assert "100.0%" in members[1]
-    assert "0.0%" in members[2]
-    assert members[2].endswith("Down (refused)")
+    _, refused, _, bad, good = shown["members"].splitlines()
+    assert refused == "! the last reload was refused at 12:00:00 UTC: 1 problem; see `asynclb show state`"
+    assert good.split()[-1] == "Up_Probe_Success"
+    assert "100.0%" in good
+    assert " 0.0%" in bad
+    assert bad.endswith("Down (refused)")
     assert "proxy" in shown["datapaths"]
-    assert shown["frontends"].splitlines()[1].split() == ["vip", "203.0.113.10", "public", "1,2", "preferred", "nobody"]
+    assert shown["frontends"].splitlines()[-1].split() == [
+        "vip",
+        "203.0.113.10",
+        "public",
+        "1,2",
+        "preferred",
+        "nobody",
+    ]
     assert "refused by watch" in shown["state"]
     assert shown["state"].splitlines()[-1] == "    p"
 

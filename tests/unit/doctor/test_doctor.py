@@ -1,0 +1,137 @@
+"""What the doctor says of hosts, and of this one."""
+
+import json
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from asynclb.cli import cli
+from asynclb.config import parse
+from asynclb.datapath.base import Refusal
+from asynclb.doctor.checks import check_host
+from asynclb.doctor.facts import Facts, Interface, Reach
+from asynclb.doctor.finding import Finding, Level
+from asynclb.doctor.text import findings_text
+from asynclb.doctor.wants import Wants, wants_of_model
+
+WELL = Facts(
+    user="uid 0",
+    lacking=frozenset(),
+    release=(6, 1),
+    native="",
+    libraries={"libnftables.so.1": "", "libbpf.so.1": ""},
+    bpffs=True,
+    kernel_refusal=None,
+    descriptors=1_048_576,
+    sysctls={"net/ipv4/ip_forward": "1", "net/core/bpf_jit_enable": "1"},
+    interfaces=(Interface("lo", 1, 65536, up=True), Interface("eth0", 2, 1500, up=True)),
+)
+
+
+def bad(facts: Facts, wants: Wants | None = None) -> list[Finding]:
+    """Return the findings that are not fine."""
+    return [one for one in check_host(facts, wants or Wants()) if one.level is not Level.OK]
+
+
+def test_a_host_that_has_everything_is_well() -> None:
+    """Nothing is to be mended, and the first line says so."""
+    assert bad(WELL) == []
+    assert findings_text([*check_host(WELL, Wants())]).startswith("all well: 10 fine\n")
+
+
+@pytest.mark.parametrize(
+    ("facts", "subject", "mend"),
+    [
+        (replace(WELL, lacking=frozenset({"CAP_NET_RAW"})), "CAP_NET_RAW", "sudo setcap"),
+        (replace(WELL, lacking=frozenset({"CAP_BPF", "CAP_SYS_ADMIN"})), "CAP_BPF", "cap_bpf"),
+        (replace(WELL, release=(5, 10)), "kernel", "linux-image"),
+        (replace(WELL, kernel_refusal=Refusal("no", "mend it")), "datapath kernel", "mend it"),
+        (replace(WELL, bpffs=False), "bpffs", "sudo mount -t bpf bpf /sys/fs/bpf"),
+        (replace(WELL, libraries={"libbpf.so.1": "none"}), "libbpf.so.1", "sudo apt-get install libbpf1"),
+        (replace(WELL, native="not built"), "native library", "python -m asynclb.native.build"),
+        (replace(WELL, descriptors=1024), "open files", "LimitNOFILE=65536"),
+        (
+            replace(WELL, sysctls={"net/core/bpf_jit_enable": "0"}),
+            "bpf_jit_enable",
+            "sysctl -w net.core.bpf_jit_enable=1",
+        ),
+        (
+            replace(WELL, interfaces=(Interface("eth0", 2, 1500, up=True, rp_filter=1),)),
+            "eth0",
+            "sudo sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.eth0.rp_filter=2",
+        ),
+        (replace(WELL, interfaces=(Interface("eth0", 2, 1500, up=True, lro=True),)), "eth0", "ethtool -K eth0 lro off"),
+    ],
+)
+def test_each_lack_is_one_finding_with_its_command(facts: Facts, subject: str, mend: str) -> None:
+    """What one host lacks is said once, as a warning while nothing asks for it, with what mends it."""
+    (found,) = bad(facts)
+    assert (found.level, found.subject) == (Level.WARN, subject)
+    assert mend in found.mend
+
+
+def test_what_is_asked_for_by_name_is_in_the_way() -> None:
+    """A datapath that the configuration names fails where `auto` would have passed it over."""
+    wants = Wants(named=frozenset({"packet"}))
+    assert bad(replace(WELL, lacking=frozenset({"CAP_NET_RAW"})), wants)[0].level is Level.FAIL
+    assert bad(replace(WELL, release=(4, 19)), wants)[0].level is Level.WARN
+
+
+def test_capability_sys_admin_is_as_good_as_bpf() -> None:
+    """A process with CAP_SYS_ADMIN needs no CAP_BPF."""
+    assert bad(replace(WELL, lacking=frozenset({"CAP_BPF"}))) == []
+
+
+def test_interfaces_members_and_next_hops() -> None:
+    """An interface that is not there, unequal MTUs, a member without a route and an unknown neighbour are told."""
+    facts = replace(
+        WELL,
+        interfaces=(Interface("eth0", 2, 9000, up=True), Interface("eth1", 3, 1500, up=True)),
+        members={
+            "p/a": Reach("eth0", resolved=True),
+            "p/b": Reach("eth1", "10.0.0.1"),
+            "p/c": Reach(error="unreachable"),
+        },
+    )
+    addresses = IPv4Address("10.0.0.2"), IPv4Address("10.1.0.2"), IPv6Address("2001:db8::1")
+    members = tuple(zip(("p/a", "p/b", "p/c"), addresses, strict=True))
+    found = {one.subject: one for one in bad(facts, Wants(members=members, interfaces=frozenset({"eth7"}), source="f"))}
+    assert found.keys() == {"eth7", "MTU", "member p/b", "member p/c"}
+    assert found["MTU"].mend == "sudo ip link set dev eth1 mtu 9000"
+    assert found["member p/b"].mend == "ping -c 1 10.0.0.1; ip neigh show 10.0.0.1"
+    assert found["member p/c"].mend == "sudo ip -6 route add 2001:db8::1/128 via GATEWAY"
+
+
+def test_a_next_hop_needs_a_host_that_forwards() -> None:
+    """With a routed frontend, a host that does not forward is warned of; without, nobody cares."""
+    facts = replace(WELL, sysctls={"net/ipv4/ip_forward": "0"})
+    assert bad(facts) == []
+    assert bad(facts, Wants(routed=True))[0].mend == "sudo sysctl -w net.ipv4.ip_forward=1"
+
+
+def test_wants_are_read_from_a_configuration() -> None:
+    """Datapaths by name, interfaces and members' addresses are what a configuration wants."""
+    text = b"""
+version: 1
+frontends: {web: {address: 10.0.0.10, interface: eth1}}
+backend_pools: {web: {members: [{name: a, address: 10.1.0.11}]}}
+rules: [{name: r, frontend: web, protocol: tcp, frontend_port: 80, backend_pool: web, datapath: packet}]
+"""
+    wants = wants_of_model(parse(text, file="f").model, "f")
+    assert (wants.named, wants.interfaces) == (frozenset({"packet"}), frozenset({"eth1"}))
+    assert wants.members == (("web/a", IPv4Address("10.1.0.11")),)
+
+
+def test_this_host(tmp_path: Path) -> None:
+    """The command looks at this host, changes nothing, and ends with 1 only if something is in the way."""
+    found = CliRunner().invoke(cli, ["doctor", "--json"])
+    findings = json.loads(found.output)
+    assert found.exit_code == (1 if any(one["level"] == "fail" for one in findings) else 0)
+    assert {"CAP_NET_ADMIN", "bpffs", "open files"} <= {one["subject"] for one in findings}
+    assert all(one["mend"] for one in findings if one["level"] != "ok")
+    config = tmp_path / "asynclb.yaml"
+    config.write_text("version: 2\n")
+    assert CliRunner().invoke(cli, ["doctor", str(config)]).exit_code == 1
