@@ -11,7 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from asynclb.datapath.ask import LiveVerdict
 from asynclb.net.drop import Drop
+from asynclb.net.flow import Flow
 from asynclb.tables.diff import Delta
 from asynclb.tables.row import FrontendKey, Row
 from asynclb.tables.snat import SnatRule
@@ -132,6 +134,12 @@ class Measurable(Protocol):
         """Send one packet through the datapath for each row and return whether it was given to a member.
 
         Leaves no flow and counts nothing; members do not see it. Rows that cannot be asked about are left out.
+        """
+
+    async def verdict(self, flow: Flow, interface: str | None = None) -> LiveVerdict | None:
+        """Return where a packet that begins a flow would go now; None where that cannot be asked.
+
+        `interface` is where it comes in, which matters for next hops.
         """
 
 

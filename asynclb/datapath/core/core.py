@@ -15,7 +15,7 @@ from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS, Verdict
 from asynclb.datapath.core.memory import DROPS, FlowMemory, core_library, flow_view
 from asynclb.datapath.core.reset import reset_frames
-from asynclb.datapath.core.values import Batch, CoreCounters, FlowView, NextHop, Reset, Result, Swept
+from asynclb.datapath.core.values import Asked, Batch, CoreCounters, FlowView, NextHop, Reset, Result, Swept
 from asynclb.net.drop import Drop
 
 __all__ = ["DROPS", "Core", "Going", "RxRing"]
@@ -182,6 +182,21 @@ class Core:
         )
         released = tuple(self._released(answer, now_ns)) if answer.release else ()
         return _result(answer, bytes(data)[: answer.length or len(frame)], released)
+
+    def ask(self, frame: bytes, *, ifindex: int, now_ns: int) -> Asked:
+        """Return who would get a frame. Nothing is sent, kept or counted."""
+        data, answer = (c_uint8 * len(frame)).from_buffer_copy(frame), layout.Answer()
+        self._library.asynclb_core_ask(
+            *(byref(self._memory), byref(data), c_uint32(len(frame)), c_uint32(ifindex)),
+            *(c_uint64(now_ns), byref(answer)),
+        )
+        member, known = answer.member, CONSTANTS["MEMBER_KNOWN"]
+        return Asked(
+            Verdict(answer.verdict),
+            DROPS[answer.reason - 1] if answer.reason else None,
+            None if member == _NONE else member & ~known,
+            member != _NONE and bool(member & known),
+        )
 
     def _released(self, first: layout.Answer, now_ns: int) -> Iterator[Result]:
         answer = layout.Answer()

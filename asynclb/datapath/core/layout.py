@@ -125,6 +125,7 @@ CONSTANTS: Final[dict[str, int]] = {
     "MEMBER_PRESENT": 1,
     "MEMBER_ROUTED": 2,  # frames from its link address have been through it already
     "MEMBER_LEFT": 4,  # its pool has it no more
+    "MEMBER_KNOWN": 0x8000_0000,  # in Answer.member
     "POOL_KEEPS": 0x8000_0000,  # in PoolMember.member: flows other than TCP may stay
     "POOL_MEMBER": 0x7FFF_FFFF,
     "ENTRY_SYMMETRIC": 1,
@@ -531,7 +532,8 @@ class Ingress(Structure):
 class Answer(Structure):
     """What became of one frame. `release`: a first fragment was recorded, so held ones may go.
 
-    `length` is not 0 when the frame is a message of our own in the place of the one that came.
+    `length` is not 0 when the frame is a message of our own in the place of the one that came. `member` answers a
+    question (struct packet, `asked`): who would get it; MEMBER_KNOWN: by a flow that is there.
     """
 
     _fields_ = (
@@ -544,7 +546,7 @@ class Answer(Structure):
         ("id", _U32),
         ("protocol", _U32),
         ("length", _U32),
-        ("reserved", _U32),
+        ("member", _U32),
     )
 
 

@@ -112,7 +112,7 @@ struct {
 
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	MAP_NUMBER(max_entries, 1);
+	MAP_NUMBER(max_entries, 2); /* the second is for questions, which frames may interrupt */
 	MAP_TYPE(key, u32);
 	MAP_TYPE(value, struct work);
 } scratch SEC(".maps");

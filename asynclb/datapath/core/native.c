@@ -231,6 +231,14 @@ EXPORT u32 asynclb_core_process(struct core_memory *core, u8 *data, u32 length, 
 	return answer->verdict;
 }
 
+/* Answers who would get a frame: nothing is sent, kept or counted. */
+EXPORT u32 asynclb_core_ask(struct core_memory *core, u8 *data, u32 length, u32 ifindex, u64 now_ns, struct answer *answer)
+{
+	struct packet p = {.data = data, .length = length, .ifindex = ifindex, .csum_start = NONE, .asked = 1};
+
+	return decide(core, &p, now_ns, answer);
+}
+
 /* Decides the next fragment that `first` set free, in `held`'s own memory; returns where that is, or 0. */
 EXPORT struct held *asynclb_core_release(struct core_memory *core, const struct answer *first, u64 now_ns,
 					 struct answer *answer)

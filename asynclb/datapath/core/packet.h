@@ -21,6 +21,7 @@ struct packet {
 	u32 ifindex;
 	u32 csum_start;  /* where a checksum is still partial, from the start of the frame; NONE: nowhere */
 	u32 csum_offset; /* of the field, from csum_start */
+	u32 asked;	 /* a question: who would get it? Nothing is sent, kept or counted */
 	u32 segmented;   /* payload of each segment that the kernel cuts it into before it leaves; 0: it is whole */
 #ifdef __bpf__
 	u32 copied;	      /* how much of the frame is in `data` */

@@ -95,7 +95,7 @@ INLINE int exceeds(struct work *w, u32 mtu)
 /* What is said when a flow is over is not heard, but the resets that follow must fit it. */
 INLINE void hear_last(const struct work *w, struct flow *flow, int outward)
 {
-	if (w->way.key.protocol != IP_TCP || !is_plain(&w->in) || !(w->in.tcp_flags & TCP_ACK))
+	if (w->way.key.protocol != IP_TCP || !is_plain(&w->in) || !(w->in.tcp_flags & TCP_ACK) || w->p->asked)
 		return;
 	if (outward)
 		flow->ack_out = w->in.ack;
@@ -116,7 +116,7 @@ INLINE u32 expired(struct work *w, struct flow *flow, int outward)
 	u32 reset = flow->flags & FLOW_RESET;
 
 	hear_last(w, flow, outward);
-	if (!reset || reply_reset(w) != VERDICT_TX)
+	if (!reset || w->p->asked || reply_reset(w) != VERDICT_TX)
 		return drop(w, DROP_FLOW_EXPIRED);
 	w->answer->reason = DROP_FLOW_EXPIRED;
 	count_reason(w, DROP_FLOW_EXPIRED);
@@ -488,7 +488,7 @@ STEP u32 forward(struct work *w, u32 index)
 		return VERDICT_PASS; /* it has been through an appliance: the host routes it on */
 	if (way->late && found.flow)
 		return expired(w, found.flow, way->outward);
-	if (way->renewed && found.flow)
+	if (way->renewed && found.flow && !w->p->asked)
 		found.flow->generation = (u16)image->generation;
 	reason = passage_choose(w, entry, found.flow);
 	if (reason)
@@ -496,6 +496,10 @@ STEP u32 forward(struct work *w, u32 index)
 	member = image_member(image, way->member);
 	hop = member ? find_hop(w, member->next_hop) : 0;
 	reason = hop_check(w, entry, hop);
+	if (w->p->asked && !reason && hop) {
+		w->answer->member = way->member | (way->fresh ? 0 : MEMBER_KNOWN);
+		return VERDICT_TX;
+	}
 	if (reason == DROP_TOO_BIG && hop) {
 		from = entry->vip;
 		return too_big(w, &from, hop->mtu);
@@ -793,14 +797,14 @@ INLINE u32 process_direct(struct work *w)
 	w->key = own_key(w);
 	if (!same_address(&w->key.destination, &w->in.net.destination))
 		return drop(w, DROP_QUOTE_UNREADABLE);
-	if (w->key.destination_port >= HAIRPIN_FIRST &&
+	if (w->key.destination_port >= HAIRPIN_FIRST && !w->p->asked &&
 	    (w->in.form == FORM_ERROR || w->from.flags & ADDRESS_MEMBER)) {
 		verdict = hairpin_return(w);
 		if (verdict != VERDICT_PASS)
 			return verdict;
 	}
 	index = place_entry(w, &w->key.destination, w->key.destination_port, w->key.protocol, KIND_FRONTEND);
-	if (index == NONE && w->to.flags & ADDRESS_SNAT) {
+	if (index == NONE && w->to.flags & ADDRESS_SNAT && !w->p->asked) {
 		verdict = snat_back(w);
 		if (verdict != VERDICT_PASS)
 			return verdict;
@@ -808,7 +812,7 @@ INLINE u32 process_direct(struct work *w)
 	index = index == NONE ? w->to.entry : index;
 	if (index == NONE)
 		return w->to.flags & ADDRESS_LOCAL ? VERDICT_PASS : drop(w, DROP_NO_RULE);
-	if (is_icmp(&w->in.net) && w->in.form == FORM_PLAIN) {
+	if (is_icmp(&w->in.net) && w->in.form == FORM_PLAIN && !w->p->asked) {
 		verdict = process_echo(w, index);
 		if (verdict != VERDICT_PASS)
 			return verdict;
@@ -871,6 +875,8 @@ STEP u32 process_ip(struct work *w, u32 reason)
 		known_find(w, &w->in.inner.destination, &w->quoted);
 	answer = !direct && ((w->in.form == FORM_ERROR ? w->quoted.flags : w->from.flags) & ADDRESS_MEMBER);
 	own = !direct && ((w->in.form == FORM_ERROR ? w->quoted.flags : w->from.flags) & ADDRESS_OUTBOUND);
+	if (w->p->asked)
+		answer = own = 0;
 	if (own && (reason || !answer)) {
 		w->key = own_key(w);
 		own = !snat_direct(w);
@@ -913,7 +919,7 @@ INLINE u32 process_frame(struct work *w)
 	reason = parse_packet(w->p, &w->in);
 	if (!unicast && w->in.form != FORM_LINK)
 		return VERDICT_PASS;
-	if (unicast)
+	if (unicast && !w->p->asked)
 		learn_link(w);
 	return process_ip(w, reason);
 }
@@ -926,11 +932,11 @@ INLINE u32 process(struct work *w)
 	struct answer *answer = w->answer;
 
 	w->in = (struct parsed){0};
-	*answer = (struct answer){.ifindex = w->p->ifindex};
+	*answer = (struct answer){.ifindex = w->p->ifindex, .member = NONE};
 	if (parse_link(w->p, &w->in))
 		return VERDICT_PASS;
 	answer->verdict = process_frame(w);
-	if (answer->verdict == VERDICT_DROP)
+	if (answer->verdict == VERDICT_DROP && !w->p->asked)
 		count_reason(w, answer->reason);
 	return answer->verdict;
 }

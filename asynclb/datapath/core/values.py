@@ -9,6 +9,7 @@ from asynclb.net.address import Address
 from asynclb.net.drop import Drop
 
 __all__ = [
+    "Asked",
     "Batch",
     "CoreCounters",
     "FlowView",
@@ -43,6 +44,16 @@ class Result:
     ifindex: int
     frame: bytes
     released: "tuple[Result, ...]" = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who would get a packet: a member by its id, or nobody, for a reason; `known` by a flow that is there."""
+
+    verdict: Verdict
+    reason: Drop | None
+    member: int | None
+    known: bool = False
 
 
 @dataclass(frozen=True, slots=True)

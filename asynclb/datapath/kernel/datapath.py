@@ -12,8 +12,9 @@ Laws:
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
+from asynclb.datapath.ask import LiveVerdict, reached
 from asynclb.datapath.base import Counters, FlowRecord, HostSettings, Refusal
 from asynclb.datapath.host import take_namespace
 from asynclb.datapath.kernel.host import KernelHost, look_at_host
@@ -25,8 +26,9 @@ from asynclb.datapath.packet.limits import outbound_refusal, static_refusal
 from asynclb.errors import ApplyError, HostError, Problem
 from asynclb.events import Emit, Event
 from asynclb.native.libbpf import Libbpf
+from asynclb.net.flow import Flow
 from asynclb.tables.diff import Delta
-from asynclb.tables.row import Row
+from asynclb.tables.row import FrontendKey, Row
 from asynclb.tables.snat import SnatRule
 
 _NOT_OPENED = Refusal("it has not been opened", "this is a bug of asynclb")
@@ -111,6 +113,14 @@ class KernelDatapath:
         """Iterate over the flow tables."""
         if self._running is not None:
             yield from self._running.flows()
+
+    async def reaches(self, rows: Collection[Row]) -> Mapping[FrontendKey, bool]:
+        """Ask the kernel where a client's packet to each row would go."""
+        return {} if self._running is None else reached(rows, self._running.ask)
+
+    async def verdict(self, flow: Flow, interface: str | None = None) -> LiveVerdict | None:
+        """Ask the kernel where a packet would go."""
+        return None if self._running is None else self._running.ask(flow, interface)
 
     async def close(self, drain_s: float) -> int:
         """Take no new flows for `drain_s` at most, then detach; or leave everything, if that is the setting."""

@@ -117,6 +117,7 @@ class Programs:
             self._size(limits, state)
             self._object.load()
             self.tc, self.xdp = self._object.program("asynclb_tc"), self._object.program("asynclb_xdp")
+            self.ask = self._object.program("asynclb_ask")
             self._images = self._mapped("images", 2 * (capacity + SLACK))
             self.control = self._object.map("control")
             self._control = layout.KernelControl.from_buffer(self._mapped("control", sizeof(layout.KernelControl)))

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Self
 
+from asynclb.datapath.ask import LiveVerdict, frame_of, live_verdict
 from asynclb.datapath.base import Counters, FlowRecord, HostSettings
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.image import Plan, build_image, mapped
@@ -23,6 +24,7 @@ from asynclb.datapath.core.memory import MARKS, flow_view
 from asynclb.datapath.core.reset import reset_frames
 from asynclb.datapath.core.values import NextHop
 from asynclb.datapath.host import take_namespace
+from asynclb.datapath.kernel.ask import ask
 from asynclb.datapath.kernel.attach import Attachments, Pair, Wanted, needed, wanted
 from asynclb.datapath.kernel.bpffs import REMEDY
 from asynclb.datapath.kernel.counting import Counting
@@ -57,6 +59,7 @@ from asynclb.datapath.packet.report import counters_of, outbound_record_of, reco
 from asynclb.errors import ApplyError, HostError
 from asynclb.events import Emit, Event
 from asynclb.net.address import Address
+from asynclb.net.flow import Flow
 from asynclb.tables.row import Delivery, FrontendKey, Row
 from asynclb.tables.tables import EMPTY_TABLES, Tables
 
@@ -246,6 +249,14 @@ class Running:
                 yield record_of(flow, rules, members, rows, time.monotonic())
             else:
                 yield outbound_record_of(flow, rules, members, sources, time.monotonic())
+
+    def ask(self, flow: Flow, interface: str | None) -> LiveVerdict | None:
+        """Ask who would get a packet that begins a flow."""
+        if self._programs is None or not self._attachments.modes:
+            return LiveVerdict(None, None)
+        index = next((link.index for link in self._around.links.values() if link.name == interface), 0)
+        asked = ask(self._bpf, self._programs.ask, frame_of(flow), index)
+        return live_verdict(asked.member, asked.reason, asked.known, self._members.names())
 
     async def close(self, drain_s: float) -> int:
         """Let flows end for `drain_s`, then detach and remove everything; or leave everything as it is.

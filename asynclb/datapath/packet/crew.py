@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Protocol
 
-from asynclb.datapath.core.values import CoreCounters, FlowView, NextHop
+from asynclb.datapath.core.values import Asked, CoreCounters, FlowView, NextHop
 from asynclb.datapath.packet.engine import Ending, Engine, Present, change, changed_hops
 
 Pages = Callable[[int], tuple[list[FlowView], int | None]]
@@ -49,6 +49,9 @@ class Crew(Protocol):
 
     def snat_marks(self, sources: int) -> bytearray:
         """Return which SNAT ports are in use, as `FlowMemory.snat_marks` does."""
+
+    def ask(self, frame: bytes, ifindex: int) -> Asked | None:
+        """Return who would get a frame; None where the engines cannot be asked."""
 
     def flow_count(self) -> int:
         """Return how many flows are open."""
@@ -102,6 +105,10 @@ class Alone:
     def counters(self) -> CoreCounters:
         """Return the core's counters."""
         return self._engine.core.counters()
+
+    def ask(self, frame: bytes, ifindex: int) -> Asked | None:
+        """Ask the core."""
+        return self._engine.core.ask(frame, ifindex=ifindex, now_ns=time.monotonic_ns())
 
     def tables(self) -> tuple[Pages, ...]:
         """Return the one flow table."""

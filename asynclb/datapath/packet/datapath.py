@@ -15,10 +15,11 @@ undone when something fails before the commit.
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from asynclb import native
+from asynclb.datapath.ask import LiveVerdict, frame_of, live_verdict, reached
 from asynclb.datapath.base import Counters, FlowRecord, Refusal
 from asynclb.datapath.core.image import build_image
 from asynclb.datapath.core.leaving import Leaving, MemberName, Parting, member_names
@@ -42,8 +43,9 @@ from asynclb.datapath.packet.workers import Workers
 from asynclb.errors import ApplyError, HostError, Problem
 from asynclb.events import Emit, Event
 from asynclb.net.address import Address
+from asynclb.net.flow import Flow
 from asynclb.tables.diff import Delta
-from asynclb.tables.row import Row
+from asynclb.tables.row import FrontendKey, Row
 from asynclb.tables.snat import SnatRule
 from asynclb.tables.tables import EMPTY_TABLES, Tables
 
@@ -127,6 +129,14 @@ class PacketDatapath:
         """Iterate over the flow table."""
         if self._running is not None:
             yield from self._running.flows()
+
+    async def reaches(self, rows: Collection[Row]) -> Mapping[FrontendKey, bool]:
+        """Ask the core where a client's packet to each row would go."""
+        return {} if self._running is None else reached(rows, self._running.ask)
+
+    async def verdict(self, flow: Flow, interface: str | None = None) -> LiveVerdict | None:
+        """Ask the core where a packet would go."""
+        return None if self._running is None else self._running.ask(flow, interface)
 
     async def close(self, drain_s: float) -> int:
         """Go on for `drain_s` while there are flows, then take the rings, the guard and the lock down."""
@@ -331,6 +341,16 @@ class _Running:
                         yield record_of(flow, rules, members, rows, time.monotonic())
                     else:
                         yield outbound_record_of(flow, rules, members, sources, time.monotonic())
+
+    def ask(self, flow: Flow, interface: str | None) -> LiveVerdict | None:
+        """Ask who would get a packet that begins a flow."""
+        links = {sockets.link.name: index for index, sockets in self._present.links.items()}
+        asked = self._crew.ask(frame_of(flow), links.get(interface or "", 0))
+        return (
+            None
+            if asked is None
+            else live_verdict(asked.member, asked.reason, asked.known, self._numbers.members.names())
+        )
 
     async def close(self, drain_s: float) -> int:
         """Wait for flows to end, at most `drain_s`; then undo everything. Returns how many flows were left."""

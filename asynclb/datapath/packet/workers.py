@@ -28,7 +28,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from asynclb.datapath.core.memory import MARKS, FlowMemory
-from asynclb.datapath.core.values import CoreCounters, NextHop
+from asynclb.datapath.core.values import Asked, CoreCounters, NextHop
 from asynclb.datapath.packet.crew import Pages
 from asynclb.datapath.packet.engine import (
     MAX_FLOWS,
@@ -282,6 +282,10 @@ class Workers:
             also = int.from_bytes(worker.flows.snat_marks(sources, now_ns), "little")
             marks = bytearray((int.from_bytes(marks, "little") | also).to_bytes(len(marks), "little"))
         return marks
+
+    def ask(self, _frame: bytes, _ifindex: int) -> Asked | None:
+        """Return None: the workers' cores are theirs, and a question is not worth interrupting them."""
+        return None
 
     def flow_count(self) -> int:
         """Return how many flows are open."""

@@ -11,8 +11,9 @@ import contextlib
 import errno
 import resource
 import socket
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from asynclb.datapath.ask import LiveVerdict
 from asynclb.datapath.base import Counters, FlowRecord, Refusal
 from asynclb.datapath.host import Capability, missing
 from asynclb.datapath.proxy import sockets
@@ -27,7 +28,7 @@ from asynclb.datapath.proxy.udp import UdpFrontend
 from asynclb.errors import ApplyError, HostError, Problem
 from asynclb.events import Emit, Event
 from asynclb.net.drop import Drop
-from asynclb.net.flow import Protocol
+from asynclb.net.flow import PROTOCOL_NUMBERS, Flow, Protocol
 from asynclb.tables.diff import Delta
 from asynclb.tables.row import FrontendKey, Row
 from asynclb.tables.tables import Entry
@@ -41,6 +42,9 @@ _FLUSHED = (
 )
 
 _FRONTENDS = {Protocol.TCP: TcpFrontend, Protocol.UDP: UdpFrontend}
+
+
+_PROTOCOLS = {PROTOCOL_NUMBERS[protocol]: protocol for protocol in (Protocol.TCP, Protocol.UDP)}
 
 
 class ProxyDatapath:
@@ -126,6 +130,21 @@ class ProxyDatapath:
         """Iterate over the open connections and sessions."""
         for frontend in (*self._frontends.values(), *self._draining):
             yield from frontend.records()
+
+    async def reaches(self, rows: Collection[Row]) -> Mapping[FrontendKey, bool]:
+        """Return whether each row's socket listens and lets clients in, with a member that takes them.
+
+        No packet is sent: a connection would be one that members see.
+        """
+        found = {row.key: self._frontends.get(row.key) for row in rows}
+        return {key: frontend is not None and frontend.is_open for key, frontend in found.items()}
+
+    async def verdict(self, flow: Flow, interface: str | None = None) -> LiveVerdict | None:  # noqa: ARG002
+        """Return what the listener of the flow's frontend would choose."""
+        protocol = _PROTOCOLS.get(flow.protocol)
+        key = None if protocol is None else FrontendKey(flow.destination, flow.destination_port, protocol)
+        frontend = None if key is None else self._frontends.get(key)
+        return LiveVerdict(None, None) if frontend is None else frontend.verdict(flow)
 
     async def close(self, drain_s: float) -> int:
         """Stop listening, let connections go on for `drain_s`, reset the rest, and undo what was set up in the host.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
+from asynclb.datapath.ask import LiveVerdict
 from asynclb.datapath.base import FlowRecord
 from asynclb.datapath.proxy import sockets
 from asynclb.datapath.proxy.gate import Gate, open_gate
@@ -185,6 +186,23 @@ class ProxyFrontend(ABC):
     def choose(self, entry: Entry, client: Sockname) -> Verdict | Drop:
         """Return the member that the tables give a new flow of this client."""
         return choose(self.shared.seed, entry, self.flow(client))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody who comes now would be let in, and given to a member."""
+        return self.listening and self.program != SILENT and bool(self.entry.table.size)
+
+    def verdict(self, flow: Flow) -> LiveVerdict:
+        """Return where a new flow would go now."""
+        row = self.entry.row
+        if not any(flow.source in prefix for prefix in row.frontend.allow):
+            return LiveVerdict(None, Drop.SOURCE_NOT_ALLOWED)
+        found = choose(self.shared.seed, self.entry, flow) if self.is_open else Drop.NO_ELIGIBLE_MEMBER
+        return (
+            LiveVerdict(None, found)
+            if isinstance(found, Drop)
+            else LiveVerdict((row.pool.name, found.member.name), None)
+        )
 
     def flow(self, client: Sockname) -> Flow:
         """Return the flow key of a client's flow to this frontend."""
