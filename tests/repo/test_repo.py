@@ -24,7 +24,7 @@ TEXTS = sorted(
 
 FILE_LINES, FUNCTION_LINES = 400, 50
 LONGER: dict[str, int] = {
-    "asynclb/datapath/core/layout.py": 520,  # one declaration of all that C and Python share, read by path: a list
+    "asynclb/datapath/core/layout.py": 700,  # one declaration of all that C and Python share, read by path: a list
 }
 """Files (path) and functions (path::name) that may be longer, each with its limit and, beside it, why."""
 
@@ -138,4 +138,5 @@ def test_the_build_compiles_every_c_file() -> None:
         for node in ast.parse((package / "native" / "build.py").read_text()).body
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "SOURCES"
     ]
+    listed = (*listed, "datapath/kernel/bpf.c")  # compiled for the kernel, into an object of its own
     assert sorted(listed) == sorted(path.relative_to(package).as_posix() for path in package.glob("**/*.c"))

@@ -359,9 +359,9 @@ INLINE struct change fast_rewrite(const struct glance *g, const struct course *c
 	change.addresses = fold(put_address(g->l3, g->version, course->outward, &course->address));
 	if (g->version == 4)
 		put_check(g->l3 + 10, change.addresses, 0);
-	if (!course->port)
-		return change;
 	old = RAW(u16, port);
+	if (!course->port || old == WIRE16(course->port))
+		return change; /* tc pays for each call that follows a change */
 	RAW(u16, port) = WIRE16(course->port);
 	change.ports = fold((u32)(u16)~old + WIRE16(course->port));
 	return change;

@@ -17,8 +17,8 @@ from typing import Any
 from asynclb import native
 from asynclb.datapath.base import MemberCounters, RuleCounters
 from asynclb.datapath.core import layout
-from asynclb.datapath.core.image import unmapped
 from asynclb.datapath.core.layout import CONSTANTS, Conn
+from asynclb.datapath.core.places import unmapped
 from asynclb.datapath.core.values import CoreCounters, FlowView
 from asynclb.net.drop import Drop
 

@@ -18,9 +18,10 @@ from typing import Self
 from asynclb.datapath.ask import LiveVerdict, frame_of, live_verdict
 from asynclb.datapath.base import Counters, FlowRecord, HostSettings
 from asynclb.datapath.core import layout
-from asynclb.datapath.core.image import Plan, build_image, mapped
+from asynclb.datapath.core.image import ImageCache, Plan, build_image
 from asynclb.datapath.core.layout import CONSTANTS
 from asynclb.datapath.core.memory import MARKS, flow_view
+from asynclb.datapath.core.places import mapped
 from asynclb.datapath.core.reset import reset_frames
 from asynclb.datapath.core.values import NextHop
 from asynclb.datapath.host import take_namespace
@@ -87,6 +88,7 @@ class Running:
         self._quiet: asyncio.Task[None] | None = None  # ends when the image before may be written again
         self._generation = found.generation  # goes on: flows of a process before this one must not look current
         self._tables, self._around = EMPTY_TABLES, Surroundings({}, {}, (), {})
+        self._images = ImageCache()
         self._targets: frozenset[int] = frozenset()  # interfaces that XDP can redirect to
         self._announced: set[tuple[Address, int]] = set()
         self._turn = asyncio.Lock()  # tables and surroundings change one after the other
@@ -125,7 +127,7 @@ class Running:
     async def _enter(self, tables: Tables, rows: list[Row], around: Surroundings) -> None:
         plan = self._plan(rows, around, tables)
         self._generation += 1
-        image = await asyncio.to_thread(build_image, replace(tables, generation=self._generation), plan)
+        image = await asyncio.to_thread(build_image, replace(tables, generation=self._generation), plan, self._images)
         features = await asyncio.to_thread(xdp_features)
         self._targets = features.targets
         links = dict(around.links) if tables.outbound else needed(rows, around, self.settings.interfaces)

@@ -21,7 +21,7 @@ from contextlib import suppress
 from asynclb import native
 from asynclb.datapath.ask import LiveVerdict, frame_of, live_verdict, reached
 from asynclb.datapath.base import Counters, FlowRecord, Refusal
-from asynclb.datapath.core.image import build_image
+from asynclb.datapath.core.image import ImageCache, build_image
 from asynclb.datapath.core.leaving import Leaving, MemberName, Parting, member_names
 from asynclb.datapath.core.values import CoreCounters
 from asynclb.datapath.host import Capability, missing, take_namespace
@@ -173,6 +173,7 @@ class _Running:
         self._parting: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
+        self._images = ImageCache()
         self._tables: Tables = EMPTY_TABLES
         self._lost = 0  # frames that came while a ring was full
         self._guarded: Guarded | None = None
@@ -225,7 +226,7 @@ class _Running:
     async def _enter(self, tables: Tables, live: list[Row], leaving: Leaving, around: Surroundings) -> None:
         rows = (*live, *leaving.rows)
         plan = self._numbers.plan(live, leaving, around, self._gateways, tables.outbound)
-        image = await asyncio.to_thread(build_image, tables, plan)
+        image = await asyncio.to_thread(build_image, tables, plan, self._images)
         links = self._open_links(around.links)
         names = ((link.name, link.index) for link in around.links.values())
         wanted = guarded(rows, names, plan.local, tables.outbound)

@@ -9,7 +9,7 @@ import pytest
 
 from asynclb import native
 from asynclb.datapath.core import layout
-from asynclb.datapath.core.image import mapped
+from asynclb.datapath.core.places import mapped
 from asynclb.net.drop import Drop
 from asynclb.net.flowhash import KEY1_TWEAK, Distribution
 from asynclb.tables.row import Delivery

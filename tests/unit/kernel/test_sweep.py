@@ -8,8 +8,8 @@ from ipaddress import ip_address
 import pytest
 
 from asynclb.datapath.core import layout
-from asynclb.datapath.core.image import mapped
 from asynclb.datapath.core.layout import CONSTANTS, Conn
+from asynclb.datapath.core.places import mapped
 from asynclb.datapath.kernel.programs import State
 from asynclb.datapath.kernel.sweep import BATCH, FLOW_MAPS, Sweep, flows_in, full_key
 from asynclb.native.libbpf import Libbpf, MapType

@@ -106,7 +106,7 @@ def test_pools_whose_members_have_the_same_names_and_weights_keep_their_addresse
 
 def test_a_failing_probe_never_resizes_a_table() -> None:
     """Were the size that of the eligible members, one failure at the edge would move nearly every flow."""
-    backend_pool = equal_pool("big", 41)
+    backend_pool = equal_pool("big", 64)
     up = tables(row(backend_pool, probe=PROBE), found=health(backend_pool))
     down = tables(row(backend_pool, probe=PROBE), found=health(backend_pool, down=["big-0007"]))
     assert [e.table.size for t in (up, down) for e in t.entries.values()] == [SIZES[1], SIZES[1]]
