@@ -8,10 +8,21 @@ members.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
 from asynclb.control.status import Status
-from asynclb.model import AdminState, BackendPool, Health, HealthState, Member, Model, Reason, effective_health
+from asynclb.model import (
+    AdminState,
+    BackendPool,
+    Frontend,
+    Health,
+    HealthState,
+    Member,
+    Model,
+    Reason,
+    effective_health,
+)
 from asynclb.tables.row import Row, RuleKind
 from asynclb.tables.tables import Entry, PoolTable
 
@@ -20,6 +31,9 @@ MemberId = tuple[str, str]
 """(pool, member)."""
 
 _CHUNK = 16_384  # slots counted in one go: the interpreter lock is held for about half a millisecond
+_EXAMPLES = {4: ip_address("198.51.100.7"), 6: ip_address("2001:db8::7")}
+"""Clients in documents. Source: RFC 5737, RFC 3849."""
+
 _SHAKY = (Reason.UP_PROBE_APPROACHING_UNHEALTHY, Reason.UP_PROBE_ALL_DOWN_IS_UP)
 
 
@@ -116,7 +130,16 @@ def probes_of(model: Model) -> dict[str, tuple[str, ...]]:
 
 def _frontend(status: Status, name: str) -> Document:
     frontend = status.model.frontends[name]
-    return {"name": name, "address": str(frontend.address), "scope": str(frontend.scope), "routed": frontend.routed}
+    return {"name": name, "address": str(frontend.address), "client": _client(frontend)}
+
+
+def _client(frontend: Frontend) -> str:
+    """Return an address that the frontend lets in, for an example of a flow."""
+    example = _EXAMPLES[frontend.address.version]
+    if not frontend.allow or any(example in prefix for prefix in frontend.allow):
+        return str(example)
+    first = frontend.allow[0]
+    return str(first[min(7, first.num_addresses - 1)])
 
 
 def _rules(status: Status) -> Iterator[tuple[str, Document]]:
