@@ -12,15 +12,15 @@ import struct
 import sys
 from ctypes import addressof, byref, c_char, c_uint32, sizeof
 from pathlib import Path
-from time import perf_counter_ns
+from time import perf_counter_ns, process_time_ns
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from control_bench import Figure
 
 from asynclb import native
-from asynclb.datapath.core import Core, RxRing, layout
-from tests.unit.core.world import CLIENTS, SECOND, SERVERS, pool, row, tcp, world
+from asynclb.datapath.core import Core, RxRing, build_image, layout
+from tests.unit.core.world import CLIENTS, SECOND, SERVERS, outbound, pool, row, tcp, world
 
 VIP = "203.0.113.10"
 FRAME_SIZE, FRAMES, MAC = 256, 1024, 82
@@ -97,6 +97,39 @@ def sweep(core: Core, now: int, buckets: int) -> tuple[float, float]:
     return longest / 1e6, total / 1e6
 
 
+def own_connections(members: int, each: int) -> tuple[float, float]:
+    """Return ns of processor time that a connection of a member's own takes to get a port, and the share that got one.
+
+    Members have 64 ports each on one address; of every 64 connections to one destination 25 are open at the end.
+    """
+    backend = pool("web", *(f"10.{1 + i // 250}.{i % 250}.1" for i in range(members)))
+    found = world(outbound=(outbound(backend, VIP, ports=64, first=128),), seed=9)
+    core = Core(members * each * 5 // 2, max_rules=16, max_members=members, max_next_hops=members)
+    core.publish(build_image(found.tables, found.plan))
+    rx = mmap.mmap(-1, FRAME_SIZE * FRAMES)
+    ring = RxRing(rx, ifindex=SERVERS, frame_size=FRAME_SIZE, frame_count=FRAMES)
+    template, took = bytes(tcp("10.1.0.1", 1, "198.51.100.1", 443)), 0
+    addresses = [member.address.packed for member in backend.members]
+    head = struct.pack("=IIIHH16x", 1, len(template), len(template), MAC, MAC + 14)
+    slot = 0
+    for number in range(each):
+        destination = struct.pack("!I", 0x0B00_0000 + number // 25)
+        tail = destination + struct.pack("!H", 1024 + number) + template[36:]
+        for address in addresses:
+            at = slot * FRAME_SIZE
+            rx[at + MAC : at + MAC + len(template)] = template[:26] + address + tail
+            rx[at : at + 32] = head
+            slot += 1
+            if slot == FRAMES:
+                before = process_time_ns()
+                core.receive(ring, FRAMES, SECOND)
+                took, slot = took + process_time_ns() - before, 0
+    counted, made = core.counters(), members * each // FRAMES * FRAMES
+    got = sum(member.new_flows for member in counted.members.values())
+    core.close()
+    return took / made, got / made
+
+
 def figures(packets: int) -> list[Figure]:
     """Return all figures; targets are those of the flow table."""
     parse, found = parse_only(), []
@@ -110,6 +143,9 @@ def figures(packets: int) -> list[Figure]:
         if flows == MILLION:
             found += _table_figures(core, insert, pause)
         core.close()
+    cost, share = own_connections(1_000, 1_000)
+    found.append(Figure("outbound rule, a new connection of 1,000 members with 1,000 each", cost, "ns", 2_000))
+    found.append(Figure("outbound rule, of those connections without a port", 100 * (1 - share), "%"))
     return found
 
 
