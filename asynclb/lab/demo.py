@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TextIO
 
 from asynclb.lab.lab import Lab
@@ -150,7 +150,9 @@ class Demo:
         await self._steady("three members", stage.weights)
 
         kill = await self._kill()
-        await stage.until(lambda state: state.health[VICTIM] == "down", f"{VICTIM} is down")
+        state = await stage.until(lambda state: state.health[VICTIM] == "down", f"{VICTIM} is down")
+        if not state.datapath.startswith("proxy"):
+            kill = replace(kill, known_s=time.time())
         self._event(f"the probe says {VICTIM} is down")
         await self._steady(f"without {VICTIM}", {name: w for name, w in stage.weights.items() if name != VICTIM})
 

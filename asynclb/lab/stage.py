@@ -186,7 +186,9 @@ def _state(document: Mapping[str, Any]) -> State:
     return State(
         generation=document["generation"],
         ready=document["ready"],
-        datapath=", ".join(f"{datapath['name']} ({datapath['mode']})" for datapath in document["datapaths"]),
+        datapath=", ".join(
+            f"{datapath['name']} ({datapath['mode']})" for datapath in document["datapaths"] if datapath["rules"]
+        ),
         health={member["name"]: member["health"][0]["state"] for member in members},
         reload=(reload["result"], reload["trigger"], reload["generation"]),
     )

@@ -275,7 +275,7 @@ class Running:
                 async with asyncio.timeout(drain_s):
                     await self.execute(drained(self._tables))
                     await self._upkeep.emptied()
-        left = 0 if self._sweep is None else self._sweep.counted.flows
+        left = 0 if self._sweep is None else self._sweep.counted.open
         await self._end(leave=False)
         return left
 

@@ -37,10 +37,17 @@ class Counted:
     """What one whole pass found: open flows, by rule number and member number (none means 0)."""
 
     flows: int = 0
+    closed: int = 0
+    """Connections among them that have ended."""
     rules: dict[int, int] = field(default_factory=dict)
     members: dict[int, int] = field(default_factory=dict)
     marks: bytearray = field(default_factory=bytearray, repr=False)
     """SNAT ports in use, as `FlowMemory.snat_marks` says it."""
+
+    @property
+    def open(self) -> int:
+        """Flows that have not ended."""
+        return self.flows - self.closed
 
 
 class Sweep:
@@ -80,7 +87,7 @@ class Sweep:
             self._moment = Moment(self._now_ms, since_ms & 0xFFFF_FFFF)
             for name, kind in FLOW_MAPS:
                 yield from self._walk(self._state[name], kind, gauges, self._moment, marks)
-            self.counted = Counted(gauges.flows, _present(gauges.rules), _present(gauges.members), marks)
+            self.counted = Counted(gauges.flows, gauges.closed, _present(gauges.rules), _present(gauges.members), marks)
             self.passes += 1
             yield []
 

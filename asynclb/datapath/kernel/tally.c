@@ -43,10 +43,11 @@ ASYNCLB_EXPORT void asynclb_kernel_marks(const u8 *keys, u32 key_bytes, u32 port
 }
 
 /* Counts live flows by rule and by member, and lists those past their deadline that are due. Returns how many those are.
- * The other half of a hairpin (FLOW_RETURN) is listed, and counted as nobody's.
+ * `closed` are those among the live ones that have ended and are remembered for their last packets. The other half of a
+ * hairpin (FLOW_RETURN) is listed, and counted as nobody's.
  */
 ASYNCLB_EXPORT u32 asynclb_kernel_judge(const struct flow *flows, u32 count, u32 now_ms, u32 since_ms, u32 *rules,
-				u32 rule_limit, u32 *members, u32 member_limit, u32 *late, u32 *live)
+				u32 rule_limit, u32 *members, u32 member_limit, u32 *late, u32 *live, u32 *closed)
 {
 	u32 found = 0;
 
@@ -59,6 +60,7 @@ ASYNCLB_EXPORT u32 asynclb_kernel_judge(const struct flow *flows, u32 count, u32
 			continue;
 		}
 		++*live;
+		*closed += flow->state == CONN_CLOSED;
 		if (flow->flags & FLOW_RETURN)
 			continue;
 		if (flow->rule < rule_limit)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from asynclb import native
 from asynclb.datapath.core import layout
-from asynclb.datapath.core.layout import CONSTANTS, REMEMBERED
+from asynclb.datapath.core.layout import CONSTANTS, REMEMBERED, Conn
 from asynclb.datapath.core.memory import MARKS, core_library
 
 _HALF = 1 << 31
@@ -58,6 +58,8 @@ class Gauges:
         self.rules: Array[c_uint32] = (c_uint32 * rules)()
         self.members: Array[c_uint32] = (c_uint32 * members)()
         self.flows = 0
+        self.closed = 0
+        """Connections among them that have ended, and are remembered for their last packets."""
 
 
 def judge(
@@ -71,12 +73,13 @@ def judge(
     """Count the flows of a batch that are alive, and return the indexes of those past their deadline that are due."""
     if native_library is None:
         return _late(values, count, moment, gauges)
-    rules, members, live = gauges.rules, gauges.members, c_uint32()
+    rules, members, live, closed = gauges.rules, gauges.members, c_uint32(), c_uint32()
     number = native_library.asynclb_kernel_judge(
         *(values, c_uint32(count), c_uint32(moment.now_ms), c_uint32(moment.since_ms), rules, c_uint32(len(rules))),
-        *(members, c_uint32(len(members)), late, byref(live)),
+        *(members, c_uint32(len(members)), late, byref(live), byref(closed)),
     )
     gauges.flows += live.value
+    gauges.closed += closed.value
     return late[:number]
 
 
@@ -120,6 +123,7 @@ def _late(values: "Array[c_char]", count: int, moment: Moment, gauges: Gauges) -
                 found.append(index)
             continue
         gauges.flows += 1
+        gauges.closed += record.state == Conn.CLOSED
         if not record.flags & CONSTANTS["FLOW_RETURN"]:
             gauges.rules[record.rule] += 1
             gauges.members[record.member] += 1

@@ -33,7 +33,7 @@ class Upkeep:
         """Return when a pass has found no flow that is open."""
         self._hurry.set()
         begun = self._sweep.passes
-        while self._sweep.passes < begun + 2 or self._sweep.counted.flows:  # noqa: ASYNC110  a thread counts
+        while self._sweep.passes < begun + 2 or self._sweep.counted.open:  # noqa: ASYNC110  a thread counts
             await asyncio.sleep(_HURRY_S)
 
     async def close(self) -> None:

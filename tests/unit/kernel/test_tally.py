@@ -60,6 +60,7 @@ def test_flows_are_judged_alike() -> None:
     assert list(fast.rules) == list(slow.rules)
     assert list(fast.members) == list(slow.members)
     assert 0 < fast.flows == slow.flows < 500 - len(found)
+    assert 0 < fast.closed == slow.closed < fast.flows
     assert sum(fast.rules) < fast.flows  # halves of hairpins are nobody's
 
 

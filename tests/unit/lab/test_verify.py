@@ -1,5 +1,6 @@
 """The demo's checks hold for what a correct balancer does, and fail for each thing that a wrong one does."""
 
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -113,6 +114,13 @@ def test_placement_is_exact() -> None:
     kept = Answer(150.0, CLIENT, port_on("be1"), "be3", fresh=False)
     assert check_placement([PHASE], [*right, later, kept], VIP, 80).holds
     assert not check_placement([PHASE], [], VIP, 80).holds
+
+
+@pytest.mark.parametrize(("at_s", "holds"), [(150.1, True), (150.5, False)])
+def test_refusals_until_the_probe_has_seen_it(at_s: float, holds: bool) -> None:
+    """Where packets are passed on, the dead member's refusals reach clients until it is known to be down."""
+    known = replace(KILL, known_s=150.3)
+    assert check_failures(known, 1000, [Failure(at_s, at_s, "", 0, "", "refused")], VIP, 80).holds is holds
 
 
 @pytest.mark.parametrize(
