@@ -1,0 +1,110 @@
+"""Rows 40 and 43: resets that were missed, and pings."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from asynclb.lab import Host
+from tests.conformance.rows.bed import (
+    TCP_PROBE,
+    Bed,
+    frontend,
+    internal_vip,
+    not_applicable,
+    pool,
+    rule,
+    vip,
+)
+from tests.conformance.rows.test_rows_38_to_48 import IDLE_S, SWEEP_S, both_ends, load
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+PING_WAIT_S = 1
+
+
+@asynccontextmanager
+async def muted(*hosts: Host) -> AsyncIterator[None]:
+    """Let hosts hear no reset for the length of a block."""
+    for host in hosts:
+        await host.check_output("nft", "table ip deaf { chain in { type filter hook prerouting priority -300; }; }")
+        await host.check_output("nft", "add rule ip deaf in tcp flags & rst == rst drop")
+    try:
+        yield
+    finally:
+        for host in hosts:
+            await host.check_output("nft", "delete table ip deaf")
+
+
+async def test_row_40_reset_that_was_missed(bed: Bed) -> None:
+    """Who did not hear the reset gets another one for whatever it sends later; both kernels believe it."""
+    if bed.datapath == "proxy":
+        not_applicable("each end has a connection with the host's kernel, which repeats nothing of one that it reset")
+    await load(bed, 40, tcp_reset=True)
+    async with both_ends(bed, 40) as (client, member):
+        async with muted(bed.client(), *bed.members.values()):
+            await asyncio.sleep(IDLE_S + SWEEP_S / 2)
+            assert client.error() == member.error() == 0
+        client.sock.send(b"anybody?")
+        async with asyncio.timeout(5):
+            await client.expect_reset()
+        member.sock.send(b"anybody?")
+        async with asyncio.timeout(5):
+            await member.expect_reset()
+
+
+async def ping(bed: Bed, address: str, size: int = 56) -> str:
+    """Return what a client's ping hears of the address itself: `reply`, `unreachable` or `silence`."""
+    words = ("ping", "-n", "-c", "1", "-W", str(PING_WAIT_S), "-s", str(size), address)
+    process = await bed.client().run(*words)
+    try:
+        async with asyncio.timeout(10):
+            while process.returncode is None:
+                await asyncio.sleep(0.05)
+    finally:
+        await process.stop()
+    said = "\n".join(process.stdout.splitlines())
+    if "bytes from" in said:
+        return "reply"
+    return "unreachable" if f"From {address}" in said and "Unreachable" in said else "silence"
+
+
+async def test_row_43_ping(bed: Bed) -> None:
+    """A public frontend answers pings of 64 bytes by the health of its members; internal ones are silent."""
+    if bed.datapath == "proxy":
+        not_applicable("the host's own stack answers for the addresses that the proxy listens on")
+    frontends = {"vip": frontend(vip(43)), "inside": frontend(internal_vip(43))}
+    rules = [rule(probe="tcp"), rule("inside", frontend="inside", backend_port=8081, probe="tcp")]
+    probes = {"tcp": {**TCP_PROBE, "flap_damping": False}}
+    everybody = pool(*bed.members)
+    await bed.load(frontends=frontends, rules=rules, probes=probes)
+    await bed.eligible("web", *bed.members)
+    captures = [await host.run("tcpdump", "-lnni", "any", "icmp") for host in bed.members.values()]
+    for capture in captures:
+        await capture.wait_for_log("listening on")
+    assert await ping(bed, vip(43)) == "reply"
+    assert await ping(bed, vip(43), size=57) == "silence"
+    assert await ping(bed, internal_vip(43)) == "silence"
+    for probed in bed.probed.values():
+        probed.down()
+    await bed.eligible("web")
+    assert await ping(bed, vip(43)) == "unreachable"
+    off = {**everybody, "members": [{**member, "admin_state": "down"} for member in everybody["members"]]}
+    await bed.load(frontends=frontends, rules=rules, probes=probes, backend_pools={"web": off})
+    assert await ping(bed, vip(43)) == "silence"
+    await bed.load(frontends=frontends, probes=probes)
+    assert await ping(bed, vip(43)) == "silence"
+    for capture in captures:
+        await capture.stop()
+        assert vip(43) not in capture.stdout
+
+
+async def test_row_43_ping_through_ha_ports(bed: Bed) -> None:
+    """HA ports carry pings to a member, whose own stack answers; its answer comes from the VIP."""
+    if bed.datapath == "proxy":
+        not_applicable("the proxy carries TCP and UDP only")
+    address = internal_vip(43, more=1)
+    ha = rule(protocol="all", frontend_port=0, backend_port=0)
+    await bed.load(frontends={"vip": frontend(address)}, rules=[ha])
+    assert await ping(bed, address, size=200) == "reply"
