@@ -59,10 +59,10 @@ class Monitor:
         return self._resource.state
 
     async def run(self) -> None:
-        """Go round until cancelled."""
+        """Go round until cancelled; the first time after an interval, when the first probes have been answered."""
         while True:
-            await self.round()
             await asyncio.sleep(self._interval_s)
+            await self.round()
 
     async def round(self) -> None:
         """Measure once and tell what is due."""
