@@ -20,10 +20,10 @@ NO_HANGS := -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
-demo: ## the main job, live: clients, members, a failure, a reload, and a verified summary
+demo: ## the main job, live: clients, members, a failure, a reload, a verified summary; then its status page
 	@.ci/setup demo
 ifdef ROOT
-	@$(BIN)/asynclb demo $(ARGS); $(OWN)
+	@$(BIN)/asynclb demo $(ARGS) && { [ ! -t 0 ] || [ ! -t 1 ] || $(BIN)/asynclb demo --serve; }; $(OWN)
 else
 	@$(BIN)/python examples/unprivileged/run.py
 	@echo

@@ -28,13 +28,24 @@ def run(config: str, log_format: str) -> None:
 
 @click.command(short_help="show the main job on this machine, live (root)", epilog=EXIT_CODES)
 @click.option("--fast", is_flag=True, help="Take about half the time.")
-def demo(fast: bool) -> None:
-    """Show the main job on this machine: a lab of namespaces, real clients, a member that fails (needs root)."""
+@click.option("--serve", is_flag=True, help="Keep a lab with load and failures until Ctrl-C; print its page's URL.")
+def demo(fast: bool, serve: bool) -> None:
+    """Show the main job on this machine: a lab of namespaces, real clients, a member that fails (needs root).
+
+    --serve is for looking at the status page: a lab goes on until Ctrl-C, and its page is reached from this host.
+    """
     import asyncio
 
+    if serve:
+        from asynclb.lab.serve import serve as go_on
+
+        asyncio.run(go_on())
+        return
     from asynclb.lab.demo import demo as play
 
-    sys.exit(asyncio.run(play(fast=fast)))
+    code = asyncio.run(play(fast=fast))
+    click.echo("to see it in a browser: asynclb demo --serve")
+    sys.exit(code)
 
 
 @click.command(short_help="remove what a stopped instance left forwarding in the kernel (root)", epilog=EXIT_CODES)
