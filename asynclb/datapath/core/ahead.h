@@ -23,6 +23,42 @@ INLINE u64 hash_of(const struct image *image, const struct key *key)
 	return key_hash(key, image->key0, image->key1, DISTRIBUTION_FIVE_TUPLE, 0);
 }
 
+/* Starts to fetch the tags and deadlines of a key's two buckets. */
+INLINE void fetch_buckets(const struct core_memory *core, u64 hash)
+{
+	u32 index = scale((u32)(hash >> 32), core->bucket_count);
+	const struct bucket *other = core_bucket(core, other_bucket(core, index, hash_tag(hash)));
+
+	__builtin_prefetch(core_bucket(core, index)->tag);
+	__builtin_prefetch(core_bucket(core, index)->deadline_ms + 8);
+	__builtin_prefetch(other->tag);
+	__builtin_prefetch(other->deadline_ms + 8);
+}
+
+/* Guesses the hash of a member's own connection; of one that begins, fetches what finds its first port free, too. */
+static u64 guess_own(const struct core_memory *core, const struct image *image, const struct parsed *in)
+{
+	const struct place *place = place_find(image, &in->net.source, 0, in->key.protocol, KIND_SNAT);
+	const struct snat *snat = place ? snat_at(image, place->entry) : 0;
+	struct key key = snat_key(&in->key), back;
+	u64 hash = hash_of(image, &key);
+	const struct snat_slice *slice;
+	const struct address *source;
+	u32 first, block;
+
+	if (!snat || !snat->slices.count || !(in->tcp_flags & TCP_SYN))
+		return hash;
+	slice = ITEM(image, image->slices, snat_slice, snat->slices.offset);
+	source = source_at(image, slice->source);
+	if (!source || !slice->count)
+		return hash;
+	first = scale((u32)(hash >> 32), slice->count);
+	block = *(const u16 *)image_item(image, image->blocks, slice->first + first / SNAT_BLOCK, 2);
+	back = snat_back_key(&key, source, block * SNAT_BLOCK + first % SNAT_BLOCK);
+	fetch_buckets(core, hash_of(image, &back));
+	return hash;
+}
+
 /* Guesses the hash under which the flow of a frame is kept. */
 static u64 guess_hash(const struct core_memory *core, struct packet *p)
 {
@@ -38,6 +74,8 @@ static u64 guess_hash(const struct core_memory *core, struct packet *p)
 	if (to && to->flags & ADDRESS_VIP)
 		return hash_of(image, &in.key);
 	from = place_find(image, &in.net.source, 0, 0, KIND_ADDRESS);
+	if (from && (from->flags & (ADDRESS_MEMBER | ADDRESS_OUTBOUND)) == ADDRESS_OUTBOUND)
+		return guess_own(core, image, &in);
 	if (!from || !(from->flags & ADDRESS_MEMBER)) {
 		key_order(&in.key);
 		return hash_of(image, &in.key);
@@ -46,7 +84,7 @@ static u64 guess_hash(const struct core_memory *core, struct packet *p)
 	exact = place_find(image, &from->address, key.destination_port, key.protocol, KIND_REVERSE);
 	entry = entry_at(image, exact ? exact->entry : from->reverse);
 	if (!entry)
-		return 0;
+		return from->flags & ADDRESS_OUTBOUND ? guess_own(core, image, &in) : 0;
 	key.destination = entry->vip;
 	key.destination_port = entry->backend_port ? entry->port : key.destination_port;
 	return hash_of(image, &key);
@@ -58,7 +96,6 @@ static void fetch_tags(const struct core_memory *core, const struct ingress *rx,
 	struct ring_frame *frame = ring_at(rx->ring, slot, rx->frame_size);
 	struct packet p = {.csum_start = NONE};
 	u64 hash = 0;
-	u32 index;
 
 	if (__atomic_load_n(&frame->status, __ATOMIC_ACQUIRE) & FRAME_USER && frame->mac + frame->snapped <= rx->frame_size) {
 		p.data = (u8 *)frame + frame->mac;
@@ -66,12 +103,8 @@ static void fetch_tags(const struct core_memory *core, const struct ingress *rx,
 		hash = guess_hash(core, &p);
 	}
 	ahead->hash[number & (AHEAD_WINDOW - 1)] = hash;
-	if (!hash)
-		return;
-	index = scale((u32)(hash >> 32), core->bucket_count);
-	__builtin_prefetch(core_bucket(core, index)->tag);
-	__builtin_prefetch(core_bucket(core, index)->deadline_ms + 8);
-	__builtin_prefetch(core_bucket(core, other_bucket(core, index, hash_tag(hash)))->tag);
+	if (hash)
+		fetch_buckets(core, hash);
 }
 
 static void fetch_flow(const struct core_memory *core, const struct ahead *ahead, u32 number)
