@@ -111,10 +111,13 @@ class Route:
     streams: bool = False
     """Whether it answers with one document a line, until there are no more."""
 
+    changes: bool = True
+    """Whether it changes something, if its method could."""
+
     @property
     def writes(self) -> bool:
-        """Whether it changes something."""
-        return self.method not in ("GET", "HEAD")
+        """Whether it is told who asked."""
+        return self.changes and self.method not in ("GET", "HEAD")
 
     @property
     def locks(self) -> bool:

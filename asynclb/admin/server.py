@@ -18,6 +18,7 @@ from aiohttp import web
 
 from asynclb.admin.api import Sources, make_app
 from asynclb.admin.guard import Guard
+from asynclb.admin.tls import server_context
 from asynclb.errors import HostError
 from asynclb.events import Emit, Event
 from asynclb.model import Admin
@@ -111,10 +112,11 @@ class AdminServer:
         emit: Emit,
         pages: Iterable[web.AbstractRouteDef] = (),
     ) -> None:
-        """Raise HostError where the token file holds no token."""
+        """Raise HostError where the token file holds no token, or TLS has no certificate."""
         self._sock = sock
         self._admin = admin
         self._emit = emit
+        self._tls = server_context(admin.tls) if admin.tls is not None else None
         self._runner = web.AppRunner(
             make_app(sources, Guard(admin.token_file), emit, pages),
             handle_signals=False,
@@ -138,7 +140,7 @@ class AdminServer:
     async def start(self) -> None:
         """Answer requests from here on."""
         await self._runner.setup()
-        await web.SockSite(self._runner, self._sock, backlog=_BACKLOG).start()
+        await web.SockSite(self._runner, self._sock, backlog=_BACKLOG, ssl_context=self._tls).start()
         self._emit(Event.ADMIN_LISTENING, address=self.address)
 
     async def close(self) -> None:

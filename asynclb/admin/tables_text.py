@@ -83,7 +83,7 @@ def generations_table(found: Document) -> str:
     heads = ("GENERATION", "AT", "CAUSE", "ADDED", "REMOVED", "CHANGED")
     rows = ((g["generation"], g["at"], g["cause"], g["added"], g["removed"], g["changed"]) for g in found["history"])
     table = columns.columns(heads, rows, right=("GENERATION", "ADDED", "REMOVED", "CHANGED"))
-    paths = "  ".join(f"{path['name']} executes {path['generation']}" for path in found["datapaths"])
+    paths = "  ".join(f"{path['name']} executes {path['generation']}" for path in found["datapaths"] if path["rules"])
     return f"generation {found['generation']} since {found['since']}: {paths}\n{table}"
 
 

@@ -63,6 +63,7 @@ class Writes:
             errors={**_BODY, 422: "it would be refused"},
             body=str,
             content="application/yaml",
+            changes=False,
         )
         return (
             Route(

@@ -18,6 +18,7 @@ from asynclb.config.schema import (
 )
 from asynclb.model import (
     Admin,
+    AdminTls,
     BackendPool,
     Frontend,
     InboundNatRule,
@@ -57,11 +58,12 @@ def build(draft: Draft) -> Model:
 
 
 def _admin(spec: AdminSpec) -> Admin:
+    tls = AdminTls(spec.tls.certificate_file, spec.tls.key_file) if spec.tls is not None else None
     if spec.listen is None:
-        return Admin(enabled=False, token_file=spec.token_file)
+        return Admin(enabled=False, token_file=spec.token_file, tls=tls)
     if spec.listen.unix_path is not None:
-        return Admin(unix_path=spec.listen.unix_path, token_file=spec.token_file)
-    return Admin(spec.listen.host, spec.listen.port, token_file=spec.token_file)
+        return Admin(unix_path=spec.listen.unix_path, token_file=spec.token_file, tls=tls)
+    return Admin(spec.listen.host, spec.listen.port, token_file=spec.token_file, tls=tls)
 
 
 def _frontend(name: str, spec: FrontendSpec) -> Frontend:

@@ -58,13 +58,24 @@ class Spec(BaseModel):
         return kind if isinstance(kind, type) and issubclass(kind, Spec) else None
 
 
+class AdminTlsSpec(Spec):
+    """The certificate of the API. Files that are replaced are taken up by the next connection."""
+
+    certificate_file: t.FilePath
+    """PEM file of the certificate, followed by its chain."""
+    key_file: t.FilePath
+    """PEM file of the certificate's key, without a passphrase."""
+
+
 class AdminSpec(Spec):
     """Where the API, the pages and /metrics are served."""
 
     listen: t.ListenAddress | None = values.Listen("127.0.0.1", 9180)
     """`host:port`, `[v6]:port` or `unix:/path`; null turns the API off. Other than loopback needs `token_file`."""
     token_file: t.FilePath | None = None
-    """File whose first line is the token that clients send as `Authorization: Bearer`. Null: no token."""
+    """File with a token a line, each with the name of its holder behind it if wanted, that clients send as bearer."""
+    tls: AdminTlsSpec | None = None
+    """Serve https with these files. Null: http."""
 
 
 class LimitsSpec(Spec):
@@ -327,6 +338,7 @@ class Document(Settings):
 
 PARTS: tuple[type[Spec], ...] = (
     AdminSpec,
+    AdminTlsSpec,
     LimitsSpec,
     InterfaceSpec,
     FrontendSpec,

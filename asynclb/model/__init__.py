@@ -14,7 +14,7 @@ from asynclb.model.health import (
     eligible_members,
     in_zones,
 )
-from asynclb.model.model import Admin, Compat, DatapathName, Model, OnStop
+from asynclb.model.model import Admin, AdminTls, Compat, DatapathName, Model, OnStop
 from asynclb.model.pool import AdminState, BackendPool, Member
 from asynclb.model.probe import Probe, ProbeProtocol, StatusRange
 from asynclb.model.rule import (
@@ -30,6 +30,7 @@ from asynclb.model.rule import (
 __all__ = [
     "Admin",
     "AdminState",
+    "AdminTls",
     "Allocation",
     "BackendPool",
     "Compat",

@@ -34,6 +34,14 @@ class OnStop(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class AdminTls:
+    """PEM files: a certificate with its chain, and its key."""
+
+    certificate_file: str
+    key_file: str
+
+
+@dataclass(frozen=True, slots=True)
 class Admin:
     """Where the API, the pages and the metrics are served: `unix_path` if set, else `host` and `port`."""
 
@@ -42,6 +50,7 @@ class Admin:
     unix_path: str | None = None
     enabled: bool = True
     token_file: str | None = None
+    tls: AdminTls | None = None
 
 
 @dataclass(frozen=True, slots=True)

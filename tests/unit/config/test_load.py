@@ -9,7 +9,7 @@ import pytest
 
 from asynclb.config import load, parse
 from asynclb.errors import ConfigError, Problem
-from asynclb.model import AdminState, Scope, StatusRange
+from asynclb.model import AdminState, AdminTls, Scope, StatusRange
 from asynclb.net.address import PRIVATE_PREFIXES
 from tests.unit.config.base import REMOVED, changed, parsed
 
@@ -146,6 +146,8 @@ def test_admin_and_settings() -> None:
     assert (model.workers, parsed({"workers": 4}).model.workers) == (1, 4)
     assert parsed({"admin.listen": "unix:/run/a.sock"}).model.admin.unix_path == "/run/a.sock"
     assert not parsed({"admin.listen": None}).model.admin.enabled
+    files = {"certificate_file": "c.pem", "key_file": "k.pem"}
+    assert parsed({"admin": {"tls": files}}).model.admin.tls == AdminTls("c.pem", "k.pem")
 
 
 def test_pool_values() -> None:

@@ -1,0 +1,129 @@
+"""What passes: flows, clients, counters, drops, and where a flow would go."""
+
+from typing import Annotated, TypedDict
+
+
+class Flow(TypedDict):
+    """One open flow."""
+
+    rule: str
+    protocol: str
+    client: str
+    frontend: str
+    pool: str
+    member: str
+    target: str
+    state: str
+    bytes_in: int
+    bytes_out: int
+    age_s: float
+    idle_s: float
+
+
+class Flows(TypedDict):
+    """One page of open flows, in the order of rule, protocol, client."""
+
+    flows: list[Flow]
+    next: Annotated[str | None, "the cursor of the next page; null on the last one"]
+    matching: Annotated[int, "open flows from this page on that pass the filter"]
+    open: Annotated[int, "all open flows"]
+
+
+class Client(TypedDict):
+    """What one client address has open."""
+
+    client: str
+    flows: int
+    bytes_in: int
+    bytes_out: int
+    rules: Annotated[list[str], "at most ten"]
+
+
+class Clients(TypedDict):
+    """The clients with the most open flows."""
+
+    clients: list[Client]
+    addresses: Annotated[int, "different client addresses"]
+    open: Annotated[int, "all open flows"]
+
+
+class Drop(TypedDict):
+    """How much was dropped for one reason since the process started."""
+
+    datapath: str
+    reason: str
+    count: int
+    meaning: str
+
+
+class Drops(TypedDict):
+    """Every reason for which something was dropped."""
+
+    drops: list[Drop]
+
+
+class DatapathCounters(TypedDict):
+    """The counters of one datapath since the process started."""
+
+    name: str
+    flows: int
+    capacity: Annotated[int, "room in the flow table; 0: memory alone limits it"]
+    evictions: int
+    stateless: int
+    drops: Annotated[dict[str, int], "reason -> how many"]
+
+
+class RuleCounters(TypedDict):
+    """What passed through a rule since the process started; `in` is from clients."""
+
+    name: str
+    bytes_in: int
+    bytes_out: int
+    packets_in: int
+    packets_out: int
+    syn: int
+    new_flows: int
+    flows: Annotated[int, "open now"]
+
+
+class MemberCounters(TypedDict):
+    """What passed to and from a member since the process started."""
+
+    pool: str
+    name: str
+    bytes_in: int
+    bytes_out: int
+    new_flows: int
+    flows: Annotated[int, "open now"]
+
+
+class Counters(TypedDict):
+    """Every counter at one instant; rates are the differences of two."""
+
+    clock_s: Annotated[float, "monotonic; differences are seconds"]
+    pid: Annotated[int, "counters begin at 0 with a new process"]
+    datapaths: list[DatapathCounters]
+    rules: list[RuleCounters]
+    members: list[MemberCounters]
+
+
+class Explanation(TypedDict):
+    """Why a flow goes where it goes. What does not apply is empty or -1."""
+
+    flow: str
+    verdict: Annotated[str, "member, or the reason for the drop"]
+    why: str
+    rule: str
+    frontend: str
+    matched: str
+    distribution: str
+    flow_hash: str
+    slot: int
+    slots: int
+    pool: str
+    member: str
+    target: str
+    share: float
+    delivery: str
+    datapath: str
+    datapath_why: str
