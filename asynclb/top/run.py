@@ -12,6 +12,7 @@ from asynclb.top.terminal import Terminal
 from asynclb.top.view import as_document, draw, page_of
 
 CLIENTS = 200  # rows of the busiest clients: more than anybody reads
+REST = 5  # looks take at most a fifth of the time: thousands of members are not to be rendered all the time
 PLAIN_WIDTH, PLAIN_HEIGHT = 200, 1000  # without a terminal there is no edge to fit
 
 
@@ -59,10 +60,12 @@ def watch(client: AdminClient, view: View, interval_s: float) -> None:
     with Terminal.opened() as terminal:
         due_s = time.monotonic()
         while not ui.quit:
-            if time.monotonic() >= due_s:
+            began_s = time.monotonic()
+            if began_s >= due_s:
                 if not ui.paused:
                     seen.again(client, ui.view)
-                due_s = time.monotonic() + interval_s
+                took_s = time.monotonic() - began_s
+                due_s = began_s + max(interval_s, REST * took_s)
             width, height = terminal.size
             picture = draw(seen.look, seen.rates, ui, width, height, seen.trouble)
             terminal.show(picture.lines)
