@@ -9,7 +9,6 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,11 +89,20 @@ class _Listener:
 class Stream:
     """Makes frames while somebody listens. Owner: the task in `run`."""
 
-    def __init__(self, sources: LiveSources, emit: Emit, *, most: int = MOST, period_s: float = PERIOD_S) -> None:
+    def __init__(
+        self,
+        sources: LiveSources,
+        emit: Emit,
+        *,
+        most: int = MOST,
+        period_s: float = PERIOD_S,
+        slow_s: float = SLOW_S,
+    ) -> None:
         self._sources = sources
         self._emit = emit
         self._most = most
         self._period_s = period_s
+        self._slow_s = slow_s
         self._listeners: set[_Listener] = set()
         self._somebody = asyncio.Event()
         self._open = True
@@ -140,14 +148,13 @@ class Stream:
         headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         response = web.StreamResponse(headers=headers)
         try:
-            async with asyncio.timeout(SLOW_S):
+            async with asyncio.timeout(self._slow_s):
                 await response.prepare(request)
             while (frame := await listener.next()) is not None:
-                async with asyncio.timeout(SLOW_S):
+                async with asyncio.timeout(self._slow_s):
                     await response.write(frame)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(SLOW_S):
-                    await response.write_eof()
+            async with asyncio.timeout(self._slow_s):
+                await response.write_eof()
         except TimeoutError:
             if request.transport is not None:
                 request.transport.abort()
