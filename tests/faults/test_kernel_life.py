@@ -19,7 +19,7 @@ from asynclb.errors import HostError
 from asynclb.lab import STANDARD, VIP4, Host, Lab, Process, Site, require_root, require_tools
 from asynclb.lab.namespace import LabError
 from asynclb.native.libbpf import Libbpf
-from tests.netns.kernel_site import needs_kernel, pins_of
+from tests.netns.kernel_site import directory_of, needs_kernel, pins_of
 from tests.netns.proxy_site import Members, address_of
 from tests.netns.test_packet_traffic import greet
 from tests.unit.proxy.wire import Wire, connect
@@ -218,6 +218,21 @@ async def test_pins_of_another_version(site: Site) -> None:
     assert len(load.failed) <= 4  # connections that were open at that moment may have met another member
     assert await process.stop() == 0
     assert pins_of(site.lb) == []
+
+
+async def test_what_a_dead_namespace_left(site: Site) -> None:
+    """The pins of a killed instance whose namespace is gone are removed by whoever starts next, wherever."""
+    async with Lab("gone") as lab:
+        gone = await STANDARD.build(lab)
+        process = await start(gone, config(gone))
+        await process.kill()
+        with gone.lb.entered():
+            left = directory_of(namespace_cookie())
+        assert left.is_dir()
+    process = await start(site, config(site))
+    assert not left.exists()
+    assert pins_of(site.lb)
+    assert await process.stop() == 0
 
 
 def _forget_layout() -> None:

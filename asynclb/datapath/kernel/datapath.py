@@ -18,7 +18,7 @@ from asynclb.datapath.ask import LiveVerdict, reached
 from asynclb.datapath.base import Counters, FlowRecord, HostSettings, Refusal
 from asynclb.datapath.host import take_namespace
 from asynclb.datapath.kernel.host import KernelHost, look_at_host
-from asynclb.datapath.kernel.leftovers import detach, is_forwarding
+from asynclb.datapath.kernel.leftovers import detach, is_forwarding, remove_dead
 from asynclb.datapath.kernel.pins import Pins
 from asynclb.datapath.kernel.programs import FlowLimits
 from asynclb.datapath.kernel.running import Running
@@ -80,7 +80,9 @@ class KernelDatapath:
         """Find out what this host allows, and whether an instance before this one left programs that forward."""
         self._host = await asyncio.to_thread(look_at_host, self._library)
         if isinstance(self._host, KernelHost):
-            self._left_over = is_forwarding(self._pins(self._host))
+            pins = self._pins(self._host)
+            await asyncio.to_thread(remove_dead, self._host.bpf, pins)
+            self._left_over = is_forwarding(pins)
 
     def refusal(self, row: Row) -> Refusal | None:
         """Return why this datapath cannot carry the row, or None."""

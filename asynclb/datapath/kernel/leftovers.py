@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from asynclb.datapath.host import take_namespace
-from asynclb.datapath.kernel.attach import Attachments, Pair
+from asynclb.datapath.kernel.attach import Attachments, Mode, Pair
 from asynclb.datapath.kernel.bpffs import find_bpffs
 from asynclb.datapath.kernel.pins import HOME, Pins, namespace_cookie
 from asynclb.datapath.kernel.programs import STATE_MAPS, State, last_generation, layout_digest, same_shape
@@ -65,6 +65,32 @@ def detach(bpf: Libbpf, pins: Pins) -> tuple[str, ...]:
     attachments.narrow(())
     pins.drop_all()
     return names
+
+
+def remove_dead(bpf: Libbpf, pins: Pins) -> None:
+    """Remove what namespaces that are gone left: their links lead nowhere, and their maps hold memory all the same."""
+    for others in pins.others():
+        if not others.hold():
+            continue  # its process lives
+        try:
+            links = [name for name in others.names() if name.startswith("link-")]
+            if links and not any(_is_attached(bpf, others, name) for name in links):
+                others.drop_all()
+        finally:
+            others.release()
+
+
+def _is_attached(bpf: Libbpf, pins: Pins, name: str) -> bool:
+    try:
+        fd = pins.open(name)
+    except BpfError:
+        return True  # somebody is at it just now
+    try:
+        return name.endswith(Mode.CLSACT) or bpf.link_info(fd).ifindex != 0
+    except BpfError:
+        return True
+    finally:
+        os.close(fd)
 
 
 def detach_here() -> tuple[str, ...]:

@@ -8,6 +8,8 @@ another's tomorrow. A pin is replaced by a rename, so that there is the old thin
 Source: SO_NETNS_COOKIE in net/core/sock.c.
 """
 
+import fcntl
+import os
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +34,34 @@ class Pins:
         self._bpf = bpf
         self.home = bpffs / HOME if bpffs is not None else None
         self.directory = self.home / str(cookie) if self.home is not None else None
+        self._held = -1
+
+    def hold(self) -> bool:
+        """Say that a process uses the directory, until `release` or its end; return whether nobody else does."""
+        if self.directory is None:
+            return True
+        self.directory.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        self._held = fd
+        return True
+
+    def release(self) -> None:
+        """Let others use the directory."""
+        if self._held >= 0:
+            os.close(self._held)
+            self._held = -1
+
+    def others(self) -> list["Pins"]:
+        """Return the directories of other network namespaces."""
+        if self.home is None or not self.home.is_dir():
+            return []
+        found = (path for path in self.home.iterdir() if path != self.directory and path.name.isdigit())
+        return [Pins(self._bpf, self.home.parent, int(path.name)) for path in found]
 
     def keep(self, fd: int, name: str) -> None:
         """Pin under a name, in place of what is there. Raises: BpfError."""

@@ -108,6 +108,7 @@ class Running:
             lock.close()
             raise
         running.settings, running._limits = settings, limits
+        pins.hold()
         running._attachments.adopt()
         if pins.directory is None:
             remedy = f"forwarding ends with the process without it; {REMEDY}"
@@ -300,6 +301,7 @@ class Running:
         if self._programs is not None:
             self._programs.close()
         self._state.close()
+        self._pins.release()
         self._sender.close()
         self._lock.close()
 

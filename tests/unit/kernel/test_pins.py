@@ -40,6 +40,17 @@ def test_another_namespaces_pins_stay(bpf: Libbpf, bpffs: Path) -> None:
     assert others.names() == ("some",)
 
 
+def test_a_directory_has_one_user(bpf: Libbpf, bpffs: Path) -> None:
+    """Whoever holds it keeps others from taking it for abandoned."""
+    mine, seen = Pins(bpf, bpffs, 1), Pins(bpf, bpffs, 1)
+    assert mine.hold()
+    assert not seen.hold()
+    mine.release()
+    assert seen.hold()
+    seen.release()
+    assert [pins.directory for pins in Pins(bpf, bpffs, 2).others()] == [mine.directory]
+
+
 def test_nothing_to_pin_to(bpf: Libbpf) -> None:
     """Without a bpffs nothing is kept, and nothing is found."""
     pins = Pins(bpf, None, 1)
