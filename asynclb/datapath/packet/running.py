@@ -1,0 +1,333 @@
+"""The packet datapath: frames from receive rings through the native core and out again.
+
+    ring --> core (native, a bounded batch, in place) --> sendmmsg for each egress --> slots back to the kernel
+    netlink --> neighbours --> next hops in the core, interfaces attached, guard
+    tables --> plan, image --> one pointer swap
+
+Frames are moved by an engine on this event loop, or by one in each of several workers (`crew`). What decides is here:
+neighbours, numbers, plan, image, guard, announcements, sockets.
+
+A delta is applied in three steps. Prepare: look at routes and neighbours, build the image in a thread, open sockets on
+interfaces that are new, let every engine take both in, put up the guard for the old keys and the new ones together.
+Commit: every engine swaps the image. Tidy: narrow the guard, close what is not needed any more. What was prepared is
+undone when something fails before the commit.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+
+from asynclb.datapath.ask import LiveVerdict, frame_of, live_verdict
+from asynclb.datapath.base import Counters, FlowRecord
+from asynclb.datapath.core.image import ImageCache, build_image
+from asynclb.datapath.core.leaving import Leaving, MemberName, Parting, member_names
+from asynclb.datapath.core.values import CoreCounters
+from asynclb.datapath.host import take_namespace
+from asynclb.datapath.nft import Nftables
+from asynclb.datapath.packet.announce import announcement
+from asynclb.datapath.packet.crew import Alone, Crew
+from asynclb.datapath.packet.engine import Present
+from asynclb.datapath.packet.fanout import Pinning
+from asynclb.datapath.packet.gateways import client_gateways
+from asynclb.datapath.packet.guard import Guarded, guarded
+from asynclb.datapath.packet.limits import clashes, own_sources
+from asynclb.datapath.packet.neighbours import Link, Neighbours, Surroundings
+from asynclb.datapath.packet.numbers import Numbers, Over, member_addresses
+from asynclb.datapath.packet.report import outbound_record_of, record_of, with_snat
+from asynclb.datapath.packet.ring import send_one
+from asynclb.datapath.packet.ruleset import NO_TABLE, ruleset, watches_egress
+from asynclb.datapath.packet.sockets import LinkSockets, open_sockets
+from asynclb.datapath.packet.workers import Workers
+from asynclb.errors import ApplyError, HostError
+from asynclb.events import Emit, Event
+from asynclb.net.address import Address
+from asynclb.net.flow import Flow
+from asynclb.tables.row import Row
+from asynclb.tables.tables import EMPTY_TABLES, Tables
+
+_SOON_S = 0.1  # what failed is not tried again in the same moment
+_ENDED_TTL_S = 1.0  # between two looks for numbers that nothing refers to any more
+
+
+class Running:
+    """Engines, sockets and guard while there is something to execute. Owner: the datapath."""
+
+    def __init__(self, emit: Emit, workers: int) -> None:
+        """Take the namespace. Raises: HostError -> another instance runs here, or a library is missing."""
+        self._emit = emit
+        self._loop = asyncio.get_running_loop()
+        self._nft = Nftables()
+        self._lock = take_namespace("packet")
+        self._pinning = Pinning() if workers > 1 else None
+        self._crew: Crew = Workers(workers, emit) if workers > 1 else Alone()
+        self._started = False
+        self._present = Present()
+        self._numbers = Numbers()
+        self._leaving = Leaving()
+        self._gateways: Mapping[int, Address] = {}
+        self._over: Over | None = None  # what the engines are ending
+        self._parting: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing = False
+        self._images = ImageCache()
+        self._tables: Tables = EMPTY_TABLES
+        self._lost = 0  # frames that came while a ring was full
+        self._guarded: Guarded | None = None
+        self._egress = watches_egress(self._nft)
+        if not self._egress:
+            remedy = "members of `nat` rules are reached through them only; Linux 5.16 or later lifts that"
+            emit(Event.HOST_LIMIT, what="nftables egress hook", value="missing", remedy=remedy)
+        self._announced: set[tuple[Address, int]] = set()
+        self._turn = asyncio.Lock()  # tables and surroundings change one after the other
+        self._news: Surroundings | None = None
+        self._refreshing: asyncio.Task[None] | None = None
+        self._neighbours = Neighbours(emit, self._surroundings_changed)
+
+    async def execute(self, tables: Tables) -> None:
+        """Prepare, commit, tidy. Raises: OSError, HostError, LookupError, ValueError -> nothing has changed."""
+        rows = [entry.row for entry in tables.entries.values()]
+        problems = clashes(rows)
+        if problems:
+            raise ApplyError(problems)
+        while not await self._executed(tables, rows):
+            if self._parting is not None:
+                await asyncio.wait((self._parting,))
+
+    async def _executed(self, tables: Tables, rows: list[Row]) -> bool:
+        """Enter tables in their turn, unless they bring back what the engines are ending at the moment."""
+        async with self._turn:
+            leaving = self._leaving.followed(self._rows(), rows, self._loop.time())
+            if self._over is not None and _comes_back(self._over, rows, leaving):
+                return False
+            if not self._started:
+                await self._crew.start()
+                self._started = True
+            around = await self._look(rows, leaving)
+            problems = own_sources(tables.outbound, around.addresses)
+            if problems:
+                raise ApplyError(problems)
+            await self._enter(tables, rows, leaving, around)
+        return True
+
+    async def _look(self, rows: Iterable[Row], leaving: Leaving) -> Surroundings:
+        """Find the members, and the gateways to clients."""
+        self._gateways = await asyncio.to_thread(client_gateways)
+        return await self._neighbours.want(
+            member_addresses((*rows, *leaving.rows)) | frozenset(self._gateways.values())
+        )
+
+    def _rows(self) -> list[Row]:
+        return [entry.row for entry in self._tables.entries.values()]
+
+    async def _enter(self, tables: Tables, live: list[Row], leaving: Leaving, around: Surroundings) -> None:
+        rows = (*live, *leaving.rows)
+        plan = self._numbers.plan(live, leaving, around, self._gateways, tables.outbound)
+        image = await asyncio.to_thread(build_image, tables, plan, self._images)
+        links = self._open_links(around.links)
+        names = ((link.name, link.index) for link in around.links.values())
+        wanted = guarded(rows, names, plan.local, tables.outbound)
+        both = wanted if self._guarded is None else self._guarded | wanted
+        ours = {row.key.address for row in rows} | wanted.members | plan.sources.keys()
+        ours.update(member.address for rule in tables.outbound for member in rule.pool.members)
+        present = Present(image, self._numbers.reached(around), links)
+        try:
+            if self._pinning is not None:
+                self._pinning.add(ours)
+            await self._crew.prepare(present)
+            await self._guard(both)
+        except BaseException:
+            await self._crew.abandon()
+            _close_links(links, but=self._present.links)
+            raise
+        before, self._present, self._tables, self._leaving = self._present, present, tables, leaving
+        self._numbers.outbound = tables.outbound
+        try:
+            await self._crew.commit()
+        finally:
+            self._lost += sum(sockets.lost() for sockets in before.links.values())
+            _close_links(before.links, but=links)
+        if self._pinning is not None:
+            self._pinning.keep(ours)
+        self._numbers.release_hops(plan.next_hops)
+        if self._numbers.has_old_rules(live, leaving):
+            self._numbers.release_rules(live, leaving, self._crew.counters(), self._crew.release_ids)
+        self._await_end()
+        await self._guard(wanted)
+        self._announce(rows, around)
+
+    def _await_end(self) -> None:
+        """Be called when the next drain period is over, or soon when a number has lost its name."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        now_s, next_s = self._loop.time(), self._leaving.next_s
+        if self._numbers.unused(self._rows(), self._leaving):
+            next_s = now_s + _ENDED_TTL_S if next_s is None else min(next_s, now_s + _ENDED_TTL_S)
+        if next_s is not None and not self._closing:
+            self._timer = self._loop.call_at(max(next_s, now_s + _SOON_S), self._end)
+
+    def _end(self) -> None:
+        self._timer = None
+        if self._parting is None or self._parting.done():
+            self._parting = self._loop.create_task(self._part(), name="packet-parting")
+
+    async def _part(self) -> None:
+        """End what is over: flows first, then the tables without it, then its numbers."""
+        async with self._turn:
+            over = self._over = self._numbers.over(self._rows(), self._leaving, self._loop.time())
+        if over is None:
+            return
+        try:
+            before = self._crew.counters()
+            await self._crew.part(over.ending)
+            self._report_reset(over.partings, before, self._crew.counters())
+            async with self._turn:
+                rows, leaving = self._rows(), self._leaving.without(over.partings)
+                if over.partings:
+                    around = await self._look(rows, leaving)
+                    await self._enter(self._tables, rows, leaving, around)
+                self._numbers.release_members(over, rows, leaving, self._crew.release_ids)
+                self._numbers.release_rules(rows, leaving, self._crew.counters(), self._crew.release_ids)
+        except (OSError, HostError, LookupError, ValueError) as error:
+            self._emit(Event.DATAPATH_FAILED, datapath="packet", error=str(error))
+        finally:
+            self._over = None
+            self._await_end()
+
+    def _report_reset(self, partings: Iterable[Parting], before: CoreCounters, after: CoreCounters) -> None:
+        """Say whose flows have ended: they had no new ones meanwhile."""
+        rules: dict[MemberName, list[str]] = {}
+        for parting in partings:
+            for name in member_names([parting.row]):
+                rules.setdefault(name, []).append(parting.row.rule.name)
+        for name, number in self._numbers.members.of(rules).items():
+            ended = _flows(before, number) - _flows(after, number)
+            if ended > 0:
+                why = "the drain period of their member is over"
+                self._emit(
+                    Event.CONNECTIONS_RESET, rule=", ".join(rules[name]), member=name[1], connections=ended, why=why
+                )
+
+    async def _guard(self, wanted: Guarded) -> None:
+        """Put the guard up in one transaction, if it is another one. Raises: OSError -> the old one stays."""
+        if wanted != self._guarded:
+            afresh = f"{NO_TABLE}\n" if self._guarded is None else ""
+            await asyncio.to_thread(self._nft.run, afresh + ruleset(wanted, egress=self._egress))
+            self._guarded = wanted
+
+    def counters(self) -> Counters:
+        """Return the engines' counters by name."""
+        self._lost += sum(sockets.lost() for sockets in self._present.links.values())
+        counted, outbound = self._numbers.counters(self._crew.counters(), self._lost), self._tables.outbound
+        sources = self._numbers.sources
+        marks = self._crew.snat_marks(sources.used) if outbound else bytearray()
+        return with_snat(counted, outbound, marks, sources.names())
+
+    def flows(self) -> Iterator[FlowRecord]:
+        """Walk through the flow tables."""
+        rules = {number: name for number, (name, _) in self._numbers.rules.names().items()}
+        members = self._numbers.members.names()
+        rows = {row.rule.name: row for row in (*self._leaving.rows, *self._rows())}
+        sources = self._numbers.sources.names()
+        for pages in self._crew.tables():
+            cursor: int | None = 0
+            while cursor is not None:
+                found, cursor = pages(cursor)
+                for flow in found:
+                    if flow.source is None:
+                        yield record_of(flow, rules, members, rows, time.monotonic())
+                    else:
+                        yield outbound_record_of(flow, rules, members, sources, time.monotonic())
+
+    def ask(self, flow: Flow, interface: str | None) -> LiveVerdict | None:
+        """Ask who would get a packet that begins a flow."""
+        links = {sockets.link.name: index for index, sockets in self._present.links.items()}
+        asked = self._crew.ask(frame_of(flow), links.get(interface or "", 0))
+        return (
+            None
+            if asked is None
+            else live_verdict(asked.member, asked.reason, asked.known, self._numbers.members.names())
+        )
+
+    async def close(self, drain_s: float) -> int:
+        """Wait for flows to end, at most `drain_s`; then undo everything. Returns how many flows were left."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                while self._crew.flow_count():  # noqa: ASYNC110  nothing hot shall signal it
+                    await asyncio.sleep(0.1)
+        left = self._crew.flow_count()
+        self._neighbours.close()
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in (self._refreshing, self._parting):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait((task,))
+        await self._crew.close()
+        _close_links(self._present.links, but={})
+        with suppress(OSError):
+            await asyncio.to_thread(self._nft.run, NO_TABLE)
+        if self._pinning is not None:
+            self._pinning.close()
+        self._lock.close()
+        return left
+
+    def _surroundings_changed(self, around: Surroundings) -> None:
+        """Follow neighbours at once; interfaces and addresses need a new image and come in their turn."""
+        self._crew.set_hops(self._numbers.reached(around))
+        self._news = around
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = self._loop.create_task(self._refresh(), name="packet-surroundings")
+
+    async def _refresh(self) -> None:
+        while (around := self._news) is not None:
+            async with self._turn:
+                self._news = None
+                try:
+                    await self._enter(self._tables, self._rows(), self._leaving, around)
+                except (OSError, HostError, LookupError, ValueError) as error:
+                    self._emit(Event.DATAPATH_FAILED, datapath="packet", error=str(error))
+
+    def _open_links(self, links: Mapping[int, Link]) -> Mapping[int, LinkSockets]:
+        """Return the sockets of every interface, opening those that are new. Raises: OSError -> none was opened."""
+        found: dict[int, LinkSockets] = {}
+        try:
+            for index, link in links.items():
+                known = self._present.links.get(index)
+                if known is not None and known.link == link:
+                    found[index] = known
+                else:
+                    found[index] = open_sockets(link, self._pinning, self._crew.engines)
+        except BaseException:
+            _close_links(found, but=self._present.links)
+            raise
+        return found
+
+    def _announce(self, rows: Iterable[Row], around: Surroundings) -> None:
+        """Tell the networks that VIPs are part of where these are now, once."""
+        sources = {address for rule in self._tables.outbound for address in rule.sources}
+        vips = ({row.key.address for row in rows} | sources) - around.addresses.keys()
+        due = {(vip, index) for vip in vips for network, index in around.prefixes if vip in network}
+        for vip, index in due - self._announced:
+            sockets = self._present.links.get(index)
+            if sockets is not None:
+                send_one(sockets.senders[0], announcement(vip, sockets.link.address))
+        self._announced = due
+
+
+def _flows(counted: CoreCounters, member: int) -> int:
+    return counted.members[member].flows if member in counted.members else 0
+
+
+def _comes_back(over: Over, rows: Iterable[Row], leaving: Leaving) -> bool:
+    """Return whether new rows refer to a member, or go on with connections, that the engines are ending."""
+    still = {id(parting) for parting in leaving.partings}
+    return not over.members.isdisjoint(member_names(rows)) or any(id(found) not in still for found in over.partings)
+
+
+def _close_links(links: Mapping[int, LinkSockets], *, but: Mapping[int, LinkSockets]) -> None:
+    for index, sockets in links.items():
+        if but.get(index) is not sockets:
+            sockets.close()
