@@ -232,6 +232,24 @@ async def test_a_member_that_is_replaced(site: Site, balancer: Balancer, version
     await _served_by(site, new, version)
 
 
+@BOTH
+async def test_a_member_that_is_another_machine_and_does_not_say_so(
+    site: Site, balancer: Balancer, version: int
+) -> None:
+    """Nobody probes it, and it never spoke: traffic follows once the kernel has asked again."""
+    host, family = site.members[0], {4: "ipv4", 6: "ipv6"}[version]
+    for name, value in {"delay_first_probe_time": 1, "retrans_time_ms": 50}.items():
+        site.lb.sysctl(f"net.{family}.neigh.back.{name}", str(value))
+    await balancer.apply(rule(site, version), down=["be2", "be3"])
+    await _served_by(site, host, version)
+    ip_batch(["link set dev back address 02:00:00:00:99:01"], namespace=host.namespace)
+    ip_batch([f"neigh change {address_of(host, version)} dev back nud stale"], namespace=site.lb.namespace)
+    async with asyncio.timeout(20):
+        while "02:00:00:00:99:01" not in await site.lb.check_output("ip", "neigh", "show", address_of(host, version)):
+            await asyncio.sleep(0.2)
+    await _served_by(site, host, version)
+
+
 async def _served_by(site: Site, host: Host, version: int) -> None:
     with (
         Listener(address_of(site.members[0], version), BACKEND_PORT, host=host) as listener,

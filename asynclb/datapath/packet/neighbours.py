@@ -2,7 +2,8 @@
 
 The kernel knows all that; it is asked at the start and again whenever it says that a link, an address or a route
 changed. What it says of neighbours, which is said often, is taken from its words, without asking again. A neighbour
-that it has not resolved yet is asked for through it, so that its table stays the only one.
+that it has not resolved yet is asked for through it, so that its table stays the only one. It does not see the frames
+that go to a neighbour, so it is told of the use, or it would never find out that another machine has the address.
 
 Source: rtnetlink(7); NTF_USE in include/uapi/linux/neighbour.h.
 """
@@ -27,11 +28,15 @@ _USABLE = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80  # reachable, stale, delay, pr
 _NTF_USE = 0x01
 _SETTLE_S = 0.02  # events come in bursts: one look at the kernel's tables serves them all
 _FIRST_ANSWERS_S = (0.005, 0.02)  # a neighbour in the same room answers within a millisecond
+_CONFIRM_S = 5.0  # how often stale neighbours are looked for; the kernel itself waits as long before it asks one
+_CONFIRM_AT_ONCE = 512  # of thousands that are stale in the same moment the others have the next turn
 _RETRY_S = 1.0  # how soon a neighbour that did not answer is asked for again
 _REST = 4  # a look is followed by a pause of so many times its length: a router's routes change all the time
 _NEW_NEIGHBOUR, _DEL_NEIGHBOUR = 28, 29
 _NLMSG, _NDMSG, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BBHiHBB"), struct.Struct("=HH")
 _NDA_DST, _NDA_LLADDR = 1, 2
+_STALE = 0x04
+_CREATE_REQUEST = 0x401  # without NLM_F_EXCL: one that did not answer is still in the table, and is asked again
 _GET_NEIGHBOUR, _DUMP_REQUEST, _NLMSG_ERROR, _NLMSG_DONE = 30, 0x301, 2, 3
 _ANSWER_S = 5.0
 
@@ -85,6 +90,8 @@ class Neighbours:
         self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
         self._events.bind((0, _RTMGRP))
         self._loop.add_reader(self._events.fileno(), self._changed)
+        self._confirming: asyncio.Task[None] | None = None
+        self._confirmer = self._loop.call_later(_CONFIRM_S, self._confirm)
 
     async def want(self, addresses: Collection[Address]) -> Surroundings:
         """Follow these addresses from here on, and return the surroundings as they are now.
@@ -114,8 +121,22 @@ class Neighbours:
         self._events.close()
         if self._timer is not None:
             self._timer.cancel()
-        if self._looking is not None:
-            self._looking.cancel()
+        self._confirmer.cancel()
+        for task in (self._looking, self._confirming):
+            if task is not None:
+                task.cancel()
+
+    def _confirm(self) -> None:
+        self._confirmer = self._loop.call_later(_CONFIRM_S, self._confirm)
+        if self._last is not None and (self._confirming is None or self._confirming.done()):
+            ways = frozenset(self._last.ways.values())
+            self._confirming = self._loop.create_task(self._use(ways), name="packet-neighbours-use")
+
+    async def _use(self, ways: Collection[Neighbour]) -> None:
+        try:
+            await asyncio.to_thread(use_stale, ways)
+        except OSError as error:
+            self._emit(Event.DATAPATH_FAILED, datapath="packet", error=f"netlink: {error}")
 
     def _changed(self) -> None:
         """Take down what the kernel says of neighbours; anything else is read from its tables, which are in order."""
@@ -242,10 +263,10 @@ def look_around(wanted: Collection[Address]) -> Surroundings:
         found = [entry for entry in ip.get_addr() if entry["index"] in links]
         neighbours = known_neighbours()
         ways = {address: way for address in wanted if (way := _way(ip, address, links)) is not None}
-        hops = {}
-        for address, way in ways.items():
-            if (hop := _next_hop(ip, way, links, neighbours)) is not None:
-                hops[address] = hop
+    hops = {address: hop for address, way in ways.items() if (hop := _next_hop(way, links, neighbours)) is not None}
+    with _netlink() as sock:
+        for way in {way for address, way in ways.items() if address not in hops}:
+            _tell_use(sock, way)
     addresses = {_address(entry): entry["index"] for entry in found}
     prefixes = tuple(
         (ip_network((_address(entry), entry["prefixlen"]), strict=False), entry["index"]) for entry in found
@@ -255,17 +276,47 @@ def look_around(wanted: Collection[Address]) -> Surroundings:
 
 def known_neighbours() -> dict[Neighbour, bytes]:
     """Return the link addresses in the kernel's table. Cost: 5 us each; pyroute2 takes 200, and there are thousands."""
-    found: dict[Neighbour, bytes] = {}
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
-        sock.settimeout(_ANSWER_S)
-        sock.send(_NLMSG.pack(_NLMSG.size + _NDMSG.size, _GET_NEIGHBOUR, _DUMP_REQUEST, 1, 0) + bytes(_NDMSG.size))
-        while True:
-            for kind, body in _messages(sock.recv(1 << 16)):
-                if kind in (_NLMSG_ERROR, _NLMSG_DONE):
-                    return found
-                heard = _heard(kind, body)
-                if heard is not None and heard[1] is not None:
-                    found[heard[0]] = heard[1]
+    with _netlink() as sock:
+        heard = [_heard(_NEW_NEIGHBOUR, body) for body in _dumped(sock)]
+    return {found[0]: found[1] for found in heard if found is not None and found[1] is not None}
+
+
+def use_stale(ways: Collection[Neighbour]) -> None:
+    """Tell the kernel that these are in use, where it is no longer sure of them: it asks them, and says what it hears.
+
+    Blocks: as `known_neighbours`. Raises: OSError -> netlink failed.
+    """
+    with _netlink() as sock:
+        stale = [body for body in _dumped(sock) if _NDMSG.unpack_from(body)[4] == _STALE]
+        heard = [found[0] for body in stale if (found := _heard(_NEW_NEIGHBOUR, body)) is not None and found[0] in ways]
+        for neighbour in heard[:_CONFIRM_AT_ONCE]:
+            _tell_use(sock, neighbour)
+
+
+def _tell_use(sock: socket.socket, neighbour: Neighbour) -> None:
+    """Say that a frame is for a neighbour: the kernel asks for one that it does not know, or is no longer sure of."""
+    index, address = neighbour
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    packed = socket.inet_pton(family, address)
+    body = _NDMSG.pack(family, 0, 0, index, 0, _NTF_USE, 0)
+    body += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(packed), _NDA_DST) + packed
+    sock.send(_NLMSG.pack(_NLMSG.size + len(body), _NEW_NEIGHBOUR, _CREATE_REQUEST, 2, 0) + body)
+
+
+def _netlink() -> socket.socket:
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    sock.settimeout(_ANSWER_S)
+    return sock
+
+
+def _dumped(sock: socket.socket) -> Iterator[bytes]:
+    """Yield the body of every entry of the kernel's table of neighbours."""
+    sock.send(_NLMSG.pack(_NLMSG.size + _NDMSG.size, _GET_NEIGHBOUR, _DUMP_REQUEST, 1, 0) + bytes(_NDMSG.size))
+    while True:
+        for kind, body in _messages(sock.recv(1 << 16)):
+            if kind in (_NLMSG_ERROR, _NLMSG_DONE):
+                return
+            yield body
 
 
 def _link(entry: Any) -> Link | None:
@@ -297,13 +348,6 @@ def _way(ip: Any, address: Address, links: Mapping[int, Link]) -> Neighbour | No
     return (index, route.get_attr("RTA_GATEWAY") or str(address)) if index in links else None
 
 
-def _next_hop(ip: Any, way: Neighbour, links: Mapping[int, Link], known: Mapping[Neighbour, bytes]) -> NextHop | None:
-    from pyroute2 import NetlinkError
-
-    index, gateway = way
-    link, link_address = links[index], known.get(way)
-    if link_address is None:
-        with suppress(NetlinkError):
-            ip.neigh("add", dst=gateway, ifindex=index, state=0, flags=_NTF_USE)
-        return None
-    return NextHop(index, link_address, link.address, link.mtu)
+def _next_hop(way: Neighbour, links: Mapping[int, Link], known: Mapping[Neighbour, bytes]) -> NextHop | None:
+    link, link_address = links[way[0]], known.get(way)
+    return None if link_address is None else NextHop(link.index, link_address, link.address, link.mtu)
