@@ -25,8 +25,8 @@ from asynclb.admin.page.frame import (
     total_row,
 )
 from asynclb.admin.page.picture import Document, Picture, draw, probes_of
-from asynclb.admin.page.rates import Reading, rates, read
-from asynclb.admin.page.verdict import judge
+from asynclb.admin.page.rates import Rates, Reading, rates, read
+from asynclb.admin.page.verdict import Verdict, judge
 from asynclb.control.bulk import in_bulk
 from asynclb.control.status import StateSource
 from asynclb.events import Emit, Event
@@ -208,16 +208,16 @@ class Stream:
         at_ns, at_s = time.monotonic_ns(), time.time()
         known = self._picture
 
-        def work() -> tuple[Picture, Reading]:
+        def work() -> tuple[Picture, Reading, Rates, Verdict]:
             picture = draw(status, known, self._epoch_offset_s)
-            return picture, read(counters, lambda name: picture.shown.get(name, name), at_ns)
+            reading = read(counters, lambda name: picture.shown.get(name, name), at_ns)
+            passed = rates(before.reading if before else Reading(), reading)
+            return picture, reading, passed, judge(status, picture, passed, reading)
 
-        self._picture, reading = await in_bulk(work)
-        passed = rates(before.reading if before else Reading(), reading)
+        self._picture, reading, passed, verdict = await in_bulk(work)
         checks: dict[TargetId, Document] = {}
         for place in carded(self._picture):
             checks |= self._checks_of(place, self._picture.probes.get(place[0], ()))
-        verdict = judge(status, self._picture, passed, reading)
         return Moment(at_s, status, self._picture, reading, passed, verdict, checks)
 
     def _checks_of(self, place: tuple[str, str], probes: Sequence[str]) -> dict[TargetId, Document]:
