@@ -5,6 +5,7 @@ programs, remembered   loaded programs with their tables; what the next process 
 attach, features       links to interfaces, by tc or XDP
 hops, links            next hops in place; interfaces and appliances
 sweep, tally, counting flows that are over, sums for each rule and member
+send, speech           frames that are made here: announcements, resets
 leftovers, running     taking over; applying deltas to all of that
 datapath               what the controller sees
 """

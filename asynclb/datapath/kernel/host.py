@@ -6,6 +6,7 @@ so that a kernel that refuses them is known before a rule depends on it.
 
 import platform
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +61,16 @@ def look_at_host(library: Libbpf | None = None) -> KernelHost | Refusal:
         return Refusal(
             f"the BPF object is not there: {error}", f"`python -m asynclb.native.build` builds it, {_OTHERWISE}"
         )
+
+
+def forwarding_off() -> tuple[str, ...]:
+    """Return the sysctls of the calling thread's network namespace that keep the host from routing at all."""
+    found = []
+    for name in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
+        with suppress(OSError):  # a kernel without IPv6
+            if Path("/proc/sys", *name.split(".")).read_text(encoding="ascii").strip() == "0":
+                found.append(name)
+    return tuple(found)
 
 
 def _lacking_capabilities() -> list[str]:

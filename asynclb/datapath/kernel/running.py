@@ -21,8 +21,6 @@ from asynclb.datapath.core import layout
 from asynclb.datapath.core.image import ImageCache, Plan, build_image
 from asynclb.datapath.core.layout import CONSTANTS
 from asynclb.datapath.core.memory import MARKS, flow_view
-from asynclb.datapath.core.places import mapped
-from asynclb.datapath.core.reset import reset_frames
 from asynclb.datapath.core.values import NextHop
 from asynclb.datapath.host import take_namespace
 from asynclb.datapath.kernel.ask import ask
@@ -32,7 +30,7 @@ from asynclb.datapath.kernel.counting import Counting
 from asynclb.datapath.kernel.drained import drained
 from asynclb.datapath.kernel.features import xdp_features
 from asynclb.datapath.kernel.hops import Hops
-from asynclb.datapath.kernel.host import KernelHost
+from asynclb.datapath.kernel.host import KernelHost, forwarding_off
 from asynclb.datapath.kernel.leftovers import CONTROL, PROGRAMS, Leftover, find_leftover
 from asynclb.datapath.kernel.links import LinkMaps
 from asynclb.datapath.kernel.pins import Pins
@@ -48,10 +46,10 @@ from asynclb.datapath.kernel.programs import (
 )
 from asynclb.datapath.kernel.remembered import MemberName, Remembered, remember
 from asynclb.datapath.kernel.send import Sender
+from asynclb.datapath.kernel.speech import Speech
 from asynclb.datapath.kernel.sweep import Sweep, flows_in
 from asynclb.datapath.kernel.tally import is_late
 from asynclb.datapath.kernel.upkeep import Upkeep, now_ms
-from asynclb.datapath.packet.announce import announcement
 from asynclb.datapath.packet.ids import Ids
 from asynclb.datapath.packet.limits import clashes
 from asynclb.datapath.packet.neighbours import Neighbours, Surroundings
@@ -90,11 +88,10 @@ class Running:
         self._tables, self._around = EMPTY_TABLES, Surroundings({}, {}, (), {})
         self._images = ImageCache()
         self._targets: frozenset[int] = frozenset()  # interfaces that XDP can redirect to
-        self._announced: set[tuple[Address, int]] = set()
         self._turn = asyncio.Lock()  # tables and surroundings change one after the other
         self._news: Surroundings | None = None
         self._refreshing: asyncio.Task[None] | None = None
-        self._sender = Sender(emit)
+        self._speech = Speech(Sender(emit))
         self._neighbours = Neighbours(emit, self._surroundings_changed)
 
     @classmethod
@@ -110,6 +107,11 @@ class Running:
         running.settings, running._limits = settings, limits
         pins.hold()
         running._attachments.adopt()
+        for name in forwarding_off():
+            remedy = (
+                f"packets whose next hop is not resolved yet, or that XDP cannot send, are lost: sysctl -w {name}=1"
+            )
+            emit(Event.HOST_LIMIT, what=name, value=0, remedy=remedy)
         if pins.directory is None:
             remedy = f"forwarding ends with the process without it; {REMEDY}"
             emit(Event.HOST_LIMIT, what="bpffs that this user may write to", value="missing", remedy=remedy)
@@ -302,7 +304,7 @@ class Running:
             self._programs.close()
         self._state.close()
         self._pins.release()
-        self._sender.close()
+        self._speech.close()
         self._lock.close()
 
     def _plan(self, rows: Iterable[Row], around: Surroundings, tables: Tables) -> Plan:
@@ -350,7 +352,8 @@ class Running:
     def _tidy(self, rows: list[Row], around: Surroundings, interfaces: dict[int, Wanted]) -> None:
         self._attachments.narrow(interfaces)
         self._link_maps().narrow(around.links, _appliances(rows, around))
-        self._announce(rows, around)
+        sources = {address for rule in self._tables.outbound for address in rule.sources}
+        self._speech.announce({row.key.address for row in rows} | sources, around)
 
     def _surroundings_changed(self, around: Surroundings) -> None:
         """Follow neighbours at once; interfaces and addresses need a new image and come in their turn."""
@@ -369,29 +372,8 @@ class Running:
                 except (OSError, HostError, LookupError, ValueError) as error:
                     self._emit(Event.DATAPATH_FAILED, datapath="kernel", error=str(error))
 
-    def _announce(self, rows: Iterable[Row], around: Surroundings) -> None:
-        """Tell the networks that VIPs are part of where these are now, once."""
-        sources = {address for rule in self._tables.outbound for address in rule.sources}
-        vips = ({row.key.address for row in rows} | sources) - around.addresses.keys()
-        due = {(vip, index) for vip in vips for network, index in around.prefixes if vip in network}
-        for vip, index in due - self._announced:
-            link = around.links.get(index)
-            if link is not None:
-                self._sender.send(link.name, announcement(vip, link.address))
-        self._announced = due
-
     def _tell_ends(self, keyed: layout.KeyedFlow) -> None:
-        """Send resets to both ends of a connection that idled out."""
-        flow = keyed.flow
-        members = self._members.names()
-        address = members[flow.member][2] if flow.member in members else None
-        hop, ours = _hop_record(self._around, address), self._around.links.get(flow.ifindex)
-        frames = reset_frames(
-            keyed, hop, None if ours is None else ours.address, None if address is None else mapped(address)
-        )
-        for index, frame in frames:
-            if index in self._around.links:
-                self._sender.send(self._around.links[index].name, frame)
+        self._speech.reset(keyed, self._members.names(), self._around)
 
     def _name_of(self, index: int) -> str:
         link = self._around.links.get(index)
@@ -400,15 +382,6 @@ class Running:
 
 def _pair(programs: Programs) -> Pair:
     return Pair(programs.tc, programs.xdp)
-
-
-def _hop_record(around: Surroundings, address: Address | None) -> layout.Hop | None:
-    found = None if address is None else around.hops.get(address)
-    if found is None:
-        return None
-    record = layout.Hop(found.ifindex, found.mtu)
-    record.destination[:], record.source[:] = found.destination, found.source
-    return record
 
 
 def _appliances(rows: Iterable[Row], around: Surroundings) -> set[bytes]:
