@@ -20,6 +20,7 @@ from asynclb.model import (
     Admin,
     AdminTls,
     BackendPool,
+    Compat,
     Frontend,
     InboundNatRule,
     LoadBalancingRule,
@@ -50,7 +51,7 @@ def build(draft: Draft) -> Model:
         frontends={name: _frontend(name, spec) for name, spec in draft.frontends.items()},
         backend_pools={name: _pool(name, pool) for name, pool in draft.pools.items()},
         probes={name: _probe(name, spec) for name, spec in draft.probes.items()},
-        rules=tuple(_rule(spec, settings) for spec in draft.rules.values()),
+        rules=tuple(_rule(spec, draft.frontends[spec.frontend], settings) for spec in draft.rules.values()),
         inbound_nat_rules=tuple(_nat_rule(spec, settings) for spec in draft.nat_rules.values()),
         outbound_rules=tuple(_outbound_rule(spec, draft.frontends) for spec in draft.outbound_rules.values()),
         interfaces={name: str(spec.attach) for name, spec in draft.interfaces.items()},
@@ -109,7 +110,7 @@ def _of_family(addresses: tuple[Address, ...] | None, version: int) -> Address |
     return next((address for address in addresses or () if address.version == version), None)
 
 
-def _rule(spec: RuleSpec, settings: Document) -> LoadBalancingRule:
+def _rule(spec: RuleSpec, frontend: FrontendSpec, settings: Document) -> LoadBalancingRule:
     return LoadBalancingRule(
         name=spec.name,
         frontend=spec.frontend,
@@ -123,12 +124,20 @@ def _rule(spec: RuleSpec, settings: Document) -> LoadBalancingRule:
         idle_timeout_s=spec.idle_timeout,
         tcp_reset=spec.tcp_reset,
         no_healthy_members=spec.no_healthy_members,
+        persistence_on_unhealthy=spec.persistence_on_unhealthy,
+        connection_tracking=_tracks(spec, frontend, settings.compat),
         datapath=str(spec.datapath) if spec.datapath is not None else None,
         transparent=spec.transparent if spec.transparent is not None else settings.transparent,
         proxy_protocol=spec.proxy_protocol,
         connect_timeout_s=spec.connect_timeout,
         disable_outbound_snat=spec.disable_outbound_snat,
     )
+
+
+def _tracks(spec: RuleSpec, frontend: FrontendSpec, compat: Compat) -> bool:
+    """Return whether UDP flows keep their member: as the frontend says, or the rule, or as is usual."""
+    said = frontend.connection_tracking if frontend.connection_tracking is not None else spec.connection_tracking
+    return said if said is not None else compat is not Compat.AZURE
 
 
 def _nat_rule(spec: InboundNatRuleSpec, settings: Document) -> InboundNatRule:

@@ -18,6 +18,7 @@ from asynclb.model import (
     DatapathName,
     NoHealthyMembers,
     OnStop,
+    Persistence,
     ProxyProtocol,
     StatusRange,
 )
@@ -121,6 +122,8 @@ class FrontendSpec(Spec):
     """Zones of the frontend, in quotes. Empty: zone-redundant."""
     zone_affinity: t.Flag = False
     """Prefer members in the frontend's zones while any of them is eligible; false spreads over all zones."""
+    connection_tracking: t.Flag | None = None
+    """That of every rule of the frontend, whatever the rule says. Null: the rule's."""
 
 
 class MemberSpec(Spec):
@@ -230,6 +233,10 @@ class RuleSpec(Spec):
     """Tell both ends with a reset when a TCP flow ends by idle timeout."""
     no_healthy_members: t.NoHealthyMembersWord = NoHealthyMembers.DROP
     """When no member is healthy: `drop` new flows, or spread them over `all` members."""
+    persistence_on_unhealthy: t.PersistenceWord = Persistence.DEFAULT
+    """When a member goes down: `default` keeps its TCP connections and moves UDP flows, `always` keeps both."""
+    connection_tracking: t.Flag | None = None
+    """UDP flows keep their member; false: the hash decides anew with each change. Null: true, false in compat azure."""
     datapath: t.DatapathWord | None = None
     """The datapath of this rule. Null: the configuration's."""
     transparent: t.Flag | None = None

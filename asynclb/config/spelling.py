@@ -16,6 +16,7 @@ from asynclb.model import (
     DatapathName,
     NoHealthyMembers,
     OnStop,
+    Persistence,
     ProbeProtocol,
     ProxyProtocol,
     Scope,
@@ -154,6 +155,7 @@ ListenAddress = Annotated[
 ProtocolWord = Annotated[Protocol, _choice(Protocol)]
 DistributionWord = Annotated[Distribution, _choice(Distribution)]
 NoHealthyMembersWord = Annotated[NoHealthyMembers, _choice(NoHealthyMembers)]
+PersistenceWord = Annotated[Persistence, _choice(Persistence)]
 DatapathWord = Annotated[DatapathName, _choice(DatapathName)]
 ProxyProtocolWord = Annotated[ProxyProtocol, _choice(ProxyProtocol)]
 ProbeProtocolWord = Annotated[ProbeProtocol, _choice(ProbeProtocol)]

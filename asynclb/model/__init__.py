@@ -23,6 +23,7 @@ from asynclb.model.rule import (
     LoadBalancingRule,
     NoHealthyMembers,
     OutboundRule,
+    Persistence,
     ProxyProtocol,
     Rule,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "NoHealthyMembers",
     "OnStop",
     "OutboundRule",
+    "Persistence",
     "Probe",
     "ProbeProtocol",
     "ProxyProtocol",

@@ -17,6 +17,15 @@ class NoHealthyMembers(StrEnum):
     """New flows go to all members as if they were healthy (Azure: AllProbedUp)."""
 
 
+class Persistence(StrEnum):
+    """What becomes of a member's flows when it goes down: by its probe, or because the operator puts it down."""
+
+    DEFAULT = "default"
+    """TCP connections stay with it, flows of other protocols move."""
+    ALWAYS = "always"
+    """All stay with it, for as long as they last."""
+
+
 class ProxyProtocol(StrEnum):
     """Whether the proxy tells members the client's address ahead of the bytes."""
 
@@ -56,6 +65,12 @@ class LoadBalancingRule:
     transparent: bool = True
     proxy_protocol: ProxyProtocol = ProxyProtocol.NONE
     connect_timeout_s: float = 3.0
+    persistence_on_unhealthy: Persistence = Persistence.DEFAULT
+    connection_tracking: bool = True
+    """Whether a UDP flow keeps its member while that one may take flows; else the tables decide each time they change.
+
+    Resolved: the frontend's word has outweighed the rule's.
+    """
     disable_outbound_snat: bool = False
     """Whether the pool's own connections go nowhere unless an outbound rule translates them."""
 

@@ -75,6 +75,7 @@ def make_world(
         row(drained("tired", "10.5.0.11"), "203.0.113.50"),
         row(drained("tired6", "2001:db8:7::1"), "2001:db8::50"),
         row(web, "203.0.113.10", 53, 5353, protocol=Protocol.UDP, distribution=distribution, allow=inside),
+        moving(row(web, "203.0.113.10", 54, 5454, protocol=Protocol.UDP, distribution=distribution)),
         ha(right, "203.0.113.20", distribution=distribution),
         ha(web, "203.0.113.30", delivery=Delivery.FLOATING, tcp_reset=True),
         row(web6, "2001:db8::10", 80, 8080, distribution=distribution, tcp_reset=True),
@@ -89,6 +90,11 @@ def make_world(
         mtu=MEMBERS_MTU,
         return_hops=seed % 2 == 0,
     )
+
+
+def moving(found: Row) -> Row:
+    """Return a row whose UDP flows follow the tables."""
+    return replace(found, rule=replace(found.rule, connection_tracking=False))
 
 
 def drained(name: str, address: str) -> BackendPool:
@@ -168,12 +174,14 @@ def likely(draw: st.DrawFn) -> Packet:
         more["fragment"] = draw(st.sampled_from([0, 0x4000]))
     more["payload"] = draw(payloads)
     target, dport = draw(
-        st.sampled_from([(VIPS4[0], 80), (VIPS4[0], 53), (VIPS4[1], 9), ("172.16.0.1", 7), (VIPS4[2], 5)])
+        st.sampled_from(
+            [(VIPS4[0], 80), (VIPS4[0], 53), (VIPS4[0], 54), (VIPS4[1], 9), ("172.16.0.1", 7), (VIPS4[2], 5)]
+        )
     )
     if draw(st.booleans()):
         return make(client, port, target, dport, **more)
     member = draw(st.sampled_from(MEMBERS4))
-    back = draw(st.sampled_from([8080, 5353, 9, 80]))
+    back = draw(st.sampled_from([8080, 5353, 5454, 9, 80]))
     if draw(st.integers(0, 5)) == 0:
         return make(member, port, VIPS4[0], draw(st.sampled_from([80, 53])), **more)
     return make(member, back, client, port, **more)

@@ -70,7 +70,10 @@ INLINE u32 flow_member(struct work *w, const struct image *image, const struct e
 	found = pool_find(w, w->way.entry, member->identity);
 	if (found == NONE || !same_machine(image, entry, member, found))
 		return stay;
-	if (w->way.key.protocol != IP_TCP && !(found & POOL_KEEPS))
+	if (w->way.key.protocol != IP_TCP && !(found & POOL_KEEPS) && !(entry->flags & ENTRY_STAYS))
+		return NONE;
+	if (w->way.key.protocol == IP_UDP && entry->flags & ENTRY_UNTRACKED && flow->rule == entry->rule &&
+	    choose(w) != (found & POOL_MEMBER))
 		return NONE;
 	if (flow->rule == entry->rule && flow->member == (found & POOL_MEMBER))
 		w->way.renewed = 1;

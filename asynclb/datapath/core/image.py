@@ -16,7 +16,7 @@ from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS, Kind
 from asynclb.datapath.core.leaving import MemberName, member_names
 from asynclb.datapath.core.places import NONE, Place, PlaceKey, allow_ranges, mapped, place_table
-from asynclb.model import AdminState, BackendPool, Member
+from asynclb.model import AdminState, BackendPool, Member, Persistence
 from asynclb.net.address import Address, Prefix
 from asynclb.net.flow import PROTOCOL_NUMBERS, Protocol
 from asynclb.net.flowhash import KEY1_TWEAK
@@ -219,7 +219,8 @@ class _Builder:
         pool = (0, 0) if closed else self._pool(row.pool, table)
         parts = (*self._slots(table), *self._choices(row.pool, table), *pool, *self._leaving(row))
         flags = CONSTANTS["ENTRY_SYMMETRIC"] * row.symmetric | CONSTANTS["ENTRY_RESET"] * rule.tcp_reset
-        flags |= CONSTANTS["ENTRY_CLOSED"] * closed
+        flags |= CONSTANTS["ENTRY_CLOSED"] * closed | CONSTANTS["ENTRY_UNTRACKED"] * (not rule.connection_tracking)
+        flags |= CONSTANTS["ENTRY_STAYS"] * (rule.persistence_on_unhealthy is Persistence.ALWAYS)
         packed = _ENTRY.pack(
             *vip,
             rule_id,

@@ -135,6 +135,7 @@ CONSTANTS: Final[dict[str, int]] = {
     "ENTRY_ECHO_UP": 16,  # ... with a reply
     "ENTRY_ECHO_DOWN": 32,  # ... with "host unreachable"
     "ENTRY_UNTRACKED": 64,  # the tables decide for UDP whenever they change
+    "ENTRY_STAYS": 128,  # flows of every protocol stay with a member that goes down
     "KEY_SYMMETRIC": 1,  # in Key.kind: the ends are in order, lower first
     "KEY_OUTBOUND": 2,  # a member's own connection, or what comes back to it
     "FLOW_SWAPPED": 1,  # the client is the key's destination

@@ -22,7 +22,7 @@ from asynclb.datapath.proxy.frontend import Peer, ProxyFrontend, Shared
 from asynclb.datapath.proxy.reactor import READABLE
 from asynclb.datapath.proxy.relay import Ending
 from asynclb.datapath.proxy.sockets import Sockname
-from asynclb.model import AdminState, ProxyProtocol
+from asynclb.model import AdminState, Persistence, ProxyProtocol
 from asynclb.net.address import endpoint
 from asynclb.net.drop import Drop
 from asynclb.net.proxyprotocol import header_v2
@@ -269,11 +269,17 @@ class UdpFrontend(ProxyFrontend):
         if self._tables_seen is not self.entry.table:
             self._tables_seen = self.entry.table
             self._keeps = _keeping(self.entry)
-        if (session.peer.name, session.peer.sockname[0]) in self._keeps:
+        keeps = (session.peer.name, session.peer.sockname[0]) in self._keeps
+        if keeps and (self.entry.row.rule.connection_tracking or self._is_chosen(session)):
             session.table = self.entry.table
             return True
         session.end()
         return False
+
+    def _is_chosen(self, session: UdpSession) -> bool:
+        """Return whether the tables would give a session to its member now."""
+        verdict = self.choose(self.entry, session.client)
+        return not isinstance(verdict, Drop) and verdict.member.name == session.peer.name
 
     def resume(self) -> None:
         """Read what came while others had their turn."""
@@ -282,6 +288,7 @@ class UdpFrontend(ProxyFrontend):
 
 
 def _keeping(entry: Entry) -> frozenset[tuple[str, str]]:
-    """Return the members whose sessions go on: those that may take new flows, and those that drain."""
-    draining = (member for member in entry.row.pool.members if member.admin_state is AdminState.DRAIN)
+    """Return the members whose sessions go on: those that may take new flows, and those that drain; or all of them."""
+    stay = entry.row.rule.persistence_on_unhealthy is Persistence.ALWAYS
+    draining = (member for member in entry.row.pool.members if stay or member.admin_state is AdminState.DRAIN)
     return frozenset((member.name, str(member.address)) for member in (*entry.table.members, *draining))

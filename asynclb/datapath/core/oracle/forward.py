@@ -10,7 +10,7 @@ from asynclb.datapath.core.oracle.state import Passage, State, Target, backend_p
 from asynclb.datapath.core.oracle.step import Step
 from asynclb.datapath.core.oracle.wire import TCP, UDP, Form
 from asynclb.datapath.core.values import NextHop, Result
-from asynclb.model import Member
+from asynclb.model import Member, Persistence
 from asynclb.net.drop import Drop
 from asynclb.net.flow import Flow
 from asynclb.net.flowhash import Distribution, flow_hash
@@ -55,12 +55,23 @@ class Forward(Step):
         found = next((m for m in members if m.name == member.name), None)
         if found is None or (entry.row.delivery is not Delivery.ROUTED and found.address != member.address):
             return stay
-        if way.key[0].protocol != TCP and not keeps_sessions(found, {m.name for m in entry.table.members}):
+        if not self._keeps(entry, way, found):
             return None
         target = (entry.row.pool.name, found)
         if state.rule == entry.row.rule.name and target == state.target:
             state.generation = generation
         return target
+
+    def _keeps(self, entry: Entry, way: Passage, member: Member) -> bool:
+        """Return whether a flow may stay with a member that its entry's pool has."""
+        rule, protocol = entry.row.rule, way.key[0].protocol
+        stays = rule.persistence_on_unhealthy is Persistence.ALWAYS
+        if protocol != TCP and not stays and not keeps_sessions(member, {m.name for m in entry.table.members}):
+            return False
+        if protocol != UDP or rule.connection_tracking or way.state is None or way.state.rule != rule.name:
+            return True
+        verdict = choose(self.oracle.tables.seed, entry, way.key[0])
+        return not isinstance(verdict, Drop) and verdict.member == member
 
     def _is_leaving(self, target: Target) -> bool:
         name = target[0], target[1].name, target[1].address
