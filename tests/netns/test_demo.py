@@ -31,7 +31,11 @@ def labs_of(pid: int) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [("-m", "asynclb", "demo", "--fast"), ("examples/web/run.py",)], ids=["demo", "web"])
+@pytest.mark.parametrize(
+    "words",
+    [("-m", "asynclb", "demo", "--fast"), ("examples/web/run.py",), ("examples/survive-restart/run.py",)],
+    ids=["demo", "web", "survive-restart"],
+)
 async def test_it_verifies_itself_and_leaves_nothing(words: tuple[str, ...]) -> None:
     """Every check that it makes holds, in lines of at most 80 columns without colour, and its lab is gone."""
     process = await start(*words)
