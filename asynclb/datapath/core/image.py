@@ -346,9 +346,8 @@ class _Builder:
             number = PING_PROTOCOLS[address.version]
             self._place(words, 0, number, Kind.FRONTEND).entry = len(self.entries)
             flags = CONSTANTS["ENTRY_ECHO"] | _PINGS[ping]
-            nothing = (0,) * 8
             ports = (NONE, 0, 0, _DELIVERIES[Delivery.NAT], 0, flags)
-            parts = (self.plan.rules[row.rule.name], 0, *nothing, *self._allow(row.frontend.allow))
+            parts = (self.plan.rules[row.rule.name], 0, *(0,) * 8, *self._allow(row.frontend.allow))
             self.entries.append(_ENTRY.pack(*words, *parts, *ports))
 
     def _fixed(self) -> tuple[bytes, bytes]:
