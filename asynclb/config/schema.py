@@ -5,7 +5,7 @@ know single values only. What keys mean together is in `checks`, what absent one
 """
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -56,7 +56,8 @@ class Spec(BaseModel):
         """Return the class of the part under `key` (`tls` of a probe), or None where there is a plain value."""
         field = cls.model_fields.get(key)
         kind = field.annotation if field is not None else None
-        return kind if isinstance(kind, type) and issubclass(kind, Spec) else None
+        choices = get_args(kind) or (kind,)  # `AdminTlsSpec | None` is one of two
+        return next((found for found in choices if isinstance(found, type) and issubclass(found, Spec)), None)
 
 
 class AdminTlsSpec(Spec):
