@@ -116,7 +116,9 @@ def test_placement_is_exact() -> None:
     assert not check_placement([PHASE], [], VIP, 80).holds
 
 
-@pytest.mark.parametrize(("at_s", "holds"), [(150.1, True), (150.5, False)])
+@pytest.mark.parametrize(
+    ("at_s", "holds"), [(149.7, True), (150.1, True), (150.7, True), (150.9, False), (149.4, False)]
+)
 def test_refusals_until_the_probe_has_seen_it(at_s: float, holds: bool) -> None:
     """Where packets are passed on, the dead member's refusals reach clients until it is known to be down."""
     known = replace(KILL, known_s=150.3)
