@@ -17,6 +17,7 @@ class Ids(Generic[Name]):
         self._limit = limit
         self._ids: dict[Name, int] = dict(known or {})
         self._free: list[int] = sorted(set(range(self.used)) - set(self._ids.values()), reverse=True)
+        self._names: Mapping[int, Name] | None = None
 
     @property
     def used(self) -> int:
@@ -30,14 +31,19 @@ class Ids(Generic[Name]):
         if len(self._ids) + len(fresh) > self._limit:
             message = f"{len(self._ids) + len(fresh)} are wanted and there is room for {self._limit}"
             raise LookupError(message)
+        if fresh:
+            self._names = None
         for name in fresh:
             self._ids[name] = self._free.pop() if self._free else len(self._ids)
         return {name: self._ids[name] for name in wanted}
 
     def give_back(self, name: Name) -> None:
         """Let a name's number be used again."""
+        self._names = None
         self._free.append(self._ids.pop(name))
 
     def names(self) -> Mapping[int, Name]:
-        """Return the names by their numbers."""
-        return {number: name for name, number in self._ids.items()}
+        """Return the names by their numbers, as they are now. Cost: nothing until one comes or goes."""
+        if self._names is None:
+            self._names = {number: name for name, number in self._ids.items()}
+        return self._names
