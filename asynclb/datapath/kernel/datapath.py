@@ -118,7 +118,7 @@ class KernelDatapath:
 
     async def reaches(self, rows: Collection[Row]) -> Mapping[FrontendKey, bool]:
         """Ask the kernel where a client's packet to each row would go."""
-        return {} if self._running is None else reached(rows, self._running.ask)
+        return {} if self._running is None else await reached(rows, self._running.ask)
 
     async def verdict(self, flow: Flow, interface: str | None = None) -> LiveVerdict | None:
         """Ask the kernel where a packet would go."""

@@ -99,7 +99,7 @@ class PacketDatapath:
 
     async def reaches(self, rows: Collection[Row]) -> Mapping[FrontendKey, bool]:
         """Ask the core where a client's packet to each row would go."""
-        return {} if self._running is None else reached(rows, self._running.ask)
+        return {} if self._running is None else await reached(rows, self._running.ask)
 
     async def verdict(self, flow: Flow, interface: str | None = None) -> LiveVerdict | None:
         """Ask the core where a packet would go."""
