@@ -4,7 +4,6 @@ Pool tables are listed once and rules refer to them by position: 1,500 rules may
 """
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -14,11 +13,9 @@ from asynclb.admin.outbound import outbound_documents
 from asynclb.control.overrides import Override
 from asynclb.control.status import DatapathStatus, Reload, Status
 from asynclb.errors import Problem
-from asynclb.model import BackendPool, Frontend, Health, InboundNatRule, Member, effective_health
-from asynclb.tables.dump import digest
+from asynclb.model import BackendPool, Frontend, Health, InboundNatRule, Member, effective_health, probes_by_pool
+from asynclb.tables.dump import digest, slot_counts
 from asynclb.tables.tables import Entry, PoolTable
-
-_CHUNK = 16_384  # slots counted in one go: the interpreter lock is held for about half a millisecond
 
 
 def state_document(status: Status, *, now_s: float, now_ns: int) -> documents.State:
@@ -160,12 +157,9 @@ def _frontend(frontend: Frontend) -> documents.Frontend:
 
 
 def _table(pool: str, table: PoolTable) -> documents.Table:
-    counts: Counter[int] = Counter()
-    for start in range(0, table.size, _CHUNK):
-        counts.update(table.slots[start : start + _CHUNK])
     members: list[documents.TableMember] = [
-        {"name": member.name, "slots": counts[index], "share": round(counts[index] / table.size, 6)}
-        for index, member in enumerate(table.members)
+        {"name": member.name, "slots": count, "share": round(count / table.size, 6)}
+        for member, count in zip(table.members, slot_counts(table), strict=True)
     ]
     return {"pool": pool, "size": table.size, "members": members}
 
@@ -181,12 +175,9 @@ def datapath_document(datapath: DatapathStatus) -> documents.Datapath:
 
 
 def pool_documents(status: Status, epoch_offset_s: float) -> Iterator[documents.Pool]:
-    probes: dict[str, dict[str, None]] = {}
-    for rule in status.model.rules:
-        if rule.probe is not None:
-            probes.setdefault(rule.backend_pool, {})[rule.probe] = None
+    probes = probes_by_pool(status.model)
     for pool in status.model.backend_pools.values():
-        asked = tuple(probes.get(pool.name, ()))
+        asked = probes.get(pool.name, ())
         members = [
             _member(pool, member, asked, status.health, epoch_offset_s, status.overrides.get((pool.name, member.name)))
             for member in pool.members

@@ -15,6 +15,7 @@ from asynclb.control.explain import flow_of
 from asynclb.datapath.base import FlowRecord
 from asynclb.errors import Problem
 from asynclb.model import AdminState, BackendPool, Health, HealthState, MemberHealth, Model, Reason, TargetId
+from asynclb.tables.dump import slot_counts
 from asynclb.tables.lookup import Verdict, choose
 from asynclb.tables.tables import Entry, PoolTable, Tables
 
@@ -176,7 +177,7 @@ def moved_share(old: PoolTable, new: PoolTable, *, rehashed: bool) -> tuple[floa
         return (1.0, "no member is eligible any more") if old.size else (0.0, "")
     one, other = ([(member.name, member.address) for member in table.members] for table in (old, new))
     if rehashed:
-        was, now = (Counter(table.slots) for table in (old, new))
+        was, now = slot_counts(old), slot_counts(new)
         here = {name: was[index] / old.size for index, name in enumerate(one)}
         same = sum(here.get(name, 0.0) * now[index] / new.size for index, name in enumerate(other))
         return 1.0 - same, ""

@@ -7,9 +7,9 @@ Laws:
   4. Counters only ever grow while the process lives, also when the rule they belong to is gone.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from asynclb.datapath.ask import LiveVerdict
 from asynclb.net.drop import Drop
@@ -57,6 +57,23 @@ class MemberCounters:
     new_flows: int = 0
     flows: int = 0
     failed: int = 0
+
+
+Counted = TypeVar("Counted", RuleCounters, MemberCounters)
+Name = TypeVar("Name", bound=Hashable)
+
+
+def added(one: Counted, other: Counted) -> Counted:
+    """Return both sets of counters as one."""
+    return type(one)(*(getattr(one, name) + getattr(other, name) for name in one.__dataclass_fields__))
+
+
+def summed(parts: Iterable[tuple[Name, Counted]]) -> dict[Name, Counted]:
+    """Add up what was counted under one name: by several datapaths, engines, or numbers."""
+    found: dict[Name, Counted] = {}
+    for name, counted in parts:
+        found[name] = added(found[name], counted) if name in found else counted
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from asynclb.model.health import (
     eligible_members,
     in_zones,
 )
-from asynclb.model.model import Admin, AdminTls, Compat, DatapathName, Model, OnStop
+from asynclb.model.model import Admin, AdminTls, Compat, DatapathName, Model, OnStop, probes_by_pool
 from asynclb.model.pool import AdminState, BackendPool, Member
 from asynclb.model.probe import Probe, ProbeProtocol, StatusRange
 from asynclb.model.rule import (
@@ -60,4 +60,5 @@ __all__ = [
     "eligible_members",
     "in_zones",
     "preferred_zones",
+    "probes_by_pool",
 ]

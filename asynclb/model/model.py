@@ -74,3 +74,12 @@ class Model:
     inbound_nat_rules: tuple[InboundNatRule, ...] = ()
     outbound_rules: tuple[OutboundRule, ...] = ()
     interfaces: Mapping[str, str] = field(default_factory=dict)
+
+
+def probes_by_pool(model: Model) -> dict[str, tuple[str, ...]]:
+    """Return pool -> the probes that its rules ask its members by, in the rules' order."""
+    found: dict[str, dict[str, None]] = {}
+    for rule in model.rules:
+        if rule.probe is not None:
+            found.setdefault(rule.backend_pool, {})[rule.probe] = None
+    return {pool: tuple(names) for pool, names in found.items()}

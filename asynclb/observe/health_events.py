@@ -132,14 +132,11 @@ def availability_conditions(ratios: Mapping[FrontendKey, float]) -> Iterator[Con
         mean = sum(ratio for _, ratio in found) / len(found)
         if mean >= WARNING_BELOW:
             continue
-        critical = mean < CRITICAL_BELOW
         kind = HealthEventType.DATA_PATH_AVAILABILITY_WARNING
+        if mean < CRITICAL_BELOW:
+            kind = HealthEventType.DATA_PATH_AVAILABILITY_CRITICAL
         ports = sorted({f"{key.protocol}/{key.port}" for key, ratio in found if ratio < 1})
-        yield Condition(
-            HealthEventType.DATA_PATH_AVAILABILITY_CRITICAL if critical else kind,
-            (("frontend", address),),
-            {"ratio": round(mean, 3), "ports": ports},
-        )
+        yield Condition(kind, (("frontend", address),), {"ratio": round(mean, 3), "ports": ports})
 
 
 def pool_conditions(model: Model, health: Health) -> Iterator[Condition]:

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 import asynclb
 from asynclb.control.status import Status
-from asynclb.datapath.base import Counters, MemberCounters, RuleCounters
+from asynclb.datapath.base import Counters, summed
 from asynclb.health.record import DURATION_BOUNDS_S, Results
 from asynclb.model import HealthState, TargetId, effective_health
 from asynclb.net.drop import Drop
@@ -79,7 +79,7 @@ def _about(status: Status) -> Iterator[Metric]:
 
 
 def _rules(counters: Iterable[Counters]) -> Iterator[Metric]:
-    rows = _sum_rules(counters)
+    rows = summed(item for part in counters for item in part.rules.items())
     both = ["rule", "direction"]
     volume = CounterMetricFamily("asynclb_rule_bytes", "Payload bytes; in is from clients.", labels=both)
     packets = CounterMetricFamily("asynclb_rule_packets", "Packets as the datapath sees them.", labels=both)
@@ -97,31 +97,12 @@ def _rules(counters: Iterable[Counters]) -> Iterator[Metric]:
     yield from (volume, packets, syn, flows, new)
 
 
-def _sum_rules(counters: Iterable[Counters]) -> dict[str, RuleCounters]:
-    """Add up what several datapaths counted for a rule: one that moved between them is still one rule."""
-    rows: dict[str, RuleCounters] = {}
-    for part in counters:
-        for name, row in part.rules.items():
-            before = rows.get(name)
-            rows[name] = row if before is None else RuleCounters(*_added(_rule_values(before), _rule_values(row)))
-    return rows
-
-
-def _rule_values(row: RuleCounters) -> Sequence[int]:
-    return row.bytes_in, row.bytes_out, row.packets_in, row.packets_out, row.syn, row.new_flows, row.flows
-
-
-def _added(one: Sequence[int], other: Sequence[int]) -> Iterator[int]:
-    return (a + b for a, b in zip(one, other, strict=True))
-
-
 def _members(counters: Iterable[Counters]) -> Iterator[Metric]:
-    rows: dict[tuple[str, str], MemberCounters] = {}
-    for part in counters:
-        for (pool, member), row in part.members.items():
-            key = (pool.partition("/")[0], member)  # `pool/member` is that member as inbound NAT rules reach it
-            before = rows.get(key)
-            rows[key] = row if before is None else MemberCounters(*_added(_member_values(before), _member_values(row)))
+    rows = summed(
+        ((pool.partition("/")[0], member), row)  # `pool/member` is that member as inbound NAT rules reach it
+        for part in counters
+        for (pool, member), row in part.members.items()
+    )
     labels = ["pool", "member"]
     volume = CounterMetricFamily("asynclb_member_bytes", "Payload bytes.", labels=[*labels, "direction"])
     new = CounterMetricFamily("asynclb_member_new_flows", "Flows given to the member.", labels=labels)
@@ -154,10 +135,6 @@ def _snat(counters: Iterable[Counters]) -> Iterator[Metric]:
             connections.add_metric([pool, member, "attempted"], found.attempted)
             connections.add_metric([pool, member, "failed"], found.failed)
     yield from (allocated, used, connections)
-
-
-def _member_values(row: MemberCounters) -> Sequence[int]:
-    return row.bytes_in, row.bytes_out, row.new_flows, row.flows
 
 
 def _health(status: Status, reached: Mapping[FrontendKey, float]) -> Iterator[Metric]:

@@ -5,7 +5,6 @@ of; and what has changed in it is found by comparing documents. So a quiet insta
 members.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -22,7 +21,9 @@ from asynclb.model import (
     Model,
     Reason,
     effective_health,
+    probes_by_pool,
 )
+from asynclb.tables.dump import slot_counts
 from asynclb.tables.row import Row, RuleKind
 from asynclb.tables.tables import Entry, PoolTable
 
@@ -30,7 +31,6 @@ Document = Mapping[str, Any]
 MemberId = tuple[str, str]
 """(pool, member)."""
 
-_CHUNK = 16_384  # slots counted in one go: the interpreter lock is held for about half a millisecond
 _EXAMPLES = {4: ip_address("198.51.100.7"), 6: ip_address("2001:db8::7")}
 """Clients in documents. Source: RFC 5737, RFC 3849."""
 
@@ -54,7 +54,7 @@ class Picture:
     """The name of each port of an inbound NAT rule -> the rule's."""
     probes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Pool -> the probes that ask its members."""
-    shares: Mapping[int, tuple[PoolTable, Counter[int]]] = field(default_factory=dict)
+    shares: Mapping[int, tuple[PoolTable, tuple[int, ...]]] = field(default_factory=dict)
 
 
 def draw(status: Status, before: Picture, epoch_offset_s: float) -> Picture:
@@ -68,7 +68,7 @@ def draw(status: Status, before: Picture, epoch_offset_s: float) -> Picture:
     if len(known) == len(sources) and all(one is other for one, other in zip(known, sources, strict=True)):
         return before
     shares = _shares(status, before)
-    probes = probes_of(status.model)
+    probes = probes_by_pool(status.model)
     return Picture(
         sources,
         status.model,
@@ -89,23 +89,16 @@ def changed(before: Mapping[Any, Document], after: Mapping[Any, Document]) -> li
     return [document for key, document in after.items() if before.get(key) != document]
 
 
-def _shares(status: Status, before: Picture) -> dict[int, tuple[PoolTable, Counter[int]]]:
-    found: dict[int, tuple[PoolTable, Counter[int]]] = {}
+def _shares(status: Status, before: Picture) -> dict[int, tuple[PoolTable, tuple[int, ...]]]:
+    found: dict[int, tuple[PoolTable, tuple[int, ...]]] = {}
     for entry in status.tables.entries.values():
         key = id(entry.table)
         if key not in found and entry.row.nat_rule is None:
-            found[key] = before.shares.get(key) or (entry.table, _count(entry.table))
+            found[key] = before.shares.get(key) or (entry.table, slot_counts(entry.table))
     return found
 
 
-def _count(table: PoolTable) -> Counter[int]:
-    counts: Counter[int] = Counter()
-    for start in range(0, table.size, _CHUNK):
-        counts.update(table.slots[start : start + _CHUNK])
-    return counts
-
-
-def _share_of(status: Status, shares: Mapping[int, tuple[PoolTable, Counter[int]]]) -> dict[MemberId, float]:
+def _share_of(status: Status, shares: Mapping[int, tuple[PoolTable, tuple[int, ...]]]) -> dict[MemberId, float]:
     """Return each member's share of new flows, in the first rule of its pool."""
     found: dict[MemberId, float] = {}
     first: dict[str, int] = {}
@@ -114,18 +107,9 @@ def _share_of(status: Status, shares: Mapping[int, tuple[PoolTable, Counter[int]
             first.setdefault(entry.row.pool.name, id(entry.table))
     for pool, key in first.items():
         table, counts = shares[key]
-        for index, member in enumerate(table.members):
-            found[pool, member.name] = round(counts[index] / table.size, 6)
+        for member, count in zip(table.members, counts, strict=True):
+            found[pool, member.name] = round(count / table.size, 6)
     return found
-
-
-def probes_of(model: Model) -> dict[str, tuple[str, ...]]:
-    """Return pool -> the probes that ask its members."""
-    found: dict[str, dict[str, None]] = {}
-    for rule in model.rules:
-        if rule.probe is not None:
-            found.setdefault(rule.backend_pool, {})[rule.probe] = None
-    return {pool: tuple(names) for pool, names in found.items()}
 
 
 def _frontend(status: Status, name: str) -> Document:

@@ -7,7 +7,7 @@ new since the first reading counts from nothing.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from asynclb.datapath.base import Counters, MemberCounters, RuleCounters
+from asynclb.datapath.base import Counters, MemberCounters, RuleCounters, summed
 from asynclb.net.drop import Drop
 
 DropId = tuple[str, Drop]
@@ -59,21 +59,14 @@ class Rates:
 
 def read(counters: Mapping[str, Counters], shown: Callable[[str], str], at_ns: int) -> Reading:
     """Return one reading. `shown`: the name under which a rule's counters are added up."""
-    rules: dict[str, RuleCounters] = {}
-    members: dict[tuple[str, str], MemberCounters] = {}
-    for found in counters.values():
-        for name, rule in found.rules.items():
-            key = shown(name)
-            rules[key] = _sum_rules(rules[key], rule) if key in rules else rule
-        for place, member in found.members.items():
-            members[place] = _sum_members(members[place], member) if place in members else member
+    every = counters.values()
     limited = [(path, found.flows, found.capacity) for path, found in counters.items() if found.capacity]
     return Reading(
         at_ns,
-        rules,
-        members,
+        summed((shown(name), rule) for found in every for name, rule in found.rules.items()),
+        summed(item for found in every for item in found.members.items()),
         {(path, reason): number for path, found in counters.items() for reason, number in found.drops.items()},
-        sum(found.flows for found in counters.values()),
+        sum(found.flows for found in every),
         max(limited, key=lambda found: found[1] / found[2], default=("", 0, 0)),
     )
 
@@ -129,25 +122,4 @@ def _member_rate(before: MemberCounters, now: MemberCounters, seconds: float) ->
         (now.new_flows - before.new_flows) / seconds,
         (now.bytes_in - before.bytes_in) * 8 / seconds,
         (now.bytes_out - before.bytes_out) * 8 / seconds,
-    )
-
-
-def _sum_rules(one: RuleCounters, other: RuleCounters) -> RuleCounters:
-    return RuleCounters(
-        one.bytes_in + other.bytes_in,
-        one.bytes_out + other.bytes_out,
-        one.packets_in + other.packets_in,
-        one.packets_out + other.packets_out,
-        one.syn + other.syn,
-        one.new_flows + other.new_flows,
-        one.flows + other.flows,
-    )
-
-
-def _sum_members(one: MemberCounters, other: MemberCounters) -> MemberCounters:
-    return MemberCounters(
-        one.bytes_in + other.bytes_in,
-        one.bytes_out + other.bytes_out,
-        one.new_flows + other.new_flows,
-        one.flows + other.flows,
     )

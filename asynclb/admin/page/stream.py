@@ -24,14 +24,14 @@ from asynclb.admin.page.frame import (
     tick_frame,
     total_row,
 )
-from asynclb.admin.page.picture import Document, Picture, draw, probes_of
+from asynclb.admin.page.picture import Document, Picture, draw
 from asynclb.admin.page.rates import Rates, Reading, rates, read
 from asynclb.admin.page.verdict import Verdict, judge
 from asynclb.control.bulk import in_bulk
 from asynclb.control.status import StateSource
 from asynclb.events import Emit, Event
 from asynclb.health.record import Check
-from asynclb.model import TargetId
+from asynclb.model import TargetId, probes_by_pool
 
 MOST = 64  # listeners: a browser tab each
 PERIOD_S = 1.0
@@ -170,7 +170,7 @@ class Stream:
         status = self._sources.state.status()
         if pool not in status.model.backend_pools:
             return _refusal(404, f"there is no pool {pool[:100]!r}", "pass ?pool=...&member=..., URL-encoded")
-        found = self._checks_of((pool, member), probes_of(status.model).get(pool, ()))
+        found = self._checks_of((pool, member), probes_by_pool(status.model).get(pool, ()))
         return web.json_response({"checks": list(found.values())}, headers={"Cache-Control": "no-store"})
 
     def _leave(self, listener: _Listener) -> None:

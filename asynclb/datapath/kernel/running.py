@@ -20,6 +20,7 @@ from asynclb.datapath.base import Counters, FlowRecord, HostSettings
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.image import ImageCache, Plan, build_image
 from asynclb.datapath.core.layout import CONSTANTS
+from asynclb.datapath.core.leaving import member_names
 from asynclb.datapath.core.memory import MARKS, flow_view
 from asynclb.datapath.core.values import NextHop
 from asynclb.datapath.host import take_namespace
@@ -53,13 +54,13 @@ from asynclb.datapath.kernel.upkeep import Upkeep, now_ms
 from asynclb.datapath.packet.ids import Ids
 from asynclb.datapath.packet.limits import clashes
 from asynclb.datapath.packet.neighbours import Neighbours, Surroundings
-from asynclb.datapath.packet.numbers import MAX_SOURCES, outbound_names
+from asynclb.datapath.packet.numbers import MAX_SOURCES, member_addresses, outbound_names, routed_keys
 from asynclb.datapath.packet.report import counters_of, outbound_record_of, record_of, with_snat
 from asynclb.errors import ApplyError, HostError
 from asynclb.events import Emit, Event
 from asynclb.net.address import Address
 from asynclb.net.flow import Flow
-from asynclb.tables.row import Delivery, FrontendKey, Row
+from asynclb.tables.row import Delivery, Row
 from asynclb.tables.tables import EMPTY_TABLES, Tables
 
 
@@ -124,7 +125,7 @@ class Running:
         if problems:
             raise ApplyError(problems)
         async with self._turn:
-            around = await self._neighbours.want(_member_addresses(rows))
+            around = await self._neighbours.want(member_addresses(rows))
             await self._enter(tables, rows, around)
 
     async def _enter(self, tables: Tables, rows: list[Row], around: Surroundings) -> None:
@@ -308,19 +309,12 @@ class Running:
         self._lock.close()
 
     def _plan(self, rows: Iterable[Row], around: Surroundings, tables: Tables) -> Plan:
-        by_name = {link.name: link.index for link in around.links.values()}
-        names = [(row.pool.name, member.name, member.address) for row in rows for member in row.pool.members]
-        members = self._members.of((*names, *outbound_names(tables.outbound)))
-        routed: dict[tuple[int, int], FrontendKey] = {
-            (by_name[row.frontend.interface], row.key.address.version): row.key
-            for row in rows
-            if row.frontend.routed and row.frontend.interface in by_name
-        }
+        members = self._members.of((*member_names(rows), *outbound_names(tables.outbound)))
         return Plan(
             rules=self._rules.of((*(row.rule.name for row in rows), *(rule.name for rule in tables.outbound))),
             members={(pool, name): members[pool, name, address] for pool, name, address in members},
-            next_hops=self._hop_numbers.of(_member_addresses(rows)),
-            routed=routed,
+            next_hops=self._hop_numbers.of(member_addresses(rows)),
+            routed=routed_keys(rows, around),
             local=frozenset(around.addresses) | tables.elsewhere,
             sources=self._sources.of(address for rule in tables.outbound for address in rule.sources),
         )
@@ -386,9 +380,5 @@ def _pair(programs: Programs) -> Pair:
 
 def _appliances(rows: Iterable[Row], around: Surroundings) -> set[bytes]:
     """Return the link addresses of the members that frames are routed through."""
-    addresses = _member_addresses(row for row in rows if row.delivery is Delivery.ROUTED)
+    addresses = member_addresses(row for row in rows if row.delivery is Delivery.ROUTED)
     return {around.hops[address].destination for address in addresses if address in around.hops}
-
-
-def _member_addresses(rows: Iterable[Row]) -> frozenset[Address]:
-    return frozenset(member.address for row in rows for member in row.pool.members)

@@ -21,8 +21,7 @@ class Speech:
 
     def announce(self, addresses: Collection[Address], around: Surroundings) -> None:
         """Tell the networks that addresses which the host does not own are here now, once."""
-        vips = set(addresses) - around.addresses.keys()
-        due = {(vip, index) for vip in vips for network, index in around.prefixes if vip in network}
+        due = around.homes(addresses)
         for vip, index in due - self._announced:
             link = around.links.get(index)
             if link is not None:

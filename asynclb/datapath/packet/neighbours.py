@@ -69,6 +69,11 @@ class Surroundings:
     ways: Mapping[Address, Neighbour] = field(default_factory=dict, compare=False)
     """Wanted address -> the neighbour that it is reached by, resolved or not."""
 
+    def homes(self, addresses: Collection[Address]) -> set[tuple[Address, int]]:
+        """Return (address, interface index) for each network that has one of them, but for the host's own."""
+        foreign = set(addresses) - self.addresses.keys()
+        return {(address, index) for address in foreign for network, index in self.prefixes if address in network}
+
 
 class Neighbours:
     """Follows the kernel's tables for a set of wanted addresses. Owner: the datapath.

@@ -75,7 +75,7 @@ class Numbers:
             rules={**{rule.name: rules[rule.name, None] for rule in outbound}, **by_row},
             members={(pool, name): members[pool, name, address] for pool, name, address in present},
             next_hops=hops,
-            routed=_routed((*leaving.rows, *rows), around),
+            routed=routed_keys((*leaving.rows, *rows), around),
             return_hops={
                 row.key.address: hops[towards[row.key.address.version]]
                 for row in (*leaving.rows, *rows)
@@ -166,7 +166,7 @@ def member_addresses(rows: Iterable[Row]) -> frozenset[Address]:
     return frozenset(address for _, _, address in member_names(rows))
 
 
-def _routed(rows: Iterable[Row], around: Surroundings) -> dict[tuple[int, int], FrontendKey]:
+def routed_keys(rows: Iterable[Row], around: Surroundings) -> dict[tuple[int, int], FrontendKey]:
     """Return which frontend takes an interface's traffic for other addresses; the last one wins."""
     by_name = {link.name: link.index for link in around.links.values()}
     return {

@@ -1,17 +1,9 @@
 """The core's numbers under the operator's names. Pure."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
-from typing import TypeVar
+from dataclasses import replace
 
-from asynclb.datapath.base import (
-    Counters,
-    FlowRecord,
-    MemberCounters,
-    RuleCounters,
-    SnatCounters,
-    SnatPorts,
-)
+from asynclb.datapath.base import Counters, FlowRecord, SnatCounters, SnatPorts, summed
 from asynclb.datapath.core.leaving import MemberName
 from asynclb.datapath.core.memory import MARKS
 from asynclb.datapath.core.values import CoreCounters, FlowView
@@ -22,8 +14,6 @@ from asynclb.tables.row import Row
 from asynclb.tables.snat import SnatRule, SnatSlice
 
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 47: "gre", 50: "esp", 51: "ah", 58: "icmpv6", 132: "sctp"}
-
-Counted = TypeVar("Counted", RuleCounters, MemberCounters)
 
 
 def counters_of(
@@ -37,19 +27,12 @@ def counters_of(
 
     `lost` are frames that the rings had no room for; `past` is what was counted under numbers that were given back.
     """
-    by_rule = dict(past.rules) if past is not None else {}
-    by_member = dict(past.members) if past is not None else {}
-    for number, counted_rule in core.rules.items():
-        if number in rules:
-            rule = rules[number]
-            by_rule[rule] = _sum(by_rule.get(rule, RuleCounters()), counted_rule)
-    for number, counted in core.members.items():
-        if number in members:
-            pool, name, _address = members[number]
-            by_member[pool, name] = _sum(by_member.get((pool, name), MemberCounters()), counted)
+    before = Counters() if past is None else past
+    by_rule = ((rules[number], counted) for number, counted in core.rules.items() if number in rules)
+    by_member = ((members[number][:2], counted) for number, counted in core.members.items() if number in members)
     return Counters(
-        rules=by_rule,
-        members=by_member,
+        rules=summed((*before.rules.items(), *by_rule)),
+        members=summed((*before.members.items(), *by_member)),
         drops={**core.drops, Drop.LISTEN_OVERFLOW: lost},
         flows=core.flows,
         stateless=core.stateless,
@@ -145,26 +128,14 @@ def record_of(
     )
 
 
-def _sum(one: Counted, other: Counted) -> Counted:
-    return type(one)(*(getattr(one, f.name) + getattr(other, f.name) for f in fields(one)))
-
-
 def total(parts: Iterable[CoreCounters]) -> CoreCounters:
     """Add up what several cores counted."""
     found = tuple(parts)
     return CoreCounters(
-        rules=_by_number([part.rules for part in found]),
-        members=_by_number([part.members for part in found]),
+        rules=summed(item for part in found for item in part.rules.items()),
+        members=summed(item for part in found for item in part.members.items()),
         drops={reason: sum(part.drops.get(reason, 0) for part in found) for part in found for reason in part.drops},
         flows=sum(part.flows for part in found),
         stateless=sum(part.stateless for part in found),
         expired=sum(part.expired for part in found),
     )
-
-
-def _by_number(parts: Iterable[Mapping[int, Counted]]) -> dict[int, Counted]:
-    summed: dict[int, Counted] = {}
-    for part in parts:
-        for number, counted in part.items():
-            summed[number] = _sum(summed[number], counted) if number in summed else counted
-    return summed

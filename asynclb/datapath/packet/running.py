@@ -308,8 +308,7 @@ class Running:
     def _announce(self, rows: Iterable[Row], around: Surroundings) -> None:
         """Tell the networks that VIPs are part of where these are now, once."""
         sources = {address for rule in self._tables.outbound for address in rule.sources}
-        vips = ({row.key.address for row in rows} | sources) - around.addresses.keys()
-        due = {(vip, index) for vip in vips for network, index in around.prefixes if vip in network}
+        due = around.homes({row.key.address for row in rows} | sources)
         for vip, index in due - self._announced:
             sockets = self._present.links.get(index)
             if sockets is not None:
