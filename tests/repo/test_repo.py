@@ -19,7 +19,9 @@ TEXTS = sorted(
     path
     for pattern in ("asynclb/**/*", "tests/**/*", "conf/**/*", "examples/**/*", ".ci/*", "*")
     for path in ROOT.glob(pattern)
-    if path.is_file() and path.suffix in {".py", ".c", ".h", ".md", ".yaml", ".yml", ".toml", ".txt", ".json", ""}
+    if path.name != ".git"
+    and path.is_file()
+    and path.suffix in {".py", ".c", ".h", ".md", ".yaml", ".yml", ".toml", ".txt", ".json", ""}
 )
 
 FILE_LINES, FUNCTION_LINES = 400, 50
