@@ -5,7 +5,8 @@ from typing import Any
 
 from asynclb.admin import columns
 from asynclb.admin.columns import Document
-from asynclb.admin.verdict import wrong
+from asynclb.admin.situation import of_state
+from asynclb.admin.verdict import judge
 
 
 def table_text(what: str, found: Any) -> str:
@@ -13,7 +14,7 @@ def table_text(what: str, found: Any) -> str:
     if what in _PLAIN:
         return _PLAIN[what](found)
     table = _OF_STATE[what](found)
-    problems = [f"! {line}" for line in wrong(found)]
+    problems = [f"! {line}" for line in judge(of_state(found)).wrong]
     return "\n".join((*problems, table))
 
 

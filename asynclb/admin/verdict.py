@@ -1,68 +1,186 @@
-"""What is wrong, in the words of whoever is called at night: the first lines of `show`, `top` and the pages. Pure."""
+"""What is wrong, the worst first, in the words of whoever is called at night. Pure.
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+These are the only sentences about it: `show`, `top` and the page print them as they are. What an operator has asked for
+(a member drained or taken out) is not wrong, and is told as a note.
+"""
 
-State = Mapping[str, Any]
-NAMED = 3  # members named in a line: more do not fit, and the table has them
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
 
+from asynclb.admin.counting import drop_meanings
+from asynclb.admin.situation import MemberFacts, MemberState, RefusedReload, RuleFacts, Situation
+from asynclb.net.drop import Drop
 
-def wrong(state: State) -> Sequence[str]:
-    """Return what is wrong, the worst first; nothing if all is well."""
-    return tuple(_wrong(state))
+MOST = 50  # findings that are told one by one; more than anybody reads
+_NAMED = 3  # members that are named in one sentence
+_FULL = 0.8  # of a flow table: the threshold of the alert of the same meaning
 
-
-def _wrong(state: State) -> Iterator[str]:
-    if state["stopping"]:
-        yield "the process is stopping"
-    elif not state["ready"]:
-        yield "the first tables are not applied yet"
-    yield from _silent(state)
-    yield from _down(state)
-    reload = state["last_reload"] or {}
-    if reload.get("result") == "refused":
-        number = len(reload["problems"])
-        problems = f"{number} problem{'s' if number != 1 else ''}"
-        when = str(reload["at"])[11:19]
-        yield f"the last reload was refused at {when} UTC: {problems}; see `asynclb show state`"
-
-
-def _silent(state: State) -> Iterator[str]:
-    silent = [rule for rule in state["rules"] if rule["state"] in ("silent", "all_down")]
-    for rule in silent[:NAMED]:
-        what = "dropped" if rule["state"] == "silent" else "given to members that are down"
-        yield f"rule {rule['name']}: no member of pool {rule['pool']} is healthy, new flows are {what}"
-    if len(silent) > NAMED:
-        yield f"{len(silent) - NAMED} more rules are without a healthy member"
+_OURS = (
+    Drop.NO_ELIGIBLE_MEMBER,
+    Drop.MEMBERS_UNREACHABLE,
+    Drop.FLOW_TABLE_FULL,
+    Drop.OUT_OF_DESCRIPTORS,
+    Drop.LISTEN_OVERFLOW,
+    Drop.NEXT_HOP_UNRESOLVED,
+    Drop.EGRESS_FULL,
+    Drop.SNAT_PORTS_EXHAUSTED,
+)
+"""Drops that somebody here can do something about; the others are what senders did."""
 
 
-def _down(state: State) -> Iterator[str]:
-    for pool in state["pools"]:
-        down = [(member["name"], bad) for member in pool["members"] if (bad := why_down(member))]
-        if down:
-            named = ", ".join(f"{name} ({why})" for name, why in down[:NAMED])
-            more = f" and {len(down) - NAMED} more" if len(down) > NAMED else ""
-            yield f"pool {pool['name']}: {len(down)} of {len(pool['members'])} members down: {named}{more}"
+class Severity(StrEnum):
+    """How bad it is."""
+
+    CRITICAL = "critical"
+    WARNING = "warning"
+    NOTE = "note"
 
 
-def why_down(member: Mapping[str, Any]) -> str:
-    """Return why a member is down by a probe's word, '' if it is not, or was taken out on purpose."""
-    if member["admin_state"] != "none":
-        return ""
-    return next((health["reason"] for health in member["health"] if health["state"] == "down"), "")
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One sentence, and the pool that it is about."""
+
+    severity: Severity
+    text: str
+    pool: str = ""
 
 
-def summary_line(state: State) -> str:
-    """Return what is wrong in one line, or how many are well."""
-    found = wrong(state)
-    if found:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        return f"{found[0]}{more}"
-    members = [member for pool in state["pools"] for member in pool["members"]]
-    asked = [member for member in members if member["health"]]
-    waiting = [m for m in asked if any(health["state"] == "unknown" for health in m["health"])]
-    if waiting:
-        return f"{len(waiting)} of {len(members)} members not probed yet"
-    out = sum(member["admin_state"] in ("down", "drain") for member in members)
-    aside = f", {out} taken out by operators" if out else ""
-    return f"all well: {len(state['rules'])} rules, {len(members)} members{aside}"
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The first line, how bad it is (`ok`, or the worst finding's severity), and every finding."""
+
+    state: str
+    line: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def wrong(self) -> Sequence[str]:
+        """What somebody should mend, the worst first."""
+        return [finding.text for finding in self.findings if finding.severity is not Severity.NOTE]
+
+    @property
+    def summary(self) -> str:
+        """The first line, with how much else is wrong."""
+        more = len(self.wrong) - 1
+        return f"{self.line} (and {more} more)" if more > 0 else self.line
+
+
+def judge(situation: Situation) -> Verdict:
+    """Return what is wrong, the worst first."""
+    found = [
+        *_process(situation),
+        *_rules(situation.rules),
+        *_members(situation.members, situation.at_s),
+        *_reload(situation.refused, situation),
+        *_traffic(situation),
+    ]
+    order = list(Severity)
+    found.sort(key=lambda finding: order.index(finding.severity))
+    if found and found[0].severity is not Severity.NOTE:
+        return Verdict(str(found[0].severity), found[0].text, tuple(found[:MOST]))
+    return Verdict("ok", _nothing_wrong(situation), tuple(found[:MOST]))
+
+
+def _process(situation: Situation) -> Iterator[Finding]:
+    if situation.stopping:
+        yield Finding(Severity.CRITICAL, "The instance is stopping and takes no new flows.")
+    elif not situation.ready:
+        yield Finding(Severity.CRITICAL, "The instance is starting: its first tables are not applied yet.")
+
+
+def _rules(rules: Iterable[RuleFacts]) -> Iterator[Finding]:
+    """Yield a finding for each pool whose rules reach nobody that is healthy."""
+    by_pool: dict[tuple[str, str], list[str]] = {}
+    for rule in rules:
+        by_pool.setdefault((rule.pool, rule.state), []).append(rule.name)
+    for (pool, state), names in by_pool.items():
+        one = len(names) == 1
+        rules_named = f"Rule {names[0]}" if one else f"{len(names):,} rules ({_listed(names)})"
+        if state == "silent":
+            text = f"{rules_named} {'drops' if one else 'drop'} every new flow: no member of pool {pool} is eligible."
+            yield Finding(Severity.CRITICAL, text, pool)
+        elif state == "all_down":
+            sends = f"{'sends' if one else 'send'} new flows to all members of pool {pool}"
+            yield Finding(Severity.CRITICAL, f"{rules_named} {sends}, though none is healthy.", pool)
+
+
+def _members(members: Iterable[MemberFacts], at_s: float) -> Iterator[Finding]:
+    by_state: dict[tuple[str, MemberState], list[MemberFacts]] = {}
+    sizes: Counter[str] = Counter()
+    for member in members:
+        sizes[member.pool] += 1
+        if member.state is not MemberState.UP:
+            by_state.setdefault((member.pool, member.state), []).append(member)
+    for (pool, state), found in by_state.items():
+        severity, word = _WORDS[state]
+        yield Finding(severity, _sentence(pool, found, word, sizes[pool], at_s), pool)
+
+
+_WORDS = {
+    MemberState.DOWN: (Severity.WARNING, "down"),
+    MemberState.PARTLY: (Severity.WARNING, "down by one of the probes"),
+    MemberState.WAITING: (Severity.NOTE, "waiting for the first checks"),
+    MemberState.DRAIN: (Severity.NOTE, "draining, as asked for"),
+    MemberState.OFF: (Severity.NOTE, "out of service, as asked for"),
+}
+
+
+def _sentence(pool: str, members: Sequence[MemberFacts], word: str, size: int, at_s: float) -> str:
+    first = members[0]
+    if len(members) > 1:
+        names = _listed(member.name for member in members)
+        return f"{len(members):,} of {size:,} members of pool {pool} are {word}: {names}."
+    if first.state not in (MemberState.DOWN, MemberState.PARTLY):
+        return f"{first.name} of pool {pool} is {word}."
+    since = f" since {moment(first.since_s, at_s)}" if first.since_s else ""
+    return f"{first.name} of pool {pool} is {word}{since}{f': {first.why}' if first.why else ''}."
+
+
+def moment(epoch_s: float, now_s: float) -> str:
+    """Return a time of today without its date, of another day with it."""
+    then, now = datetime.fromtimestamp(epoch_s, UTC), datetime.fromtimestamp(now_s, UTC)
+    return then.strftime("%H:%M:%S UTC" if then.date() == now.date() else "%Y-%m-%d %H:%M UTC")
+
+
+def _listed(names: Iterable[str]) -> str:
+    known = list(names)
+    more = len(known) - _NAMED
+    return ", ".join(known[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _reload(refused: RefusedReload | None, situation: Situation) -> Iterator[Finding]:
+    if refused is None:
+        return
+    more = f" (and {refused.more:,} more)" if refused.more else ""
+    when = moment(refused.at_s, situation.at_s)
+    stays = f"The reload of {when} was refused, generation {situation.generation} stays active"
+    yield Finding(Severity.WARNING, f"{stays}: {refused.first or 'no reason is known'}{more}")
+
+
+def _traffic(situation: Situation) -> Iterator[Finding]:
+    path, flows, capacity = situation.fullest
+    if capacity and flows >= capacity * _FULL:
+        share = f"{flows:,} of {capacity:,}"
+        yield Finding(Severity.WARNING, f"The flow table of {path} is nearly full: {share} entries are taken.")
+    for reason in _OURS:
+        per_s = situation.dropped.get(reason, 0.0)
+        if per_s >= 1:
+            meaning = drop_meanings().get(reason, "")
+            told = f"{per_s:,.0f} a second are dropped as {reason}"
+            yield Finding(Severity.WARNING, f"{told}: {meaning}" if meaning else f"{told}.")
+
+
+def _nothing_wrong(situation: Situation) -> str:
+    if not situation.rules:
+        return "All is well, and there are no rules."
+    states = Counter(member.state for member in situation.members)
+    members, rules = len(situation.members), len(situation.rules)
+    if waiting := states[MemberState.WAITING]:
+        return f"No fault is known yet: {waiting:,} of {members:,} members wait for their first check."
+    out = states[MemberState.DRAIN] + states[MemberState.OFF]
+    up = "every member is up" if not out else f"{members - out:,} of {members:,} members are up"
+    aside = f", {out:,} taken out by operators" if out else ""
+    return f"All is well: {rules:,} {'rule serves' if rules == 1 else 'rules serve'}, {up}{aside}."

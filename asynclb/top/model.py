@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from asynclb.admin.tables_text import size
-from asynclb.admin.verdict import why_down
+from asynclb.admin.situation import MemberFacts, MemberState, Situation, of_state
+from asynclb.admin.tables_text import duration, size
 
 Document = Mapping[str, Any]
 
@@ -35,6 +35,13 @@ class Look:
     state: Document
     counters: Document
     clients: Document = field(default_factory=dict)
+
+    def situation(self, found: "Rates") -> Situation:
+        """Return what is known, for the verdict."""
+        dropped: dict[str, float] = {}
+        for (_, reason), per_s in found.drops.items():
+            dropped[reason] = dropped.get(reason, 0.0) + per_s
+        return of_state(self.state, self.counters, dropped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +146,13 @@ COLUMNS: Mapping[View, tuple[Column, ...]] = {
     View.MEMBERS: (
         Column("MEMBER", keep=9),
         Column("STATE", keep=8),
-        Column("ADMIN", keep=6),
-        Column("SHARE", right=True, keep=4),
-        Column("FLOWS", right=True, keep=5),
-        Column("NEW/s", right=True, keep=6),
-        Column("IN b/s", right=True, keep=7),
-        Column("OUT b/s", right=True, keep=7),
-        Column("REASON", keep=2),
+        Column("FOR", right=True, keep=7),
+        Column("SHARE", right=True, keep=3),
+        Column("FLOWS", right=True, keep=4),
+        Column("NEW/s", right=True, keep=2),
+        Column("IN b/s", right=True, keep=5),
+        Column("OUT b/s", right=True, keep=5),
+        Column("WHY", keep=6),
     ),
     View.CLIENTS: (
         Column("CLIENT", keep=9),
@@ -196,24 +203,37 @@ def _members(look: Look, found: Rates) -> Iterator[Row]:
     for table in look.state["tables"]:
         for part in table["members"]:
             shares.setdefault((table["pool"], part["name"]), part["share"])
+    situation = look.situation(found)
+    members = {(facts.pool, facts.name): facts for facts in situation.members}
     for pool in look.state["pools"]:
         for member in pool["members"]:
             place = pool["name"], member["name"]
-            state = _state_of(member)
-            admin = member["admin_state"] if member["admin_state"] != "none" else "-"
-            admin += "*" if member["override"] else ""
+            facts = members[place]
+            for_s = situation.at_s - facts.since_s if facts.since_s else 0.0
             rate, share, number = found.members.get(place, Rate()), shares.get(place, 0.0), flows.get(place, 0)
-            reason = why_down(member) or next((health["detail"] for health in member["health"]), "")
-            cells = ("/".join(place), state, admin, f"{share:.1%}", f"{number:,}", *_shown(rate), reason)
-            order = ("/".join(place), state, admin, share, number, *_order(rate), reason)
-            style = Style.BAD if why_down(member) else _warn(state != "up" and state != "-")
-            yield Row(cells, order, style)
+            why = _why(member, facts)
+            span = duration(for_s) if facts.since_s else "-"
+            cells = ("/".join(place), facts.state, span, f"{share:.1%}", f"{number:,}", *_shown(rate), why)
+            order = ("/".join(place), facts.state, for_s, share, number, *_order(rate), why)
+            yield Row(cells, order, _STYLES.get(facts.state, Style.WARN))
 
 
-def _state_of(member: Document) -> str:
-    """Return the worst that a probe says."""
-    states = [health["state"] for health in member["health"]]
-    return next((word for word in ("down", "unknown", "up") if word in states), "-")
+_STYLES = {
+    MemberState.UP: Style.PLAIN,
+    MemberState.DOWN: Style.BAD,
+    MemberState.PARTLY: Style.BAD,
+}
+
+
+def _why(member: Document, facts: MemberFacts) -> str:
+    """Return what an operator has said of a member, and what its probe has found."""
+    override, said = member["override"], ""
+    if override:
+        what = member["admin_state"] if override["admin_state"] else f"weight {override['weight']}"
+        said = f"{what} by {override['by']}"
+    elif member["admin_state"] != "none":
+        said = f"{member['admin_state']} in the file"
+    return "; ".join(part for part in (said, facts.why) if part)
 
 
 def _clients(look: Look) -> Iterator[Row]:

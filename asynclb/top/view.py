@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from asynclb.admin.tables_text import duration, size
-from asynclb.admin.verdict import summary_line, wrong
+from asynclb.admin.verdict import judge
 from asynclb.top.keys import Ui
 from asynclb.top.model import COLUMNS, Column, Document, Look, Rates, Row, Style, View, rows_of
 
@@ -58,8 +58,8 @@ def _fit(lines: Sequence[Line], width: int, height: int) -> tuple[Line, ...]:
 
 
 def _head(look: Look, found: Rates, ui: Ui, trouble: str) -> Iterator[Line]:
-    bad = bool(trouble or wrong(look.state))
-    yield Line(trouble or summary_line(look.state), "bad" if bad else "good")
+    verdict = judge(look.situation(found))
+    yield Line(trouble or verdict.summary, "good" if verdict.state == "ok" and not trouble else "bad")
     yield Line(_totals(look, found, ui))
     tabs = " ".join(
         f"[{number} {view.upper()}]" if view is ui.view else f" {number} {view} " for number, view in enumerate(View, 1)
@@ -173,7 +173,7 @@ HELP = (
     "  F10, q, Ctrl-C      quit",
     "",
     "  UP       members that take new flows, of all in the pool",
-    "  ADMIN    what an operator says of a member; * is said at run time, not in the file",
+    "  FOR      how long a member has been down; WHY its probe says so, or who took it out",
     "  SHARE    of the new flows of the pool's first table",
     "  b/s      bits in a second, of payload as the datapath sees it",
     "",
@@ -185,4 +185,4 @@ def as_document(look: Look, found: Rates, view: View) -> dict[str, Any]:
     """Return one screen for programs."""
     names = [column.head for column in COLUMNS[view]]
     rows: list[Document] = [dict(zip(names, row.order, strict=True)) for row in rows_of(view, look, found)]
-    return {"wrong": list(wrong(look.state)), view.value: rows}
+    return {"wrong": list(judge(look.situation(found)).wrong), view.value: rows}

@@ -173,7 +173,7 @@ def test_what_happens_is_told_until_the_end(browser: Browser, tmp_path: Path) ->
         view.says(re.compile("All is well"))
         below = page.locator(".tiles").bounding_box()
         running.members.ill = {address(1)}
-        view.says(re.compile(r"^web-2 of pool web is down: .*answered 503, expected 200\.$"))
+        view.says(re.compile(r"^web-2 of pool web is down since .* UTC: .*answered 503, expected 200\.$"))
         expect(page.locator('.row[data-state="down"]')).to_contain_text("web-2")
         expect(page.locator('#events [data-level="warning"]').first).to_contain_text("member down")
         running.members.ill = {address(number) for number in range(3)}

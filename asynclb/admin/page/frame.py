@@ -15,7 +15,7 @@ import asynclb
 from asynclb.admin.counting import drop_meanings
 from asynclb.admin.page.picture import Document, MemberId, Picture, changed
 from asynclb.admin.page.rates import IDLE, Rate, Rates, Reading
-from asynclb.admin.page.verdict import Verdict
+from asynclb.admin.verdict import Verdict
 from asynclb.control.status import Status
 from asynclb.health.outcome import OutcomeKind
 from asynclb.health.record import Check

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
+from asynclb.admin.situation import member_state
 from asynclb.control.status import Status
 from asynclb.model import (
-    AdminState,
     BackendPool,
     Frontend,
     Health,
-    HealthState,
     Member,
     Model,
     Reason,
@@ -202,7 +201,7 @@ def _members(
                     "zone": member.zone,
                     "admin": str(member.admin_state),
                     "by": status.overrides[place].by if place in status.overrides else None,
-                    "state": _summary(member, health),
+                    "state": member_state(member.admin_state, member.weight, (found["state"] for found in health)),
                     "share": shares.get(place, 0.0),
                     "health": health,
                 },
@@ -219,20 +218,5 @@ def _health(pool: BackendPool, member: Member, probe: str, health: Health, epoch
         "reason": str(effective.reason),
         "shaky": effective.reason in _SHAKY,
         "detail": found.detail,
-        "since": round(epoch_offset_s + found.since_ns / 1e9, 1) if found.since_ns else None,
+        "since": round(epoch_offset_s + found.since_ns / 1e9, 3) if found.since_ns else None,
     }
-
-
-def _summary(member: Member, health: list[Document]) -> str:
-    """Return the one word by which a member is coloured.
-
-    `drain` and `off` are what an operator wants, `partly` is up by one probe and down by another.
-    """
-    if member.admin_state is AdminState.DRAIN:
-        return "drain"
-    if member.admin_state is AdminState.DOWN or not member.weight:
-        return "off"
-    states = {found["state"] for found in health}
-    if HealthState.DOWN in states:
-        return "partly" if HealthState.UP in states else "down"
-    return "waiting" if HealthState.UNKNOWN in states else "up"

@@ -26,7 +26,8 @@ from asynclb.admin.page.frame import (
 )
 from asynclb.admin.page.picture import Document, Picture, draw
 from asynclb.admin.page.rates import Rates, Reading, rates, read
-from asynclb.admin.page.verdict import Verdict, judge
+from asynclb.admin.page.situation import of_picture
+from asynclb.admin.verdict import Verdict, judge
 from asynclb.control.bulk import in_bulk
 from asynclb.control.status import StateSource
 from asynclb.events import Emit, Event
@@ -212,7 +213,8 @@ class Stream:
             picture = draw(status, known, self._epoch_offset_s)
             reading = read(counters, lambda name: picture.shown.get(name, name), at_ns)
             passed = rates(before.reading if before else Reading(), reading)
-            return picture, reading, passed, judge(status, picture, passed, reading)
+            verdict = judge(of_picture(status, picture, passed, reading, at_s))
+            return picture, reading, passed, verdict
 
         self._picture, reading, passed, verdict = await in_bulk(work)
         checks: dict[TargetId, Document] = {}

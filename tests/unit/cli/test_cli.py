@@ -176,10 +176,12 @@ def test_what_can_be_mended_is_told_without_a_traceback(words: tuple[str, ...], 
     assert "Traceback" not in found.stderr
 
 
+_DIED = "2027-01-15T12:30:00.000Z"
 STATE = {
     "version": "1.2.3",
     "pid": 7,
     "started": "2027-01-15T08:00:00.000Z",
+    "uptime_s": 18000.0,
     "ready": True,
     "stopping": False,
     "config": {"path": "asynclb.yaml", "digest": "0123456789abcdef"},
@@ -206,6 +208,7 @@ STATE = {
     "rules": [
         {
             "name": "web",
+            "kind": "load_balancing",
             "frontend": "vip",
             "address": "203.0.113.10",
             "port": 80,
@@ -221,6 +224,7 @@ STATE = {
             "table": 0,
         }
     ],
+    "inbound_nat_rules": [],
     "tables": [{"pool": "web", "size": 3, "members": [{"name": "web-1", "slots": 3, "share": 1.0}]}],
     "pools": [
         {
@@ -237,7 +241,7 @@ STATE = {
                 }
                 for name, health in (
                     ("web-1", {"probe": "p", "state": "up", "since": None, "reason": "Up_Probe_Success", "detail": ""}),
-                    ("web-2", {"probe": "p", "state": "down", "since": "x", "reason": "Down", "detail": "refused"}),
+                    ("web-2", {"probe": "p", "state": "down", "since": _DIED, "reason": "Down", "detail": "refused"}),
                 )
             ],
         }
@@ -285,12 +289,12 @@ def test_show_aligns_columns() -> None:
     with answering() as url:
         shown = {what: typed("show", what, "--url", url).output for what in _WHAT}
     problem, _, head, line = shown["rules"].splitlines()
-    assert problem == "! pool web: 1 of 2 members down: web-2 (Down)"
+    assert problem == "! web-2 of pool web is down since 12:30:00 UTC: refused."
     assert head.index("POOL") == line.index("web", head.index("POOL"))
     assert "tcp 203.0.113.10 80" in line
     assert "1/2" in line
     _, refused, _, bad, good = shown["members"].splitlines()
-    assert refused == "! the last reload was refused at 12:00:00 UTC: 1 problem; see `asynclb show state`"
+    assert refused == "! The reload of 12:00:00 UTC was refused, generation 4 stays active: p"
     assert good.split()[-1] == "Up_Probe_Success"
     assert "100.0%" in good
     assert " 0.0%" in bad

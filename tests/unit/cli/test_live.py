@@ -10,7 +10,6 @@ import pytest
 
 from asynclb.admin.plan_text import plan_text
 from asynclb.admin.tables_text import duration, size
-from asynclb.admin.verdict import summary_line, wrong
 from asynclb.model import Admin
 from tests.unit.admin.test_api import Site, site
 from tests.unit.admin.test_commands import record
@@ -152,27 +151,6 @@ def test_numbers_as_people_read_them() -> None:
         *("0", "999", "1.0k", "12k", "1.0M", "5.0T", "5P"),
     ]
     assert [duration(seconds) for seconds in (0, 119, 120, 7200, 200_000)] == ["0s", "119s", "2m", "2h", "2d"]
-
-
-def test_the_verdict_names_the_worst_first() -> None:
-    """A silent rule stands before members that are down; those that operators took out are not called down."""
-
-    def member(name: str, state: str, admin: str = "none") -> dict[str, object]:
-        return {"name": name, "admin_state": admin, "health": [{"state": state, "reason": "Down_Probe_TcpReset"}]}
-
-    def state(*members: dict[str, object], rule: str = "serving") -> dict[str, object]:
-        rules = [{"name": "web", "pool": "p", "state": rule}]
-        pools = [{"name": "p", "members": members}]
-        return {"stopping": False, "ready": True, "last_reload": None, "rules": rules, "pools": pools}
-
-    assert summary_line(state(member("a", "up"), member("b", "down", "drain"))) == (
-        "all well: 1 rules, 2 members, 1 taken out by operators"
-    )
-    assert wrong(state(*(member(name, "down") for name in "abcd"), rule="silent")) == (
-        "rule web: no member of pool p is healthy, new flows are dropped",
-        "pool p: 4 of 4 members down: " + ", ".join(f"{name} (Down_Probe_TcpReset)" for name in "abc") + " and 1 more",
-    )
-    assert summary_line(state(member("a", "unknown"))) == "1 of 1 members not probed yet"
 
 
 def test_a_long_plan_is_summed_up() -> None:

@@ -14,7 +14,7 @@ from asynclb.top.view import draw
 def counters(clock_s: float, new_flows: int = 0, drops: int = 0, pid: int = 1) -> Any:
     """Return the counters of two rules and two members."""
     numbers = {"bytes_in": 1000 * new_flows, "bytes_out": 5000 * new_flows, "new_flows": new_flows, "flows": 3}
-    path = {"name": "proxy", "flows": 6, "drops": {"no_rule": drops} if drops else {}}
+    path = {"name": "proxy", "flows": 6, "capacity": 0, "drops": {"no_rule": drops} if drops else {}}
     return {
         "clock_s": clock_s,
         "pid": pid,
@@ -28,13 +28,22 @@ def state() -> Any:
     """Return the state of two rules over two members, one of which is down."""
 
     def member(name: str, health: str) -> Any:
-        found = {"state": health, "reason": f"Reason_{health}", "detail": ""}
-        return {"name": name, "admin_state": "none", "override": None, "health": [found]}
+        found = {"state": health, "reason": f"Reason_{health}", "detail": "", "since": "2027-01-15T08:00:10.000Z"}
+        return {"name": name, "admin_state": "none", "weight": 1, "override": None, "health": [found]}
 
-    rule = {"pool": "web", "eligible": 1, "members": 2, "protocol": "tcp", "address": "203.0.113.10", "port": 80}
+    rule = {
+        "kind": "load_balancing",
+        "pool": "web",
+        "eligible": 1,
+        "members": 2,
+        "protocol": "tcp",
+        "address": "203.0.113.10",
+        "port": 80,
+    }
     return {
         "stopping": False,
         "ready": True,
+        "started": "2027-01-15T08:00:00.000Z",
         "uptime_s": 100.0,
         "generation": 4,
         "last_reload": None,
@@ -42,6 +51,7 @@ def state() -> Any:
             {**rule, "name": "web", "state": "serving", "datapath": "proxy"},
             {**rule, "name": "dns", "state": "silent", "datapath": None},
         ],
+        "inbound_nat_rules": [],
         "tables": [{"pool": "web", "members": [{"name": "a", "share": 1.0}]}],
         "pools": [{"name": "web", "members": [member("a", "up"), member("b", "down")]}],
     }
@@ -78,7 +88,7 @@ def texts(ui: Ui, width: int = 80, height: int = 24) -> list[str]:
 def test_the_first_line_says_what_is_wrong_and_bad_rows_stand_first() -> None:
     """A silent rule is in the first line, and its row before the one that serves."""
     lines = texts(Ui())
-    assert lines[0] == "rule dns: no member of pool web is healthy, new flows are dropped (and 1 more)"
+    assert lines[0] == "Rule dns drops every new flow: no member of pool web is eligible. (and 1 more)"
     assert lines[1].startswith("up 100s  generation 4  6 flows  100 new/s  in 800kb/s  out 4.0Mb/s  drops 10/s")
     assert lines[3].split()[:3] == ["RULE", "STATE", "UP"]
     assert [line.split()[0] for line in lines[4:6]] == ["dns", "web"]

@@ -1,0 +1,46 @@
+"""What the page's picture says of the situation, in the words of the verdict. Pure."""
+
+from collections.abc import Iterator, Mapping
+
+from asynclb.admin.page.picture import Picture
+from asynclb.admin.page.rates import Rates, Reading
+from asynclb.admin.situation import MemberFacts, MemberState, RefusedReload, RuleFacts, Situation
+from asynclb.control.status import Status
+
+
+def of_picture(status: Status, picture: Picture, rates: Rates, reading: Reading, at_s: float) -> Situation:
+    """Return what is known at `at_s`, seconds since the epoch."""
+    last = status.last_reload
+    refused = None
+    if last is not None and last.result == "refused":
+        problems = [str(problem) for problem in last.problems]
+        refused = RefusedReload(last.at_s, problems[0] if problems else "", max(0, len(problems) - 1))
+    return Situation(
+        at_s=at_s,
+        generation=status.generation,
+        ready=status.ready,
+        stopping=status.stopping,
+        rules=tuple(RuleFacts(rule["name"], rule["pool"], rule["state"]) for rule in picture.rules.values()),
+        members=tuple(_members(picture)),
+        refused=refused,
+        fullest=reading.fullest,
+        dropped=_by_reason(rates),
+    )
+
+
+def _members(picture: Picture) -> Iterator[MemberFacts]:
+    for member in picture.members.values():
+        state = MemberState(member["state"])
+        down = next((found for found in member["health"] if found["state"] == "down"), None)
+        if down is None:
+            yield MemberFacts(member["pool"], member["name"], state)
+        else:
+            why, since_s = down["detail"] or down["reason"], down["since"] or 0.0
+            yield MemberFacts(member["pool"], member["name"], state, why, since_s)
+
+
+def _by_reason(rates: Rates) -> Mapping[str, float]:
+    found: dict[str, float] = {}
+    for (_, reason), per_s in rates.by_reason.items():
+        found[reason] = found.get(reason, 0.0) + per_s
+    return found
