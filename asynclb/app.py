@@ -31,6 +31,7 @@ from asynclb.admin.page.stream import LiveSources, Stream
 from asynclb.admin.server import AdminServer, open_socket
 from asynclb.control.controller import Controller
 from asynclb.control.nat_ports import PortFile
+from asynclb.control.notify import ServiceManager, status_line
 from asynclb.control.planner import Planner
 from asynclb.control.prepare import Parsed
 from asynclb.control.process import raise_capabilities, raise_descriptor_limit
@@ -122,6 +123,7 @@ class _Instance:
         self._path = config_path
         self._emit = self._recent = emit
         self._signals = signals
+        self._manager = ServiceManager.from_environment(os.environ, emit)
         self._started = time.monotonic()
         self._watch = ConfigWatch(Path(config_path), partial(self._reload, "watch"), emit)  # before the first reading
         self._prober = Prober(probe_kinds(), self._health_changed, emit)
@@ -173,6 +175,7 @@ class _Instance:
                     self._monitor = self._make_monitor(controller)
                     tasks.append(group.create_task(self._loudly("watch", self._watch.run())))
                     tasks.append(group.create_task(self._loudly("monitor", self._monitor.run())))
+                    tasks.append(group.create_task(self._loudly("signs", self._manager.run(controller.status))))
                     self._signals.on_hangup = lambda: group.create_task(self._reload("signal"))
                     self._tell_started(controller)
                     await self._signals.stop.wait()
@@ -192,6 +195,7 @@ class _Instance:
         began = time.monotonic()
         drain_s = controller.status().model.shutdown_drain_s
         connections = sum(counters.flows for counters in controller.counters().values())
+        self._manager.stopping(drain_s)
         self._emit(Event.STOPPING, signal=self._signals.name, connections=connections, drain_s=drain_s)
         closing = asyncio.create_task(controller.close(drain_s))
         hurry = asyncio.create_task(self._signals.stop_now.wait())
@@ -265,7 +269,9 @@ class _Instance:
 
     async def _reload(self, trigger: str) -> None:
         if self._controller is not None:
+            self._manager.reloading()
             await self._controller.reload(trigger)
+            self._manager.ready(status_line(self._controller.status()))
 
     def _scrape(self) -> Render:
         """Take a snapshot for one scrape; the function that it returns renders it."""
@@ -284,6 +290,7 @@ class _Instance:
             members=sum(len(pool.members) for pool in status.model.backend_pools.values()),
             took_ms=round((time.monotonic() - self._started) * 1e3, 1),
         )
+        self._manager.ready(status_line(status))
 
     async def _loudly(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Run a task; its failure, which is a bug of ours, is written before it ends the process."""

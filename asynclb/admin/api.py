@@ -23,10 +23,9 @@ from asynclb.admin.route import Answer, Call, Refused, Route, read_call
 from asynclb.admin.writes import Writes
 from asynclb.control.bulk import in_bulk
 from asynclb.control.planner import Planner
-from asynclb.control.status import Commands, StateSource
+from asynclb.control.status import STUCK_S, Commands, StateSource
 from asynclb.events import Emit, Event
 
-STUCK_S = 30.0  # a big configuration compiles in seconds; a command that takes longer than this will not end
 SMALL_BYTES = 64 * 1024  # an answer that is sent at once, whoever takes it
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

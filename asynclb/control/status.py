@@ -11,6 +11,8 @@ from asynclb.model import Health, Model
 from asynclb.rules import NatPorts
 from asynclb.tables.tables import Tables
 
+STUCK_S = 30.0  # a big configuration compiles in seconds; a command that takes longer than this will not end
+
 
 @dataclass(frozen=True, slots=True)
 class Reload:
