@@ -38,11 +38,13 @@ from asynclb.control.process import raise_capabilities, raise_descriptor_limit
 from asynclb.control.seed import installation_seed, known_seed, state_directory
 from asynclb.control.watch import ConfigWatch
 from asynclb.datapath.base import Configurable, HostSettings
+from asynclb.datapath.lifetimes import Telling
 from asynclb.errors import AsynclbError, ConfigError
 from asynclb.events import Emit, Event
 from asynclb.health import Prober, Transition
 from asynclb.kinds import DATAPATHS, HostDatapath, live_candidates, probe_kinds
 from asynclb.model import Model, OnStop
+from asynclb.observe.flowlog import FlowLog
 from asynclb.observe.health_events import snat_uses
 from asynclb.observe.metrics import Snapshot, render
 from asynclb.observe.monitor import Monitor
@@ -128,6 +130,7 @@ class _Instance:
         self._watch = ConfigWatch(Path(config_path), partial(self._reload, "watch"), emit)  # before the first reading
         self._prober = Prober(probe_kinds(), self._health_changed, emit)
         self._datapaths: dict[str, HostDatapath] = {}
+        self._flow_log = FlowLog(emit)
         self._controller: Controller | None = None
         self._monitor: Monitor | None = None
         self._stream: Stream | None = None
@@ -149,6 +152,7 @@ class _Instance:
             return await self._serve(controller, parsed)
         finally:
             await self._close_datapaths()
+            await self._flow_log.close()
             if server is not None:
                 await server.close()
             elif sock is not None:
@@ -249,11 +253,14 @@ class _Instance:
         return Stream(LiveSources(controller, self._prober.history, self._recent.since), self._emit)
 
     def _configure(self, model: Model) -> None:
-        """Tell the datapaths that ask for it what a model says of the host."""
+        """Tell the datapaths what a model says of the host, and whom to tell of their flows."""
+        self._flow_log.configure(model.flow_log)
         settings = HostSettings(model.interfaces, leave=model.on_stop is OnStop.LEAVE)
         for datapath in self._datapaths.values():
             if isinstance(datapath, Configurable):
                 datapath.configure(settings)
+            if isinstance(datapath, Telling):
+                datapath.tell_flows(self._flow_log.listeners(datapath.name))
 
     def _make_monitor(self, controller: Controller) -> Monitor:
         return Monitor(
@@ -278,7 +285,13 @@ class _Instance:
         if self._controller is None:
             raise RuntimeError("scraped before the controller was made")
         reached = self._monitor.ratios if self._monitor is not None else {}
-        snapshot = Snapshot(self._controller.status(), self._controller.counters(), self._prober.results(), reached)
+        snapshot = Snapshot(
+            self._controller.status(),
+            self._controller.counters(),
+            self._prober.results(),
+            reached,
+            self._flow_log.lines,
+        )
         return partial(render, snapshot)
 
     def _tell_started(self, controller: Controller) -> None:

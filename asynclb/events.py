@@ -48,6 +48,9 @@ class Event(StrEnum):
 
     CONNECTIONS_RESET = "connections_reset"  # rule, member, connections, why
     ACCEPT_PAUSED = "accept_paused"  # rule, error: out of file descriptors or memory
+    FLOW_LOG_OPENED = "flow_log_opened"  # path, sample, start
+    FLOW_LOG_FAILED = "flow_log_failed"  # path, error, remedy: lines are lost from here on, and counted
+    FLOW_LOG_RESUMED = "flow_log_resumed"  # path, lost
     ADMIN_WRITE = "admin_write"  # who, peer, method, path, what, status
     ADMIN_DENIED = "admin_denied"  # peer, method, path, status, times: at most one in ten seconds, with how many
     ADMIN_LISTENING = "admin_listening"  # address

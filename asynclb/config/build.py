@@ -9,6 +9,7 @@ from asynclb.config.draft import Draft, PoolDraft
 from asynclb.config.schema import (
     AdminSpec,
     Document,
+    FlowLogSpec,
     FrontendSpec,
     InboundNatRuleSpec,
     MemberSpec,
@@ -21,6 +22,7 @@ from asynclb.model import (
     AdminTls,
     BackendPool,
     Compat,
+    FlowLogSettings,
     Frontend,
     InboundNatRule,
     LoadBalancingRule,
@@ -45,6 +47,7 @@ def build(draft: Draft) -> Model:
         hash_seed=settings.hash_seed,
         compat=settings.compat,
         admin=_admin(settings.admin),
+        flow_log=_flow_log(settings.flow_log),
         workers=settings.workers,
         shutdown_drain_s=settings.shutdown_drain,
         on_stop=settings.on_stop,
@@ -65,6 +68,10 @@ def _admin(spec: AdminSpec) -> Admin:
     if spec.listen.unix_path is not None:
         return Admin(unix_path=spec.listen.unix_path, token_file=spec.token_file, tls=tls)
     return Admin(spec.listen.host, spec.listen.port, token_file=spec.token_file, tls=tls)
+
+
+def _flow_log(spec: FlowLogSpec | None) -> FlowLogSettings | None:
+    return None if spec is None else FlowLogSettings(spec.path, spec.start, spec.sample, spec.max_size, spec.keep)
 
 
 def _frontend(name: str, spec: FrontendSpec) -> Frontend:

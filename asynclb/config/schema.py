@@ -43,6 +43,7 @@ Interval = Annotated[float, t.duration(0.01, 3600)]
 DrainPeriod = Annotated[float, t.duration(0, DAY_S)]
 ShutdownDrain = Annotated[float, t.duration(0, 3600)]
 ConnectTimeout = Annotated[float, t.duration(0.01, 2 * MINUTE_S)]
+FileSize = Annotated[int, t.size(1_000_000, 100_000_000_000)]
 AttachWord = Annotated[Attach, t.Written(values.choice(Attach), {"enum": [str(word) for word in Attach]}, str)]
 
 
@@ -78,6 +79,21 @@ class AdminSpec(Spec):
     """File with a token a line, each with the name of its holder behind it if wanted, that clients send as bearer."""
     tls: AdminTlsSpec | None = None
     """Serve https with these files. Null: http."""
+
+
+class FlowLogSpec(Spec):
+    """A file with a line of JSON for each flow that ends."""
+
+    path: t.FilePath
+    """The file, in a directory that exists. It is opened anew when somebody else has moved it away."""
+    start: t.Flag = False
+    """Write a line when a flow starts as well."""
+    sample: t.Sample = 1
+    """Of how many flows one is written, the same ones on every node; 1: all."""
+    max_size: FileSize = 100_000_000
+    """The file's size at which it is moved away and begun anew, 1MB to 100GB."""
+    keep: t.Kept = 5
+    """How many files that were moved away are kept, as `path.1`, the youngest, to `path.N`."""
 
 
 class LimitsSpec(Spec):
@@ -321,6 +337,8 @@ class Settings(Spec):
     """kernel: after SIGTERM, `drain` and detach, or `leave` the programs to forward until the next start."""
     admin: AdminSpec = AdminSpec()
     """The API, the pages and /metrics: where, and for whom."""
+    flow_log: FlowLogSpec | None = None
+    """Write a line of JSON for each flow that ends. Null: none."""
     limits: LimitsSpec = LimitsSpec()
     """How much the configuration may hold."""
 
@@ -347,6 +365,7 @@ class Document(Settings):
 PARTS: tuple[type[Spec], ...] = (
     AdminSpec,
     AdminTlsSpec,
+    FlowLogSpec,
     LimitsSpec,
     InterfaceSpec,
     FrontendSpec,

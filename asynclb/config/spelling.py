@@ -71,6 +71,15 @@ def duration(least_s: float, most_s: float) -> Written:
     )
 
 
+def size(least_bytes: int, most_bytes: int) -> Written:
+    """Return the type of a size within bounds, both included."""
+    return Written(
+        values.size(least_bytes, most_bytes),
+        {"type": "string", "pattern": f"^{values.SIZE_PATTERN}$", "examples": ["500kB", "100MB", "2GB"]},
+        values.show_size,
+    )
+
+
 _STATUS = {
     "anyOf": [
         {"type": "integer", "minimum": 100, "maximum": 599},
@@ -109,6 +118,8 @@ Threshold = Annotated[int, _whole(1, 1000, "a threshold")]
 Workers = Annotated[int, _whole(1, 64, "the number of workers")]
 InFlight = Annotated[int, _whole(1, 65_535, "the number of checks at once")]
 AllocatedPorts = Annotated[int, _whole(0, 64_000, "the number of ports per member")]
+Sample = Annotated[int, _whole(1, 1_000_000, "the number of flows of which one is written")]
+Kept = Annotated[int, _whole(0, 1000, "the number of files")]
 Limit = Annotated[int, _whole(1, 100_000_000, "a limit")]
 PoolLimit = Annotated[int, _whole(1, 65_535, "a limit of members")]  # tables number members with 16 bits
 AnyNumber = Annotated[int, _whole(0, 65_535, "the number of probes")]

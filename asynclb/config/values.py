@@ -24,6 +24,8 @@ NAME_PATTERN = r"[A-Za-z0-9._-]{1,80}"  # names become metric labels, URL segmen
 DURATION_PATTERN = r"[0-9]+(\.[0-9]+)?(ms|s|m|h)"
 _HOST_PATTERN = r"[A-Za-z0-9._-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?"
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+SIZE_PATTERN = r"[0-9]+(B|kB|MB|GB)"
+_UNIT_BYTES = {"B": 1, "kB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
 _YAML_1_1_TRUE = {"yes", "on", "y"}
 _YAML_1_1_FALSE = {"no", "off", "n"}
 _MAX_DATAGRAM = 65_507  # the largest UDP payload over IPv4
@@ -146,6 +148,28 @@ def show_duration(seconds: float) -> str:
         if seconds >= size and seconds % size == 0:
             return f"{seconds / size:.0f}{unit}"
     return f"{seconds * 1000:.12g}ms" if seconds else "0s"
+
+
+def size(least_bytes: int, most_bytes: int) -> Callable[[object], int]:
+    """Return the reader of sizes such as `500kB`, `100MB`, `2GB`. Units: bytes; a kB is 1,000 of them."""
+
+    def read(value: object) -> int:
+        if not isinstance(value, str) or not re.fullmatch(SIZE_PATTERN, value) or len(value) > 20:
+            raise wrong("this is not a size", "write a whole number and a unit, as in `500kB`, `100MB`, `2GB`")
+        number = value.rstrip("kMGB")
+        found = int(number) * _UNIT_BYTES[value.removeprefix(number)]
+        if not least_bytes <= found <= most_bytes:
+            bounds = f"this must be from {show_size(least_bytes)} to {show_size(most_bytes)}"
+            raise wrong(bounds, "write a size within the bounds")
+        return found
+
+    return read
+
+
+def show_size(number: int) -> str:
+    """Write bytes as the configuration does, in the largest unit that keeps the number whole."""
+    unit = next(unit for unit in ("GB", "MB", "kB", "B") if number % _UNIT_BYTES[unit] == 0)
+    return f"{number // _UNIT_BYTES[unit]}{unit}"
 
 
 def address(value: object) -> Address:

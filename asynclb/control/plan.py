@@ -83,7 +83,7 @@ def make_plan(
     return Plan(tuple(differences(before.model, after.model)), tuple(_moves(before, after)), found, warnings)
 
 
-_SETTINGS = ("datapath", "compat", "admin", "workers", "shutdown_drain_s", "on_stop", "interfaces")
+_SETTINGS = ("datapath", "compat", "admin", "flow_log", "workers", "shutdown_drain_s", "on_stop", "interfaces")
 
 
 def differences(old: Model, new: Model) -> Iterator[Difference]:

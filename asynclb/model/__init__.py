@@ -14,7 +14,16 @@ from asynclb.model.health import (
     eligible_members,
     in_zones,
 )
-from asynclb.model.model import Admin, AdminTls, Compat, DatapathName, Model, OnStop, probes_by_pool
+from asynclb.model.model import (
+    Admin,
+    AdminTls,
+    Compat,
+    DatapathName,
+    FlowLogSettings,
+    Model,
+    OnStop,
+    probes_by_pool,
+)
 from asynclb.model.pool import AdminState, BackendPool, Member
 from asynclb.model.probe import Probe, ProbeProtocol, StatusRange
 from asynclb.model.rule import (
@@ -36,6 +45,7 @@ __all__ = [
     "BackendPool",
     "Compat",
     "DatapathName",
+    "FlowLogSettings",
     "Frontend",
     "Health",
     "HealthState",

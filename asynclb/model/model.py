@@ -54,6 +54,17 @@ class Admin:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowLogSettings:
+    """The file that flows are written to: one of `sample` flows, their start too if `start`; `keep` older files."""
+
+    path: str
+    start: bool = False
+    sample: int = 1
+    max_bytes: int = 100_000_000
+    keep: int = 5
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A configuration that passed every check. Names are unique within their kind; every reference resolves.
 
@@ -64,6 +75,7 @@ class Model:
     hash_seed: int | None = None
     compat: Compat = Compat.EXTENDED
     admin: Admin = Admin()
+    flow_log: FlowLogSettings | None = None
     workers: int = 1
     shutdown_drain_s: float = 10.0
     on_stop: OnStop = OnStop.DRAIN

@@ -20,6 +20,7 @@ from asynclb.datapath.base import Counters, summed
 from asynclb.health.record import DURATION_BOUNDS_S, Results
 from asynclb.model import HealthState, TargetId, effective_health
 from asynclb.net.drop import Drop
+from asynclb.observe.flowlog import LineResult
 from asynclb.tables.row import FrontendKey
 
 
@@ -32,6 +33,7 @@ class Snapshot:
     results: Results
     reached: Mapping[FrontendKey, float] = field(default_factory=dict)
     """Share of the last minute's measurements that reached a member; keys not yet measured are missing."""
+    flow_log: Mapping[LineResult, int] = field(default_factory=dict)
 
 
 def render(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
@@ -66,6 +68,7 @@ class _Families(Collector):
         yield from _health(status, self._snapshot.reached)
         yield from _probes(self._snapshot.results)
         yield from _datapaths(status, counters)
+        yield _flow_log(self._snapshot.flow_log)
 
 
 def _about(status: Status) -> Iterator[Metric]:
@@ -238,3 +241,12 @@ def _datapaths(status: Status, counters: Mapping[str, Counters]) -> Iterator[Met
         for rule, mode in datapath.modes.items():
             info.add_metric([rule, datapath.name, mode], 1)
     yield from (drops, entries, capacity, evictions, stateless, generation, info)
+
+
+def _flow_log(counts: Mapping[LineResult, int]) -> Metric:
+    lines = CounterMetricFamily(
+        "asynclb_flow_log_lines", "Lines of the flow log by what became of them.", labels=["result"]
+    )
+    for result in LineResult:
+        lines.add_metric([result], counts.get(result, 0))
+    return lines

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from asynclb.datapath.ask import LiveVerdict
 from asynclb.datapath.base import Counters, FlowRecord, Refusal
 from asynclb.datapath.host import Capability, missing
+from asynclb.datapath.lifetimes import NOBODY, Listeners
 from asynclb.datapath.proxy import sockets
 from asynclb.datapath.proxy.frontend import ProxyFrontend, Shared, wanted_program
 from asynclb.datapath.proxy.ledger import Ledger
@@ -63,6 +64,7 @@ class ProxyDatapath:
         self._privileged = False
         self._plumbing: Plumbing | None = None
         self._poll: asyncio.Task[None] | None = None
+        self._listeners = NOBODY
 
     def mode(self, row: Row) -> str:
         """Return `transparent` where the rule keeps clients' addresses and this host lets it, else `sockets`."""
@@ -82,6 +84,7 @@ class ProxyDatapath:
         soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         reactor = Reactor(asyncio.get_running_loop())
         self._shared = Shared(reactor, self._ledger, self._emit, max_descriptor=soft - _DESCRIPTOR_RESERVE)
+        self._shared.listeners = self._listeners
         self._privileged = not missing(Capability.CAP_NET_ADMIN)
         if not self._privileged:
             return
@@ -130,6 +133,12 @@ class ProxyDatapath:
         """Iterate over the open connections and sessions."""
         for frontend in (*self._frontends.values(), *self._draining):
             yield from frontend.records()
+
+    def tell_flows(self, listeners: Listeners) -> None:
+        """Tell these from here on of flows that begin and end."""
+        self._listeners = listeners
+        if self._shared is not None:
+            self._shared.listeners = listeners
 
     async def reaches(self, rows: Collection[Row]) -> Mapping[FrontendKey, bool]:
         """Return whether each row's socket listens and lets clients in, with a member that takes them.
@@ -284,7 +293,7 @@ class Farewell:
 
     def on_time(self, _now_s: float) -> None:
         """Reset every flow of the rule that is still open."""
-        reset = self._frontend.reset_flows(Ending.DRAINED, lambda _peer: True)
+        reset = self._frontend.reset_flows(Ending.REMOVED, lambda _peer: True)
         self._draining.pop(self._frontend, None)
         if reset:
             self._frontend.report_reset(reset, "the drain period of the removed rule is over")

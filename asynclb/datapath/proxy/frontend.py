@@ -8,6 +8,7 @@ from ipaddress import ip_address
 
 from asynclb.datapath.ask import LiveVerdict
 from asynclb.datapath.base import FlowRecord
+from asynclb.datapath.lifetimes import NOBODY, Listeners
 from asynclb.datapath.proxy import sockets
 from asynclb.datapath.proxy.gate import Gate, open_gate
 from asynclb.datapath.proxy.ledger import Account, Ledger
@@ -27,7 +28,7 @@ from asynclb.tables.tables import Entry
 
 @dataclass(slots=True)
 class Shared:
-    """What all frontends of the proxy use. Owner: the datapath, which alone changes `seed` and `max_descriptor`.
+    """What all frontends of the proxy use. Owner: the datapath, which alone changes it.
 
     `max_descriptor`: a descriptor above this number is one of the reserve that reloads and the API need.
     """
@@ -37,6 +38,8 @@ class Shared:
     emit: Emit
     seed: int = 0
     max_descriptor: int = 1 << 20
+    listeners: Listeners = NOBODY
+    """Who is told of flows that begin and end."""
     pipes: Pipes = field(default_factory=Pipes)
     udp_pairs: set[tuple[Sockname, Sockname]] = field(default_factory=set)
     """(client, member) pairs whose ports a UDP session keeps."""

@@ -41,6 +41,8 @@ class Ending(StrEnum):
     IDLE = "idle"
     DRAINED = "drained"
     STOPPED = "stopped"
+    REMOVED = "removed"
+    MOVED = "moved"
 
 
 class End:

@@ -19,6 +19,7 @@ from ipaddress import ip_address
 from asynclb.datapath.base import FlowRecord
 from asynclb.datapath.proxy import sockets
 from asynclb.datapath.proxy.frontend import Peer, ProxyFrontend, Shared
+from asynclb.datapath.proxy.lifetimes import begun, tcp_over
 from asynclb.datapath.proxy.reactor import HUNG_UP, WRITABLE
 from asynclb.datapath.proxy.relay import Ending, Relay
 from asynclb.datapath.proxy.sockets import Sockname
@@ -59,6 +60,8 @@ class TcpFlow:
             counted.flows += 1
         self.frontend.flows.add(self)
         shared.reactor.schedule(self, self.opened_s + self.frontend.idle_timeout_s)
+        if shared.listeners.starts is not None:
+            shared.listeners.starts(1, begun(self.frontend, self.client, self.peer))
 
     def on_time(self, now_s: float) -> float | None:
         """End the flow if it was idle for too long, else say when to look again."""
@@ -71,8 +74,11 @@ class TcpFlow:
             self.relay.vanish(Ending.IDLE)
         return None
 
-    def on_over(self, _ending: Ending) -> None:
-        """Count the flow out."""
+    def on_over(self, ending: Ending) -> None:
+        """Count the flow out, and tell who listens."""
+        listeners = self.frontend.shared.listeners
+        if listeners.ends is not None:
+            listeners.ends(1, tcp_over(self.frontend, self.client, self.peer, self.relay, self.opened_s, ending))
         for counted in (self.account, self.peer.account):
             counted.flows -= 1
         self.frontend.flows.discard(self)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from asynclb.datapath.base import FlowRecord
 from asynclb.datapath.proxy import sockets
 from asynclb.datapath.proxy.frontend import Peer, ProxyFrontend, Shared
+from asynclb.datapath.proxy.lifetimes import begun, udp_over
 from asynclb.datapath.proxy.reactor import READABLE
 from asynclb.datapath.proxy.relay import Ending
 from asynclb.datapath.proxy.sockets import Sockname
@@ -49,6 +50,8 @@ class UdpSession:
         "keeps_port",
         "opened_s",
         "over",
+        "packets_in",
+        "packets_out",
         "peer",
         "sock",
         "table",
@@ -65,7 +68,7 @@ class UdpSession:
         self.header = header
         self.keeps_port = sock.getsockname()[:2] == client[:2]
         self.table: PoolTable = frontend.entry.table
-        self.bytes_in = self.bytes_out = 0
+        self.bytes_in = self.bytes_out = self.packets_in = self.packets_out = 0
         self.opened_s = self.active_s = frontend.shared.reactor.now_s
         self.over = False
 
@@ -77,6 +80,7 @@ class UdpSession:
             return
         size = len(data)
         self.bytes_in += size
+        self.packets_in += 1
         for account in (self.account, self.peer.account):
             account.inbound.bytes += size
             account.inbound.packets += 1
@@ -101,14 +105,17 @@ class UdpSession:
         due_s = self.active_s + self.frontend.idle_timeout_s
         if now_s < due_s:
             return due_s
-        self.end()
+        self.end(Ending.IDLE)
         return None
 
-    def end(self) -> None:
-        """Close the session's socket and count the session out."""
+    def end(self, ending: Ending) -> None:
+        """Close the session's socket, count the session out, and tell who listens."""
         if self.over:
             return
         self.over = True
+        listeners = self.frontend.shared.listeners
+        if listeners.ends is not None:
+            listeners.ends(1, udp_over(self, ending))
         self.frontend.forget(self)
 
     def record(self, now_s: float) -> FlowRecord:
@@ -137,6 +144,7 @@ class UdpSession:
             frontend.shared.ledger.drop(Drop.CLIENT_SEND_FAILED)
             return
         self.bytes_out += size
+        self.packets_out += 1
         for account in (self.account, self.peer.account):
             account.outbound.bytes += size
             account.outbound.packets += 1
@@ -196,11 +204,11 @@ class UdpFrontend(ProxyFrontend):
         now_s = self.shared.reactor.now_s
         return (session.record(now_s) for session in tuple(self._sessions.values()))
 
-    def reset_flows(self, ending: Ending, gone: Callable[[Peer], bool]) -> int:  # noqa: ARG002  UDP has no reset
+    def reset_flows(self, ending: Ending, gone: Callable[[Peer], bool]) -> int:
         """End the sessions of the members that `gone` names; return how many."""
         victims = [session for session in self._sessions.values() if gone(session.peer)]
         for session in victims:
-            session.end()
+            session.end(ending)
         return len(victims)
 
     def stop_listening(self) -> None:
@@ -236,6 +244,8 @@ class UdpFrontend(ProxyFrontend):
         for account in (session.account, peer.account):
             account.new_flows += 1
             account.flows += 1
+        if self.shared.listeners.starts is not None:
+            self.shared.listeners.starts(1, begun(self, client, peer))
         return session
 
     def _dial(self, client: Sockname, peer: Peer) -> socket.socket | None:
@@ -273,7 +283,7 @@ class UdpFrontend(ProxyFrontend):
         if keeps and (self.entry.row.rule.connection_tracking or self._is_chosen(session)):
             session.table = self.entry.table
             return True
-        session.end()
+        session.end(Ending.MOVED)
         return False
 
     def _is_chosen(self, session: UdpSession) -> bool:

@@ -39,6 +39,7 @@ CONTRACT = {
     "asynclb_stateless_packets_total": {"datapath"},
     "asynclb_flow_table_capacity": {"datapath"},
     "asynclb_table_generation": {"datapath"},
+    "asynclb_flow_log_lines_total": {"result"},
     "asynclb_reloads_total": {"result"},
     "asynclb_datapath_info": {"rule", "datapath", "mode"},
 }

@@ -1,0 +1,88 @@
+"""What the proxy tells of its flows that begin and end: values now, words later, in the listener's thread.
+
+Bytes are payload. Packets of a UDP session are its datagrams; those of a TCP connection are the segments that its
+client's side has sent and received, as the kernel counts them (Linux: tcpi_segs_in, tcpi_segs_out).
+"""
+
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING
+
+from asynclb.datapath.lifetimes import Describe, End, Lifetime
+from asynclb.datapath.proxy.frontend import Peer, ProxyFrontend
+from asynclb.datapath.proxy.relay import Ending, Relay
+from asynclb.datapath.proxy.sockets import Sockname
+from asynclb.net.address import endpoint
+
+if TYPE_CHECKING:
+    from asynclb.datapath.proxy.udp import UdpSession
+
+_SEGMENTS_AT = 136  # of struct tcp_info: tcpi_segs_out, tcpi_segs_in
+_SEGMENTS = struct.Struct("=II")
+_ENDS = {ending: End.CLOSED if ending is Ending.FINISHED else End(str(ending)) for ending in Ending}
+
+
+def begun(frontend: ProxyFrontend, client: Sockname, peer: Peer) -> Describe:
+    """Return the words for a flow that begins."""
+    return _described(frontend, client, peer, None, (0, 0, 0, 0), 0.0)
+
+
+def tcp_over(
+    frontend: ProxyFrontend, client: Sockname, peer: Peer, relay: Relay, opened_s: float, ending: Ending
+) -> Describe:
+    """Return the words for a connection whose sockets are about to be closed."""
+    packets_out, packets_in = _segments(relay.client.sock)
+    moved = (relay.client.bytes, packets_in, relay.member.bytes, packets_out)
+    return _described(frontend, client, peer, _ENDS[ending], moved, relay.active_s - opened_s)
+
+
+def udp_over(session: "UdpSession", ending: Ending) -> Describe:
+    """Return the words for a session that ends."""
+    moved = (session.bytes_in, session.packets_in, session.bytes_out, session.packets_out)
+    lasted_s = session.active_s - session.opened_s
+    return _described(session.frontend, session.client, session.peer, _ENDS[ending], moved, lasted_s)
+
+
+def _segments(sock: socket.socket) -> tuple[int, int]:
+    """Return how many segments a connection has sent and received; a socket that is broken has not counted."""
+    try:
+        found = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SEGMENTS_AT + _SEGMENTS.size)
+    except OSError:
+        return 0, 0
+    sent, received = _SEGMENTS.unpack_from(found, _SEGMENTS_AT) if len(found) > _SEGMENTS_AT else (0, 0)
+    return sent, received
+
+
+def _described(
+    frontend: ProxyFrontend,
+    client: Sockname,
+    peer: Peer,
+    end: End | None,
+    moved: tuple[int, int, int, int],
+    lasted_s: float,
+) -> Describe:
+    at_s, row = time.time(), frontend.entry.row
+
+    def describe() -> tuple[Lifetime]:
+        return (
+            Lifetime(
+                at_s,
+                end,
+                rule=row.rule.name,
+                frontend=row.frontend.name,
+                frontend_address=endpoint(row.key.address, row.key.port),
+                pool=peer.pool.partition("/")[0],
+                member=peer.name,
+                member_address=endpoint(peer.sockname[0], peer.sockname[1]),
+                client=endpoint(client[0], client[1]),
+                protocol=str(row.key.protocol),
+                bytes_in=moved[0],
+                packets_in=moved[1],
+                bytes_out=moved[2],
+                packets_out=moved[3],
+                duration_s=max(0.0, lasted_s),
+            ),
+        )
+
+    return describe
