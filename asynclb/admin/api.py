@@ -26,6 +26,9 @@ from asynclb.control.planner import Planner
 from asynclb.control.status import STUCK_S, Commands, StateSource
 from asynclb.events import Emit, Event
 
+ALWAYS = ("/healthz", "/readyz")  # answered by whatever name: an orchestrator's checks say nothing worth hiding
+SCRAPES = 8  # at once: a pair of Prometheus, and people who look
+SCRAPE_S = 15.0  # for whoever scrapes to take the answer; Prometheus itself gives up after ten
 SMALL_BYTES = 64 * 1024  # an answer that is sent at once, whoever takes it
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -103,17 +106,19 @@ class _About:
 
 
 class _Metrics:
-    """The scrape. One is rendered at a time."""
+    """The scrape. One is rendered at a time, and few wait for it."""
 
     def __init__(self, scrape: Callable[[], Render]) -> None:
         self._scrape = scrape
         self._rendering = asyncio.Lock()
+        self._crowd = Crowd(SCRAPES)
 
     async def answer(self, request: web.Request) -> web.Response:
         """Answer with a snapshot of every metric."""
-        async with self._rendering:
-            body, content_type = await in_bulk(self._scrape(), request.headers.get("Accept", ""))
-        return await send(request, web.Response(body=body, headers={"Content-Type": content_type}))
+        with self._crowd:
+            async with self._rendering:
+                body, content_type = await in_bulk(self._scrape(), request.headers.get("Accept", ""))
+            return await send(request, web.Response(body=body, headers={"Content-Type": content_type}), SCRAPE_S)
 
 
 class _Binder:
@@ -168,6 +173,10 @@ def _encode(document: Any) -> bytes:
 def _guarded(guard: Guard, audit: Audit) -> Any:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        misdirected = guard.misdirected(request.headers.get("Host"))
+        if misdirected is not None and request.path not in ALWAYS:
+            audit.denied(request, misdirected.status)
+            raise Refused(misdirected.status, misdirected.error, misdirected.remedy)
         if request.path.startswith("/api/"):
             denied = guard.decide(request.method, request.headers, peer_of(request).address)
             if denied is not None:

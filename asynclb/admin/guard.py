@@ -5,12 +5,14 @@ The token file has a token on each line, which may be followed by the name of wh
 """
 
 import hmac
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
 from asynclb.errors import HostError
+from asynclb.model import Admin
 
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 UNNAMED = "token"
@@ -27,16 +29,37 @@ class Denied:
 
 
 class Guard:
-    """Decides on requests under `/api/`. The token file is read for each of them: a rotated secret needs no restart."""
+    """Decides on requests. The token file is read for each one under `/api/`: a rotated secret needs no restart."""
 
-    def __init__(self, token_file: str | None) -> None:
-        """Raise HostError where a token file is named that holds no token."""
+    def __init__(self, token_file: str | None, *, names: Iterable[str] | None = ()) -> None:
+        """Raise HostError where a token file is named that holds no token.
+
+        `names`: by which it may be called in a Host header, besides addresses and localhost; None: by every name.
+        """
+        self._names = None if names is None else frozenset(map(str.lower, names))
         self._token_file = Path(token_file) if token_file else None
         if self._token_file is not None and not self._tokens():
             raise HostError(
                 f"admin.token_file {token_file}: cannot be read or is empty; "
                 f"put a secret into it (openssl rand -hex 32 > {token_file}) and make it readable for this process"
             )
+
+    @classmethod
+    def of(cls, admin: Admin) -> "Guard":
+        """Return the guard of an API. No browser reaches a UNIX socket, so its clients may call it what they like."""
+        return cls(admin.token_file, names=admin.hosts if admin.unix_path is None else None)
+
+    def misdirected(self, host: str | None) -> Denied | None:
+        """Return why a request with this Host header is turned away, or None. Browsers always send one.
+
+        A page whose name its owner has pointed at this address (DNS rebinding) is to a browser the same origin as this
+        API. It can do so with names only: whoever calls by an address, or by localhost, has not been led here.
+        """
+        if self._names is None or host is None or _called_by(host) in self._names or _unmistakable(host):
+            return None
+        name = _called_by(host)[:100]
+        remedy = f"ask by address, or name it in the configuration (admin.hosts: [{name}]) and restart"
+        return Denied(421, f"{name!r} is not known to be a name of this instance", remedy)
 
     def decide(self, method: str, headers: Mapping[str, str], peer: str | None) -> Denied | None:
         """Return why the request is turned away, or None. `peer` is the client's address, None on a UNIX socket."""
@@ -80,6 +103,23 @@ _NO_TOKEN = Denied(
     "the bearer token is missing or wrong",
     "send a token of admin.token_file as `Authorization: Bearer ...` (asynclb: --token-file)",
 )
+
+
+def _called_by(host: str) -> str:
+    """Return the name or address in a Host header, without its port."""
+    return re.sub(r":[0-9]*\Z", "", host).strip("[]").rstrip(".").lower()
+
+
+def _unmistakable(host: str) -> bool:
+    """Return whether a Host header has an address, or localhost, which browsers ask nobody about (RFC 6761, 6.3)."""
+    name = _called_by(host)
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ip_address(name.partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def _is_local(peer: str | None) -> bool:

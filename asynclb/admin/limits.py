@@ -46,10 +46,10 @@ class Crowd:
         self._inside -= 1
 
 
-async def send(request: web.Request, response: web.Response) -> web.Response:
+async def send(request: web.Request, response: web.Response, take_s: float = TAKE_S) -> web.Response:
     """Send an answer to its end; a client that does not take it in time loses its connection."""
     try:
-        async with asyncio.timeout(TAKE_S):
+        async with asyncio.timeout(take_s):
             await response.prepare(request)
             await response.write_eof()
     except TimeoutError:

@@ -11,6 +11,7 @@ from asynclb.admin.route import Parameter, Route
 _ALWAYS = {
     401: "the bearer token is missing or wrong",
     403: "commands are taken from this host only, or with a token",
+    421: "the name in the Host header is not in admin.hosts",
     503: "too many requests at once; come back in a second",
 }
 

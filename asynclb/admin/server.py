@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import stat
+import traceback
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 from aiohttp import web
 
 from asynclb.admin.api import Sources, make_app
+from asynclb.admin.door import Door
 from asynclb.admin.guard import Guard
 from asynclb.admin.tls import server_context
 from asynclb.errors import HostError
@@ -116,9 +118,13 @@ class AdminServer:
         self._sock = sock
         self._admin = admin
         self._emit = emit
-        self._tls = server_context(admin.tls) if admin.tls is not None else None
+        tls = server_context(admin.tls) if admin.tls is not None else None
+        self._door = Door(sock, tls, emit)
+        app = make_app(sources, Guard.of(admin), emit, pages)
+        app.middlewares.insert(0, self._door.middleware())
+        self._accepting: asyncio.Task[None] | None = None
         self._runner = web.AppRunner(
-            make_app(sources, Guard(admin.token_file), emit, pages),
+            app,
             handle_signals=False,
             access_log=None,
             logger=_SILENT,
@@ -140,12 +146,22 @@ class AdminServer:
     async def start(self) -> None:
         """Answer requests from here on."""
         await self._runner.setup()
-        await web.SockSite(self._runner, self._sock, backlog=_BACKLOG, ssl_context=self._tls).start()
+        assert self._runner.server is not None  # noqa: S101  # made by `setup`
+        self._accepting = asyncio.create_task(self._door.run(self._runner.server))
+        self._accepting.add_done_callback(self._deaf)
         self._emit(Event.ADMIN_LISTENING, address=self.address)
+
+    def _deaf(self, accepting: asyncio.Task[None]) -> None:
+        if not accepting.cancelled() and (error := accepting.exception()) is not None:
+            trace = "".join(traceback.format_exception(error))
+            self._emit(Event.TASK_FAILED, task="accepting for the API", error=repr(error), traceback=trace)
 
     async def close(self) -> None:
         """Let requests in progress end for a moment, then close everything; cancelled, close it at once."""
         try:
+            if self._accepting is not None:
+                self._accepting.cancel()
+                await asyncio.wait((self._accepting,))
             await self._runner.cleanup()
         finally:
             self._sock.close()

@@ -4,6 +4,7 @@ Laws: no decision is left to readers of the model; the same text always gives an
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from asynclb.config.draft import Draft, PoolDraft
 from asynclb.config.schema import (
@@ -63,11 +64,12 @@ def build(draft: Draft) -> Model:
 
 def _admin(spec: AdminSpec) -> Admin:
     tls = AdminTls(spec.tls.certificate_file, spec.tls.key_file) if spec.tls is not None else None
+    said = Admin(token_file=spec.token_file, tls=tls, hosts=spec.hosts)
     if spec.listen is None:
-        return Admin(enabled=False, token_file=spec.token_file, tls=tls)
+        return replace(said, enabled=False)
     if spec.listen.unix_path is not None:
-        return Admin(unix_path=spec.listen.unix_path, token_file=spec.token_file, tls=tls)
-    return Admin(spec.listen.host, spec.listen.port, token_file=spec.token_file, tls=tls)
+        return replace(said, unix_path=spec.listen.unix_path)
+    return replace(said, host=spec.listen.host, port=spec.listen.port)
 
 
 def _flow_log(spec: FlowLogSpec | None) -> FlowLogSettings | None:

@@ -79,6 +79,8 @@ class AdminSpec(Spec):
     """File with a token a line, each with the name of its holder behind it if wanted, that clients send as bearer."""
     tls: AdminTlsSpec | None = None
     """Serve https with these files. Null: http."""
+    hosts: tuple[t.HostName, ...] = ()
+    """Names by which clients call it (Prometheus, a browser), without port. Addresses and localhost need no naming."""
 
 
 class FlowLogSpec(Spec):

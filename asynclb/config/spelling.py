@@ -101,6 +101,7 @@ UrlPath = Annotated[
     str,
     _text("a path", r"/[!-\"$-~]*", "begin it with `/`; percent-encode blanks, `#` and characters outside ASCII"),
 ]
+HostName = Annotated[str, Written(values.host_name, {"type": "string", "examples": ["lb1.example.org"]})]
 Host = Annotated[str, Written(values.host, {"type": "string", "examples": ["www.example.org"]})]
 Port = Annotated[int, _whole(1, 65_535, "a port")]
 PortOrAny = Annotated[int, _whole(0, 65_535, "a port (0: every port)")]

@@ -306,6 +306,11 @@ def host(value: object) -> str:
     return text("a host name", _HOST_PATTERN, "write a host name as in `www.example.org`")(value)
 
 
+def host_name(value: object) -> str:
+    """Read a host name without a port."""
+    return text("a host name", r"[A-Za-z0-9._-]{1,253}", "write a name without a port, as in `lb1.example.org`")(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Listen:
     """Where to listen: `unix_path` if set, else `host` and `port`."""

@@ -51,6 +51,8 @@ class Admin:
     enabled: bool = True
     token_file: str | None = None
     tls: AdminTls | None = None
+    hosts: tuple[str, ...] = ()
+    """Names by which clients may call it, besides addresses and localhost."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,7 +210,7 @@ async def test_header_injection_stays_in_its_place(header: str) -> None:
     """Line feeds in a path or a parameter come back neither as headers nor as events of their own."""
     evil = "%0d%0aX-Evil:%201%0d%0a%0d%0a<html>"
     async with site() as here:
-        close = "HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        close = "HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         get = f"GET /api/v1/rules/{evil}?flow={evil} {close}{header}: c\r\n\r\n"
         answer = await here.raw(get.encode())
         path = await here.raw(f"POST /api/v1/pools/web/members/{evil}/drain {close}\r\n".encode())
@@ -229,8 +229,8 @@ async def test_slow_clients_lose_their_connection_and_nobody_else_notices(monkey
         body = b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
         slow = [
             here.raw(b"GET /api/v1/st"),
-            here.raw(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "),
-            here.raw(f"PATCH {MEMBER} HTTP/1.1\r\nHost: x\r\n".encode() + body),
+            here.raw(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "),
+            here.raw(f"PATCH {MEMBER} HTTP/1.1\r\nHost: localhost\r\n".encode() + body),
             *(here.raw(b"") for _ in range(200)),
         ]
         answers = asyncio.gather(*slow)

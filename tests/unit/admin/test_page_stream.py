@@ -172,7 +172,7 @@ async def test_a_listener_that_takes_nothing_is_dropped() -> None:
         with socket.socket() as sleeper:
             sleeper.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sleeper.connect((host, int(port)))
-            sleeper.sendall(b"GET /api/v1/stream HTTP/1.1\r\nHost: x\r\n\r\n")
+            sleeper.sendall(b"GET /api/v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await asyncio.sleep(0.1)
             assert len(running.stream._listeners) == 2
             running.burden = "x" * 400_000

@@ -50,6 +50,7 @@ REFUSED: list[tuple[Changes, str, str, str]] = [
     ({"shutdown_drain": "2h"}, "shutdown_drain", "from 0s to 1h", ""),
     ({"admin.listen": "0.0.0.0:9180"}, "admin.listen", "no token", "token_file"),
     ({"admin.listen": "[::]:9180"}, "admin.listen", "no token", "token_file"),
+    ({"admin.hosts": ["lb1:9180"]}, "admin.hosts[0]", "is not a host name", "without a port"),
     ({"admin.listen": "localhost"}, "admin.listen", "address to listen on", "127.0.0.1:9180"),
     ({"admin.listen": "example.org:80"}, "admin.listen", "IP address or `localhost`", "127.0.0.1:9180"),
     ({"admin.listen": "127.0.0.1:0"}, "admin.listen", "port from 1", "127.0.0.1:9180"),
