@@ -13,9 +13,9 @@ A route is declared once (`route`): how it is checked, answered and described. `
 
 Who may ask: `/healthz`, `/readyz` and `/metrics` are open to everybody who reaches the socket (orchestrators and
 Prometheus carry no secrets of ours). With a `token_file` everything under `/api/` needs `Authorization: Bearer`.
-Without one, reading is open and writing is for the loopback and the UNIX socket only. Whoever calls it by a name that is
-neither localhost nor in `admin.hosts` is told 421, but for `/healthz` and `/readyz`: a web page may have rebound its name
-to this address.
+Without one, reading is open and writing is for the loopback and the UNIX socket only. Whoever calls it by a name that
+is neither localhost nor in `admin.hosts` is told 421, but for `/healthz` and `/readyz`: a web page may have rebound its
+name to this address.
 
 Answers are made from snapshots; what is long is rendered in a thread, so that asking never delays forwarding.
 """
