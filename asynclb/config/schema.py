@@ -253,7 +253,7 @@ class RuleSpec(Spec):
     no_healthy_members: t.NoHealthyMembersWord = NoHealthyMembers.DROP
     """When no member is healthy: `drop` new flows, or spread them over `all` members."""
     persistence_on_unhealthy: t.PersistenceWord = Persistence.DEFAULT
-    """When a member goes down: `default` keeps its TCP connections and moves UDP flows, `always` keeps both."""
+    """A member that goes down keeps its TCP connections (`default`), all its flows (`always`), or none (`never`)."""
     connection_tracking: t.Flag | None = None
     """UDP flows keep their member; false: the hash decides anew with each change. Null: true, false in compat azure."""
     datapath: t.DatapathWord | None = None

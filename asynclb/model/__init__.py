@@ -13,6 +13,7 @@ from asynclb.model.health import (
     effective_health,
     eligible_members,
     in_zones,
+    keeps_sessions,
 )
 from asynclb.model.model import (
     Admin,
@@ -69,6 +70,7 @@ __all__ = [
     "effective_health",
     "eligible_members",
     "in_zones",
+    "keeps_sessions",
     "preferred_zones",
     "probes_by_pool",
 ]

@@ -8,7 +8,7 @@ Laws:
   5. With zone affinity, members of other zones take new flows only while no eligible one is in the zones preferred.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -120,3 +120,10 @@ def effective_health(member: Member, found: MemberHealth, *, all_down_is_up: boo
     if all_down_is_up and found.state is not HealthState.UP:
         return MemberHealth(HealthState.UP, Reason.UP_PROBE_ALL_DOWN_IS_UP, found.since_ns, found.detail)
     return found
+
+
+def keeps_sessions(member: Member, eligible: Iterable[str]) -> bool:
+    """Return whether a member's flows other than TCP stay with it: it is eligible, or drains, or has weight 0."""
+    if member.admin_state is AdminState.DOWN:
+        return False
+    return member.name in eligible or member.admin_state is AdminState.DRAIN or member.weight == 0

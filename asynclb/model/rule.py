@@ -24,6 +24,18 @@ class Persistence(StrEnum):
     """TCP connections stay with it, flows of other protocols move."""
     ALWAYS = "always"
     """All stay with it, for as long as they last."""
+    NEVER = "never"
+    """All move: the next packet goes to another member. Relayed connections cannot, and are reset."""
+
+    @property
+    def keeps_tcp(self) -> bool:
+        """Whether TCP connections stay."""
+        return self is not Persistence.NEVER
+
+    @property
+    def keeps_others(self) -> bool:
+        """Whether flows of other protocols stay."""
+        return self is Persistence.ALWAYS
 
 
 class ProxyProtocol(StrEnum):

@@ -14,7 +14,7 @@ from asynclb import native
 from asynclb.datapath.core import Core, Result, Verdict, build_image
 from asynclb.datapath.core.oracle import Oracle
 from asynclb.datapath.core.oracle.wire import Part, parse
-from asynclb.model import AdminState, BackendPool, Member
+from asynclb.model import AdminState, BackendPool, Member, Persistence
 from asynclb.net.flow import Protocol
 from asynclb.net.flowhash import Distribution
 from asynclb.tables.row import Delivery, FrontendKey, Row
@@ -293,12 +293,24 @@ def _moved(row: Row) -> Row:
     return replace(row, rule=replace(row.rule, backend_port=port), pool=replace(row.pool, members=members))
 
 
+def _downed(number: int, row: Row) -> Row:
+    """Return a rule as it is with every second member down, and one of the words on what becomes of its flows."""
+    states = (AdminState.UP, AdminState.DOWN)
+    members = tuple(replace(m, admin_state=states[i % 2]) for i, m in enumerate(row.pool.members))
+    persistence = tuple(Persistence)[number % len(Persistence)]
+    rule = replace(row.rule, probe="tcp", persistence_on_unhealthy=persistence)
+    return replace(row, rule=rule, pool=replace(row.pool, members=members))
+
+
 CHANGES: tuple[Callable[[World, World], World], ...] = (
     lambda start, after: replace(start, tables=after.tables),  # nobody is given time
     lambda start, after: followed(start, *_rows(after)),  # a member leaves
     lambda start, after: followed(start, *_rows(after)[::2]),  # rules are removed
     lambda start, after: followed(start, *_rows(after)[1::2]),
     lambda start, _after: followed(start, *map(_moved, _rows(start))),  # members change their address
+    lambda start, _after: followed(start, *(_downed(i, row) for i, row in enumerate(_rows(start)))),
+    lambda start, _after: followed(start, *(_downed(i + 1, row) for i, row in enumerate(_rows(start)))),
+    lambda start, _after: followed(start, *(_downed(i + 2, row) for i, row in enumerate(_rows(start)))),
 )
 
 
@@ -341,7 +353,7 @@ def crowded(draw: st.DrawFn) -> Step:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    seed=st.integers(0, 3),
+    seed=st.integers(0, 7),
     journey=st.lists(st.tuples(crowded(), st.booleans()), min_size=4, max_size=30),
     change=st.integers(0, 24),
 )

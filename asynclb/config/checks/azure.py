@@ -11,7 +11,7 @@ from asynclb.config.report import Report
 from asynclb.config.schema import InboundNatRuleSpec, ProbeSpec, RuleSpec
 from asynclb.config.values import show_duration
 from asynclb.errors import Path
-from asynclb.model import Compat, ProbeProtocol, Scope
+from asynclb.model import Compat, Persistence, ProbeProtocol, Scope
 from asynclb.net.flow import Protocol
 
 HTTP_BLOCKED_PORTS = frozenset({19, 21, 25, 70, 110, 119, 143, 220, 993})
@@ -31,6 +31,7 @@ def check_azure(draft: Draft, report: Report) -> None:
         _idle(rule.idle_timeout, ("rules", index), report, warn=True)
         _frontend_port(rule, ("rules", index), report)
         _by_route(rule, ("rules", index), draft, report)
+        _persistence(rule, ("rules", index), report)
     for index, nat in draft.nat_rules.items():
         _idle(nat.idle_timeout, ("inbound_nat_rules", index), report, warn=True)
         _nat_frontend_port(nat, ("inbound_nat_rules", index), report)
@@ -77,6 +78,13 @@ def _frontend_port(rule: RuleSpec, path: Path, report: Report) -> None:
     if rule.frontend_port > MAX_FRONTEND_PORT:
         law = f"Azure's frontend ports end at {MAX_FRONTEND_PORT}"
         report.problem((*path, "frontend_port"), rule.frontend_port, law, f"use a lower one, {EXTENDED}")
+
+
+def _persistence(rule: RuleSpec, path: Path, report: Report) -> None:
+    if rule.persistence_on_unhealthy is not Persistence.DEFAULT:
+        law = "in Azure a member that goes down keeps its TCP connections and nothing else"
+        where = (*path, "persistence_on_unhealthy")
+        report.problem(where, rule.persistence_on_unhealthy, law, f"remove it, {EXTENDED}")
 
 
 def _by_route(rule: RuleSpec, path: Path, draft: Draft, report: Report) -> None:

@@ -250,7 +250,7 @@ INLINE u32 fast_member(struct work *w, const struct image *image, const struct e
 	if (!member || entry->leaving.count)
 		return NONE;
 	found = pool_find(w, index, member->identity);
-	if (found == NONE || (protocol != IP_TCP && !(found & POOL_KEEPS)))
+	if (found == NONE || (!(found & POOL_KEEPS) && !stays_down(entry, protocol)))
 		return NONE;
 	return found & POOL_MEMBER;
 }

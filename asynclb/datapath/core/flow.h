@@ -49,6 +49,12 @@ INLINE int same_machine(const struct image *image, const struct entry *entry, co
 	return entry->delivery == DELIVERY_ROUTED || (other && same_address(&other->address, &member->address));
 }
 
+/* Whether flows stay with a member that goes down. */
+INLINE int stays_down(const struct entry *entry, u32 protocol)
+{
+	return protocol == IP_TCP ? !(entry->flags & ENTRY_MOVES) : !!(entry->flags & ENTRY_STAYS);
+}
+
 /* The flow's member as the passage's entry knows it, or NONE when it has gone, or takes no more of this protocol.
  * Asked anew after each publication; TCP connections stay where they are for as long as the pool has the member, and
  * for its drain period. Python twin: Forward._flow_target.
@@ -70,7 +76,7 @@ INLINE u32 flow_member(struct work *w, const struct image *image, const struct e
 	found = pool_find(w, w->way.entry, member->identity);
 	if (found == NONE || !same_machine(image, entry, member, found))
 		return stay;
-	if (w->way.key.protocol != IP_TCP && !(found & POOL_KEEPS) && !(entry->flags & ENTRY_STAYS))
+	if (!(found & POOL_KEEPS) && !stays_down(entry, w->way.key.protocol))
 		return NONE;
 	if (w->way.key.protocol == IP_UDP && entry->flags & ENTRY_UNTRACKED && flow->rule == entry->rule &&
 	    choose(w) != (found & POOL_MEMBER))

@@ -16,7 +16,7 @@ from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS, Kind
 from asynclb.datapath.core.leaving import MemberName, member_names
 from asynclb.datapath.core.places import NONE, Place, PlaceKey, allow_ranges, mapped, place_table
-from asynclb.model import AdminState, BackendPool, Member, Persistence
+from asynclb.model import BackendPool, keeps_sessions
 from asynclb.net.address import Address, Prefix
 from asynclb.net.flow import PROTOCOL_NUMBERS, Protocol
 from asynclb.net.flowhash import KEY1_TWEAK
@@ -31,7 +31,7 @@ _MASK = 0xFFFF_FFFF_FFFF_FFFF
 _DELIVERIES = {Delivery.NAT: 0, Delivery.FLOATING: 1, Delivery.ROUTED: 2}
 _DISTRIBUTIONS = {"five_tuple": 0, "source_ip": 1, "source_ip_protocol": 2}
 _PINGS = {Ping.REPLY: CONSTANTS["ENTRY_ECHO_UP"], Ping.UNREACHABLE: CONSTANTS["ENTRY_ECHO_DOWN"], Ping.SILENCE: 0}
-_ENTRY = struct.Struct("=QQ13I2H3B5x")
+_ENTRY = struct.Struct("=QQ13I2H2BH4x")
 _MEMBER = struct.Struct("=QQ4I")
 
 
@@ -220,7 +220,8 @@ class _Builder:
         parts = (*self._slots(table), *self._choices(row.pool, table), *pool, *self._leaving(row))
         flags = CONSTANTS["ENTRY_SYMMETRIC"] * row.symmetric | CONSTANTS["ENTRY_RESET"] * rule.tcp_reset
         flags |= CONSTANTS["ENTRY_CLOSED"] * closed | CONSTANTS["ENTRY_UNTRACKED"] * (not rule.connection_tracking)
-        flags |= CONSTANTS["ENTRY_STAYS"] * (rule.persistence_on_unhealthy is Persistence.ALWAYS)
+        flags |= CONSTANTS["ENTRY_STAYS"] * rule.persistence_on_unhealthy.keeps_others
+        flags |= CONSTANTS["ENTRY_MOVES"] * (not rule.persistence_on_unhealthy.keeps_tcp)
         packed = _ENTRY.pack(
             *vip,
             rule_id,
@@ -391,10 +392,3 @@ class _Builder:
 def _pools(rows: Iterable[Row]) -> Iterable[BackendPool]:
     """Return the rows' pools, each once."""
     return {id(row.pool): row.pool for row in rows}.values()
-
-
-def keeps_sessions(member: Member, eligible: Iterable[str]) -> bool:
-    """Return whether a member's flows other than TCP stay with it: it is eligible, or drains, or has weight 0."""
-    if member.admin_state is AdminState.DOWN:
-        return False
-    return member.name in eligible or member.admin_state is AdminState.DRAIN or member.weight == 0

@@ -136,6 +136,7 @@ CONSTANTS: Final[dict[str, int]] = {
     "ENTRY_ECHO_DOWN": 32,  # ... with "host unreachable"
     "ENTRY_UNTRACKED": 64,  # the tables decide for UDP whenever they change
     "ENTRY_STAYS": 128,  # flows of every protocol stay with a member that goes down
+    "ENTRY_MOVES": 256,  # ... leave it, TCP's too
     "KEY_SYMMETRIC": 1,  # in Key.kind: the ends are in order, lower first
     "KEY_OUTBOUND": 2,  # a member's own connection, or what comes back to it
     "FLOW_SWAPPED": 1,  # the client is the key's destination
@@ -253,8 +254,8 @@ class Entry(Structure):
         ("backend_port", _U16),
         ("delivery", _U8),
         ("distribution", _U8),
-        ("flags", _U8),
-        ("reserved", _U8 * 5),
+        ("flags", _U16),
+        ("reserved", _U8 * 4),
     )
 
 

@@ -18,7 +18,7 @@ from asynclb.datapath.proxy.relay import Ending
 from asynclb.datapath.proxy.sockets import Sockname
 from asynclb.datapath.proxy.sockfilter import SILENT, Program, allow_program
 from asynclb.events import Emit, Event
-from asynclb.model import AdminState, Member
+from asynclb.model import AdminState, Member, keeps_sessions
 from asynclb.net.drop import Drop
 from asynclb.net.flow import PROTOCOL_NUMBERS, Flow
 from asynclb.tables.lookup import Verdict, choose
@@ -269,6 +269,13 @@ class ProxyFrontend(ABC):
         self.count_drops()
         self.gate.set(program)
         self.program = program
+
+
+def keeping(entry: Entry, *, stays: bool) -> frozenset[tuple[str, str]]:
+    """Return the members (name, address) whose flows go on; all of them if flows stay with those that go down."""
+    eligible = {member.name for member in entry.table.members}
+    members = (member for member in entry.row.pool.members if stays or keeps_sessions(member, eligible))
+    return frozenset((member.name, str(member.address)) for member in members)
 
 
 def wanted_program(entry: Entry) -> Program | None:

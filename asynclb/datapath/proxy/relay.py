@@ -40,6 +40,7 @@ class Ending(StrEnum):
     RESET = "reset"
     IDLE = "idle"
     DRAINED = "drained"
+    MEMBER_DOWN = "member_down"
     STOPPED = "stopped"
     REMOVED = "removed"
     MOVED = "moved"

@@ -6,7 +6,8 @@ answer, the next one of the same table is tried before the client notices. When 
 client gets a reset.
 
 Laws:
-  1. A flow keeps its member until it ends, whatever the tables say later.
+  1. A flow keeps its member until it ends, whatever the tables say later; with `persistence_on_unhealthy: never` it
+     ends when its member goes down.
   2. New flows meet the entry that was current when they were accepted.
   3. The client's own port is used towards the member unless it is taken; then only the address is kept.
 """
@@ -18,7 +19,7 @@ from ipaddress import ip_address
 
 from asynclb.datapath.base import FlowRecord
 from asynclb.datapath.proxy import sockets
-from asynclb.datapath.proxy.frontend import Peer, ProxyFrontend, Shared
+from asynclb.datapath.proxy.frontend import Peer, ProxyFrontend, Shared, keeping
 from asynclb.datapath.proxy.lifetimes import begun, tcp_over
 from asynclb.datapath.proxy.reactor import HUNG_UP, WRITABLE
 from asynclb.datapath.proxy.relay import Ending, Relay
@@ -240,6 +241,16 @@ class TcpFrontend(ProxyFrontend):
         """Accept whoever waits, unless nobody shall be let in or nobody can be."""
         if self.program != SILENT and not self._pausing and self._accept(_ACCEPTS):
             self.shared.reactor.again(self.resume)
+
+    def commit(self, entry: Entry) -> None:
+        """Let new flows meet `entry`; open ones leave members that are down, if the rule wants that."""
+        super().commit(entry)
+        if entry.row.rule.persistence_on_unhealthy.keeps_tcp:
+            return
+        here = {(entry.row.pool.name, member.name, str(member.address)) for member in entry.row.pool.members}
+        leave = here - {(entry.row.pool.name, *one) for one in keeping(entry, stays=False)}
+        if reset := self.reset_flows(Ending.MEMBER_DOWN, lambda peer: peer.identity in leave):
+            self.report_reset(reset, "their member is down, and persistence_on_unhealthy is never")
 
     def hush(self) -> None:
         """Take no new flows, but serve those whose handshake is complete: closing the queue would reset them."""

@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator
 
 from asynclb.datapath.base import FlowRecord
 from asynclb.datapath.proxy import sockets
-from asynclb.datapath.proxy.frontend import Peer, ProxyFrontend, Shared
+from asynclb.datapath.proxy.frontend import Peer, ProxyFrontend, Shared, keeping
 from asynclb.datapath.proxy.lifetimes import begun, udp_over
 from asynclb.datapath.proxy.reactor import READABLE
 from asynclb.datapath.proxy.relay import Ending
 from asynclb.datapath.proxy.sockets import Sockname
-from asynclb.model import AdminState, Persistence, ProxyProtocol
+from asynclb.model import ProxyProtocol
 from asynclb.net.address import endpoint
 from asynclb.net.drop import Drop
 from asynclb.net.proxyprotocol import header_v2
@@ -278,7 +278,8 @@ class UdpFrontend(ProxyFrontend):
         """Return whether a session may stay under tables that are newer than it; end it if not."""
         if self._tables_seen is not self.entry.table:
             self._tables_seen = self.entry.table
-            self._keeps = _keeping(self.entry)
+            stays = self.entry.row.rule.persistence_on_unhealthy.keeps_others
+            self._keeps = keeping(self.entry, stays=stays)
         keeps = (session.peer.name, session.peer.sockname[0]) in self._keeps
         if keeps and (self.entry.row.rule.connection_tracking or self._is_chosen(session)):
             session.table = self.entry.table
@@ -295,10 +296,3 @@ class UdpFrontend(ProxyFrontend):
         """Read what came while others had their turn."""
         if self.listening:
             self.on_events(READABLE)
-
-
-def _keeping(entry: Entry) -> frozenset[tuple[str, str]]:
-    """Return the members whose sessions go on: those that may take new flows, and those that drain; or all of them."""
-    stay = entry.row.rule.persistence_on_unhealthy is Persistence.ALWAYS
-    draining = (member for member in entry.row.pool.members if stay or member.admin_state is AdminState.DRAIN)
-    return frozenset((member.name, str(member.address)) for member in (*entry.table.members, *draining))

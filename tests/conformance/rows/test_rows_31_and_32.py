@@ -1,12 +1,14 @@
-"""Rows 31 and 32: what keeps UDP flows where they are."""
+"""Rows 28, 29, 31 and 32: what keeps flows where they are, and what moves them."""
 
+import asyncio
 import socket
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
 import pytest
 
 from tests.conformance.rows.bed import TCP_PROBE, Bed, answer_to, frontend, pool, rule, vip
+from tests.unit.proxy.wire import Wire
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -28,7 +30,7 @@ def parts(row: int, *members: str, on_frontend: bool | None = None, **fields: An
     return {
         "frontends": {"vip": frontend(vip(row), **more)},
         "backend_pools": {"web": pool(*members)},
-        "rules": [rule("dns", protocol="udp", frontend_port=53, probe="tcp", **fields)],
+        "rules": [rule("dns", **{"protocol": "udp", "frontend_port": 53, "probe": "tcp", **fields})],
         **UNDAMPED,
     }
 
@@ -71,3 +73,50 @@ async def test_row_31_udp_that_always_stays(bed: Bed) -> None:
         bed.probed[first].down()
         await bed.eligible("dns", *(set(FOUR) - {first}))
         assert (await answer_to(sock)).member == first
+
+
+NEVER = {"persistence_on_unhealthy": "never", "protocol": "tcp", "frontend_port": 80}
+"""Fields that make the rule one for TCP, whose connections leave members that go down."""
+
+
+async def is_reset(wire: Wire) -> bool:
+    """Return whether a connection is reset when its client speaks; it must be so at once."""
+    try:
+        async with asyncio.timeout(5):
+            await wire.echoes()
+    except ConnectionResetError:
+        return True
+    return False
+
+
+async def test_row_28_connections_that_never_stay(bed: Bed) -> None:
+    """With `persistence_on_unhealthy: never`, a connection leaves a member that goes down; others go on.
+
+    The member that it comes to does not know it and says so; the proxy, which cannot move it, says so itself.
+    """
+    await bed.load(**parts(28, *FOUR, **NEVER))
+    with bed.serving():
+        await bed.eligible("dns", *FOUR)
+        async with AsyncExitStack() as stack:
+            streams = [await stack.enter_async_context(bed.stream(vip(28), source_port=46_000 + n)) for n in range(16)]
+            assert all([await wire.echoes() for wire, _ in streams])
+            bed.probed["be2"].down()
+            await bed.eligible("dns", "be1", "be3", "be4")
+            reset = [answer.member for wire, answer in streams if await is_reset(wire)]
+            assert reset == [answer.member for _, answer in streams if answer.member == "be2"] != []
+
+
+async def test_row_29_connections_that_never_stay_with_nobody_left(bed: Bed) -> None:
+    """With nobody up, such a connection goes on nowhere, and no new one begins."""
+    await bed.load(**parts(29, *FOUR, **NEVER))
+    with bed.serving():
+        await bed.eligible("dns", *FOUR)
+        async with bed.stream(vip(29)) as (wire, _):
+            assert await wire.echoes()
+            for probed in bed.probed.values():
+                probed.down()
+            await bed.eligible("dns")
+            assert await bed.is_silent(vip(29))
+            with pytest.raises((TimeoutError, ConnectionResetError)):
+                async with asyncio.timeout(1):
+                    await wire.echoes()

@@ -2,8 +2,8 @@
 
 from ipaddress import ip_address
 
-from asynclb.datapath.core.image import keeps_sessions
 from asynclb.datapath.kernel.drained import drained
+from asynclb.model import keeps_sessions
 from asynclb.net.flow import Flow
 from asynclb.tables.compile import compile_tables
 from asynclb.tables.lookup import Verdict, lookup

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-from asynclb.datapath.core.image import keeps_sessions
 from asynclb.datapath.core.layout import CONSTANTS, Conn, Event
 from asynclb.datapath.core.leaving import member_names
 from asynclb.datapath.core.oracle.icmp import packet_size
@@ -10,7 +9,7 @@ from asynclb.datapath.core.oracle.state import Passage, State, Target, backend_p
 from asynclb.datapath.core.oracle.step import Step
 from asynclb.datapath.core.oracle.wire import TCP, UDP, Form
 from asynclb.datapath.core.values import NextHop, Result
-from asynclb.model import Member, Persistence
+from asynclb.model import Member, keeps_sessions
 from asynclb.net.drop import Drop
 from asynclb.net.flow import Flow
 from asynclb.net.flowhash import Distribution, flow_hash
@@ -65,8 +64,9 @@ class Forward(Step):
     def _keeps(self, entry: Entry, way: Passage, member: Member) -> bool:
         """Return whether a flow may stay with a member that its entry's pool has."""
         rule, protocol = entry.row.rule, way.key[0].protocol
-        stays = rule.persistence_on_unhealthy is Persistence.ALWAYS
-        if protocol != TCP and not stays and not keeps_sessions(member, {m.name for m in entry.table.members}):
+        persistence = rule.persistence_on_unhealthy
+        stays = persistence.keeps_tcp if protocol == TCP else persistence.keeps_others
+        if not stays and not keeps_sessions(member, {m.name for m in entry.table.members}):
             return False
         if protocol != UDP or rule.connection_tracking or way.state is None or way.state.rule != rule.name:
             return True
