@@ -26,6 +26,8 @@ class End(StrEnum):
     """Its rule was removed, and the drain period was over."""
     MOVED = "moved"
     """Its next packet went to another member, as its own takes no more."""
+    MEMBER_DOWN = "member_down"
+    """Its member went down, and its rule leaves no connection with such a one."""
     STOPPED = "stopped"
     """The datapath stopped."""
 
