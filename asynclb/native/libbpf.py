@@ -50,6 +50,7 @@ _POINTERS: Final = (
     *("bpf_object__open_mem", "bpf_object__find_map_by_name", "bpf_object__find_program_by_name"),
     *("bpf_map__initial_value", "libbpf_version_string", "libbpf_set_print"),
 )
+_EXISTING: Final = 2  # BPF_EXIST
 _TC_INGRESS: Final = 1
 _TC_REPLACE: Final = 1
 
@@ -96,6 +97,14 @@ class Libbpf:
     def update(self, fd: int, key: bytes, value: bytes) -> None:
         """Set a value."""
         self._checked("update a map", self._c.bpf_map_update_elem(fd, key, value, c_uint64(0)))
+
+    def replace(self, fd: int, key: bytes, value: bytes) -> bool:
+        """Set the value of an entry that is there; return whether it was."""
+        done = self._c.bpf_map_update_elem(fd, key, value, c_uint64(_EXISTING))
+        if done == -errno.ENOENT:
+            return False
+        self._checked("update a map", done)
+        return True
 
     def delete(self, fd: int, key: bytes) -> bool:
         """Delete an entry; return whether there was one."""

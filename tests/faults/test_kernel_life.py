@@ -6,8 +6,8 @@ A real `asynclb run` in the balancer's host of a lab; the clients and members ar
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,7 @@ on_stop: {on_stop}
 shutdown_drain: {drain}
 hash_seed: "7"
 frontends: {{web: {{address: 203.0.113.10, allow: [10.0.0.0/8]}}}}
-backend_pools: {{web: {{members: [{members}]}}}}
+backend_pools: {{web: {{members: [{members}], drain_period: {drain_period}}}}}
 rules:
   - {{name: web, frontend: web, protocol: tcp, frontend_port: 80, backend_port: 8080, backend_pool: web}}
 """
@@ -53,10 +53,19 @@ async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
         yield await STANDARD.build(lab)
 
 
-def config(site: Site, *, on_stop: str = "drain", drain: str = "0s", members: int = 3) -> Path:
-    """Write the configuration of one rule."""
-    names = ", ".join(f"{{name: {host.name}, address: {address_of(host)}}}" for host in site.members[:members])
-    return site.lb.write("asynclb.yaml", CONFIG.format(members=names, on_stop=on_stop, drain=drain))
+def config(
+    site: Site,
+    *,
+    on_stop: str = "drain",
+    drain: str = "0s",
+    drain_period: str = "300s",
+    hosts: Sequence[Host] | None = None,
+) -> Path:
+    """Write the configuration of one rule, whose members are all hosts if nobody says otherwise."""
+    found = site.members if hosts is None else hosts
+    names = ", ".join(f"{{name: {host.name}, address: {address_of(host)}}}" for host in found)
+    text = CONFIG.format(members=names, on_stop=on_stop, drain=drain, drain_period=drain_period)
+    return site.lb.write("asynclb.yaml", text)
 
 
 async def start(site: Site, path: Path, *before: str) -> Process:
@@ -166,11 +175,51 @@ async def test_another_configuration_while_nobody_ran(site: Site) -> None:
     """What changed meanwhile takes effect at the start: new flows go to members that are still there."""
     process = await start(site, config(site))
     await process.kill()
-    process = await start(site, config(site, members=1))
+    process = await start(site, config(site, hosts=site.members[:1]))
     with Members(site) as members:
         for _ in range(6):
             async with members.joined(site.clients[0], VIP4) as (_, accepted):
                 assert accepted.name[0] == address_of(site.members[0])
+    assert await process.stop() == 0
+
+
+async def test_a_member_removed_while_nobody_ran(site: Site) -> None:
+    """Its connections have the drain period from the start on, then both ends are reset; what it counted is kept."""
+    process = await start(site, config(site, drain_period="4s"))
+    async with AsyncExitStack() as stack:
+        members = stack.enter_context(Members(site))
+        pairs = [await stack.enter_async_context(members.joined(site.clients[0], VIP4)) for _ in range(6)]
+        gone = next(host for host in site.members if address_of(host) == pairs[0][1].name[0])
+        await process.kill()
+        stay = [host for host in site.members if host is not gone]
+        process = await start(site, config(site, drain_period="4s", hosts=stay))
+        for client, accepted in pairs:
+            await greet(client, accepted)
+        for client, accepted in pairs:
+            if accepted.name[0] == address_of(gone):
+                await asyncio.gather(client.expect_reset(), accepted.expect_reset())
+            else:
+                await greet(client, accepted)
+        await process.wait_for_log("connections_reset", timeout_s=5)
+        metrics = await site.lb.check_output("curl", "-s", "http://127.0.0.1:9180/metrics")
+    assert 'asynclb_rule_new_flows_total{rule="web"} 6' in metrics
+    assert await process.stop() == 0
+
+
+async def test_killed_while_a_member_leaves(site: Site) -> None:
+    """The drain period that was running goes on with the next process, from where it was."""
+    process = await start(site, config(site, drain_period="6s"))
+    with Members(site) as members:
+        async with members.joined(site.clients[0], VIP4) as (client, accepted):
+            stay = [host for host in site.members if address_of(host) != accepted.name[0]]
+            path = config(site, drain_period="6s", hosts=stay)
+            await process.wait_for_log('"trigger": "watch"', timeout_s=10)
+            began = asyncio.get_running_loop().time()
+            await process.kill()
+            process = await start(site, path)
+            await greet(client, accepted)
+            await asyncio.gather(client.expect_reset(), accepted.expect_reset())
+            assert 3 < asyncio.get_running_loop().time() - began < 9
     assert await process.stop() == 0
 
 

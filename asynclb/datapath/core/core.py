@@ -14,6 +14,7 @@ from typing import Any
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS, Verdict
 from asynclb.datapath.core.memory import DROPS, FlowMemory, core_library, flow_view
+from asynclb.datapath.core.parting import Going
 from asynclb.datapath.core.reset import reset_frames
 from asynclb.datapath.core.values import Asked, Batch, CoreCounters, FlowView, NextHop, Reset, Result, Swept
 from asynclb.net.drop import Drop
@@ -62,20 +63,6 @@ class RxRing:
     def close(self) -> None:
         """Let go of the mapping, so that its owner can close it."""
         del self._view
-
-
-class Going:
-    """Which flows end: all of some members, and some of others. Made once, for both passes of `Core.part`."""
-
-    def __init__(self, flows: Iterable[tuple[int, int, int]], members: Iterable[int], *, max_members: int) -> None:
-        """Take flows by (rule, member, port on the member, 0 for HA ports), and members whose flows all end."""
-        self.fates = (c_uint8 * max_members)()
-        words = sorted({rule << 40 | member << 16 | port for rule, member, port in flows})
-        self.words = (c_uint64 * len(words))(*words)
-        for word in words:
-            self.fates[word >> 16 & 0xFF_FFFF] = CONSTANTS["PART_SOME"]
-        for member in members:
-            self.fates[member] = CONSTANTS["PART_ALL"]
 
 
 class Core:

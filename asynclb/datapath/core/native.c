@@ -7,6 +7,7 @@
 #include "ahead.h"
 #include "image.h"
 #include "note.h"
+#include "parting.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -472,36 +473,6 @@ EXPORT void asynclb_core_recount(struct core_memory *core)
 	}
 }
 
-/* Whether a sorted list of words has one. */
-static int has_word(const u64 *words, u32 count, u64 word)
-{
-	u32 low = 0, high = count;
-
-	while (low < high) {
-		u32 middle = (low + high) / 2;
-
-		if (words[middle] == word)
-			return 1;
-		if (words[middle] < word)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return 0;
-}
-
-/* Whether a flow ends. `fates` has a byte for each member id; PART_SOME are flows that `words` name, by rule, member and
- * target port.
- */
-static int is_parting(const struct core_memory *core, const struct flow *flow, const u8 *fates, const u64 *words, u32 count)
-{
-	u32 fate = flow->member < core->member_limit ? fates[flow->member] : 0;
-
-	if (fate != PART_SOME)
-		return fate == PART_ALL;
-	return has_word(words, count, (u64)flow->rule << 40 | (u64)flow->member << 16 | flow->target_port);
-}
-
 /* Visits `budget` buckets from `*cursor` on for flows that end with their member's time. The first pass (`last` 0)
  * silences connections, so that what the ends acknowledge comes to rest; the last removes all that end. Either copies
  * connections out for their resets, and stops when there is no room for more; returns how many.
@@ -517,7 +488,7 @@ EXPORT u32 asynclb_core_part(struct core_memory *core, const u8 *fates, const u6
 		for (u32 i = 0; i < WAYS; i++) {
 			struct flow *flow = &bucket->flow[i];
 
-			if (!bucket->tag[i] || !is_parting(core, flow, fates, words, count))
+			if (!bucket->tag[i] || !is_parting(flow, fates, core->member_limit, words, count))
 				continue;
 			if (bucket->key[i].protocol == IP_TCP && flow->state != CONN_CLOSED &&
 			    flow->state != CONN_EXPIRED && (!(flow->flags & FLOW_RETURN) || flow->flags & FLOW_SNAT)) {

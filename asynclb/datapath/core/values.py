@@ -9,6 +9,9 @@ from asynclb.net.address import Address
 from asynclb.net.drop import Drop
 
 __all__ = [
+    "MAX_MEMBERS",
+    "MAX_NEXT_HOPS",
+    "MAX_RULES",
     "Asked",
     "Batch",
     "CoreCounters",
@@ -19,6 +22,11 @@ __all__ = [
     "Swept",
     "Verdict",
 ]
+
+MAX_RULES = 8_192
+MAX_MEMBERS = 65_536
+"""(pool, member, address) at one time, with those who leave."""
+MAX_NEXT_HOPS = 65_536
 
 
 @dataclass(frozen=True, slots=True)

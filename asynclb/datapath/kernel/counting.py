@@ -3,7 +3,9 @@
 Only as many entries are read as there are numbers in use, so that the cost follows the configuration.
 """
 
+from collections.abc import Iterable
 from ctypes import sizeof
+from struct import pack
 from typing import Any
 
 from asynclb.datapath.base import MemberCounters, RuleCounters
@@ -53,6 +55,13 @@ class Counting:
             flows=counted.flows,
             stateless=self._sums("totals", 1, sizeof(layout.KernelTotals) // 8)[0],
         )
+
+    def begin(self, rules: Iterable[int], members: Iterable[int]) -> None:
+        """Let numbers that get a name begin at zero: they may have had another one. Raises: BpfError."""
+        zero = bytes(8 * _WORDS * self._cpus)
+        for name, numbers in (("rule_counts", rules), ("member_counts", members)):
+            for number in numbers:
+                self._bpf.update(self._state[name], pack("=I", number), zero)
 
     def _counts(self, name: str, entries: int) -> list[Any]:
         found = self._sums(name, entries, _WORDS)

@@ -2,19 +2,18 @@
 
 import os
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from asynclb.datapath.host import take_namespace
 from asynclb.datapath.kernel.attach import Attachments, Mode, Pair
 from asynclb.datapath.kernel.bpffs import find_bpffs
 from asynclb.datapath.kernel.pins import HOME, Pins, namespace_cookie
 from asynclb.datapath.kernel.programs import STATE_MAPS, State, last_generation, layout_digest, same_shape
-from asynclb.datapath.kernel.remembered import NAME, MemberName, Remembered, recall
+from asynclb.datapath.kernel.remembered import NAME, Remembered, recall
 from asynclb.errors import HostError
 from asynclb.events import Event
 from asynclb.native.libbpf import BpfError, Libbpf
-from asynclb.net.address import Address
 
 CONTROL = "map-control"
 PROGRAMS = ("program-tc", "program-xdp")
@@ -25,11 +24,14 @@ class Leftover:
     """What can be gone on with: nothing of it, if it is of another version; `programs` are those that forward now."""
 
     state: State
-    rules: Mapping[str, int] = field(default_factory=dict)
-    members: Mapping[MemberName, int] = field(default_factory=dict)
     programs: Pair | None = None
+    remembered: Remembered = field(default_factory=partial(Remembered, 0))
     generation: int = 0
-    sources: Mapping[Address, int] = field(default_factory=dict)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether what forwards now cannot be gone on with."""
+        return self.programs is not None and not self.state.maps
 
 
 def is_forwarding(pins: Pins) -> bool:
@@ -42,7 +44,7 @@ def find_leftover(bpf: Libbpf, pins: Pins, code: bytes) -> Leftover:
     programs = _programs(pins)
     remembered = _recall(bpf, pins)
     if remembered is None or remembered.layout != layout_digest():
-        return Leftover(State({}), programs=programs)
+        return Leftover(State({}), programs)
     state = State({})
     try:
         for name in STATE_MAPS:
@@ -52,9 +54,8 @@ def find_leftover(bpf: Libbpf, pins: Pins, code: bytes) -> Leftover:
         fits = False
     if not fits:
         state.close()
-        return Leftover(State({}), programs=programs)
-    generation = _generation(bpf, pins)
-    return Leftover(state, remembered.rules, remembered.members, programs, generation, remembered.sources)
+        return Leftover(State({}), programs)
+    return Leftover(state, programs, remembered, _generation(bpf, pins))
 
 
 def detach(bpf: Libbpf, pins: Pins) -> tuple[str, ...]:

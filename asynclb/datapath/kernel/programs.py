@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from asynclb.datapath.core import layout
+from asynclb.datapath.core.values import MAX_MEMBERS, MAX_NEXT_HOPS, MAX_RULES
 from asynclb.native.libbpf import Libbpf, MapInfo
 from asynclb.net.drop import Drop
 
@@ -33,9 +34,6 @@ STATE_MAPS = (
 SLACK = 4_096
 """Bytes behind an image: what a masked offset may reach beyond its last byte."""
 SMALLEST_IMAGE = 1 << 20
-MAX_RULES = 8_192
-MAX_MEMBERS = 65_536
-MAX_HOPS = 65_536
 
 _SETTINGS = ".rodata.settings"
 _XDP_LENGTH = (5, 18)  # from here on the kernel tells a program how long a frame in several buffers is
@@ -121,7 +119,9 @@ class Programs:
             self._images = self._mapped("images", 2 * (capacity + SLACK))
             self.control = self._object.map("control")
             self._control = layout.KernelControl.from_buffer(self._mapped("control", sizeof(layout.KernelControl)))
-            self.hops: Any = (layout.Hop * MAX_HOPS).from_buffer(self._mapped("hops", MAX_HOPS * sizeof(layout.Hop)))
+            self.hops: Any = (layout.Hop * MAX_NEXT_HOPS).from_buffer(
+                self._mapped("hops", MAX_NEXT_HOPS * sizeof(layout.Hop))
+            )
         except BaseException:
             self._object.close()
             raise

@@ -1,7 +1,8 @@
-"""What the next process has to know of this one: which numbers rules and members have in the maps, and the layout.
+"""What the next process has to know of this one: numbers and their names, who was balanced, who leaves, the layout.
 
 It lies in a map of its own, pinned beside the others, and is replaced whole before an image uses a new number: after
-kill -9 at any point every number in a flow or counter has a name.
+kill -9 at any point every number in a flow or counter has a name, and whoever the next configuration does not have any
+more is known, so that his connections get their time.
 
 Shape: pages of 4,096 bytes: a length, then compressed JSON.
 """
@@ -9,38 +10,72 @@ Shape: pages of 4,096 bytes: a length, then compressed JSON.
 import json
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
-from typing import Any
+from typing import Any, TypeVar
 
+from asynclb.datapath.base import Counters
+from asynclb.datapath.core.leaving import Leaving, MemberName
 from asynclb.datapath.kernel.pins import Pins
+from asynclb.datapath.kernel.written import (
+    read_counters,
+    read_names,
+    read_rows,
+    write_counters,
+    write_names,
+    write_rows,
+)
+from asynclb.datapath.packet.numbers import Numbers, RuleName
 from asynclb.native.libbpf import Libbpf, MapType
 from asynclb.net.address import Address
+from asynclb.tables.row import Row
 
+Name = TypeVar("Name", bound=Hashable)
 NAME = "remembered"
 _PAGE = 4_096
 _LENGTH = struct.Struct("=I")
 
-MemberName = tuple[str, str, Address]
-"""(pool, member, address)"""
-
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """The numbers in use. `layout` is the digest of the layout that the maps beside it were made by."""
+    """The numbers in use, and what they were used for.
+
+    `layout` is the digest of the layout that the maps beside it were made by. Rows are no more than what those who
+    leave need: `leaving` has until when, by a clock that only a start of the host resets, as it does the maps.
+    """
 
     layout: int
-    rules: Mapping[str, int] = field(default_factory=dict)
+    rules: Mapping[RuleName, int] = field(default_factory=dict)
     members: Mapping[MemberName, int] = field(default_factory=dict)
     sources: Mapping[Address, int] = field(default_factory=dict)
     """Addresses that members' own connections leave from."""
+    rows: tuple[Row, ...] = ()
+    leaving: Leaving = field(default_factory=Leaving)
+    past: Counters = field(default_factory=Counters)
+    """What was counted under numbers that were given back."""
+
+    @classmethod
+    def of(cls, layout: int, numbers: Numbers, rows: tuple[Row, ...], leaving: Leaving) -> "Remembered":
+        """Return what is to be remembered of these."""
+        known = (numbers.rules.known(), numbers.members.known(), numbers.sources.known())
+        return cls(layout, *known, rows, leaving, numbers.past)
+
+    def numbers(self) -> Numbers:
+        """Return the numbers, to be gone on with."""
+        return Numbers(self.rules, self.members, self.sources, self.past)
+
+    def fresh(self, before: "Remembered") -> tuple[list[int], list[int]]:
+        """Return the numbers of rules and of members that are another name's than before."""
+        return _fresh(self.rules, before.rules), _fresh(self.members, before.members)
 
     def encoded(self) -> bytes:
         """Return it as bytes."""
-        members = [[pool, name, str(address), number] for (pool, name, address), number in self.members.items()]
-        sources = {str(address): number for address, number in self.sources.items()}
-        document = {"layout": self.layout, "rules": self.rules, "members": members, "sources": sources}
+        document = {
+            "layout": self.layout,
+            **write_names(self.rules, self.members, self.sources),
+            **write_rows(self.rows, self.leaving, self.members),
+            "past": write_counters(self.past),
+        }
         return zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 1)
 
     @classmethod
@@ -48,12 +83,15 @@ class Remembered:
         """Return what was encoded. Raises: ValueError -> it is something else."""
         try:
             found: Any = json.loads(zlib.decompress(data))
-            members = {(pool, name, ip_address(address)): int(n) for pool, name, address, n in found["members"]}
-            sources = {ip_address(address): int(n) for address, n in found.get("sources", {}).items()}
-            rules = {str(name): int(n) for name, n in found["rules"].items()}
-            return cls(int(found["layout"]), rules, members, sources)
-        except (zlib.error, KeyError, TypeError, AttributeError) as error:
+            rules, members, sources = read_names(found)
+            rows, leaving = read_rows(found, members)
+            return cls(int(found["layout"]), rules, members, sources, rows, leaving, read_counters(found["past"]))
+        except (zlib.error, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"not what asynclb remembers: {error}") from error
+
+
+def _fresh(now: Mapping[Name, int], before: Mapping[Name, int]) -> list[int]:
+    return [number for name, number in now.items() if before.get(name) != number]
 
 
 def remember(bpf: Libbpf, pins: Pins, what: Remembered) -> int:

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Loops over what was read from the kernel's maps in batches: Python twins in tally.py. Arrays in, arrays out. */
 #include "../../native/native.h"
-#include "../core/types.h"
-#include "layout.h"
+#include "../core/parting.h"
 
 /* Adds up the values of each processor. Shape: `values` is [count][cpus][words], `sums` is [count][words]. */
 ASYNCLB_EXPORT void asynclb_kernel_sum(const u64 *values, u32 count, u32 cpus, u32 words, u64 *sums)
@@ -69,4 +68,16 @@ ASYNCLB_EXPORT u32 asynclb_kernel_judge(const struct flow *flows, u32 count, u32
 			members[flow->member]++;
 	}
 	return found;
+}
+
+/* Lists the flows that end with their member's time; returns how many. Python twin: parting. */
+ASYNCLB_EXPORT u32 asynclb_kernel_parting(const struct flow *flows, u32 count, const u8 *fates, u32 members,
+				const u64 *words, u32 word_count, u32 *found)
+{
+	u32 ending = 0;
+
+	for (u32 i = 0; i < count; i++)
+		if (is_parting(&flows[i], fates, members, words, word_count))
+			found[ending++] = i;
+	return ending;
 }

@@ -5,7 +5,7 @@ not.
 """
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ctypes import Array, addressof, byref, c_char, c_uint32, c_void_p, sizeof
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from asynclb import native
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS, REMEMBERED, Conn
 from asynclb.datapath.core.memory import MARKS, core_library
+from asynclb.datapath.core.parting import Going
 
 _HALF = 1 << 31
 _UDP = 17
@@ -112,6 +113,16 @@ def mark(
         key = kind.from_buffer_copy(keys, index * sizeof(kind))
         place_of = (flow.hairpin_port * 2 + (key.protocol == _UDP)) * MARKS + key.destination_port // 8
         marks[place_of] |= 1 << (key.destination_port & 7)
+
+
+def parting(
+    values: "Array[c_char]", count: int, going: Going, found: "Array[c_uint32]", native_library: Any | None
+) -> Sequence[int]:
+    """Return the indexes of a batch's flows that end. C twin: asynclb_kernel_parting."""
+    if native_library is None:
+        return [index for index in range(count) if going.has(flow_at(values, index))]
+    number = native_library.asynclb_kernel_parting(values, c_uint32(count), *going.arguments, found)
+    return found[:number]
 
 
 def _late(values: "Array[c_char]", count: int, moment: Moment, gauges: Gauges) -> list[int]:

@@ -4,9 +4,11 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from asynclb.datapath.core import layout
 from asynclb.datapath.kernel.sweep import Sweep
+from asynclb.datapath.kernel.thread import in_thread
 from asynclb.events import Emit, Event
 from asynclb.native.libbpf import BpfError
 
@@ -44,13 +46,9 @@ class Upkeep:
 
     async def _run(self) -> None:
         while True:
-            step = asyncio.create_task(asyncio.to_thread(self._sweep.step, now_ms(), BATCHES))
             try:
-                for flow in await asyncio.shield(step):
+                for flow in await in_thread(partial(self._sweep.step, now_ms(), BATCHES)):
                     self._tell(flow)
-            except asyncio.CancelledError:
-                await asyncio.wait((step,))
-                raise
             except BpfError as error:
                 self._emit(Event.DATAPATH_FAILED, datapath="kernel", error=str(error))
             await asyncio.sleep(_HURRY_S if self._hurry.is_set() else SWEEP_S)

@@ -5,8 +5,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Protocol
 
+from asynclb.datapath.core.parting import Ending
 from asynclb.datapath.core.values import Asked, CoreCounters, FlowView, NextHop
-from asynclb.datapath.packet.engine import Ending, Engine, Present, change, changed_hops
+from asynclb.datapath.packet.engine import Engine, Present, change, changed_hops
 
 Pages = Callable[[int], tuple[list[FlowView], int | None]]
 """A flow table in pages: from a cursor, 0 at first, to flows and the next cursor, None at the end."""

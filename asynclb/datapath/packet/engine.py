@@ -11,29 +11,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from asynclb.datapath.core.core import Core, Going, Staged
-from asynclb.datapath.core.values import NextHop, Reset
+from asynclb.datapath.core.parting import HUSH_S, Ending
+from asynclb.datapath.core.values import MAX_MEMBERS, MAX_NEXT_HOPS, MAX_RULES, NextHop, Reset
 from asynclb.datapath.packet.hostroute import HOST, HostRoute
 from asynclb.datapath.packet.neighbours import Link
 from asynclb.datapath.packet.ports import Outlet, Port
 from asynclb.datapath.packet.sockets import LinkSockets
 
 MAX_FLOWS = 1_000_000
-MAX_RULES = 8_192
-MAX_MEMBERS = 65_536
-MAX_NEXT_HOPS = 65_536
 
 _SWEEP_S = 0.02
 _SWEEP_BUCKETS = 512  # a full table of 111,112 buckets is seen once in 4.5 s; one call takes well under 1 ms
 _PART_BUCKETS = 2_048  # twice a full table in 2.2 s; a bucket that is looked at only costs 100 ns
-_HUSH_S = 0.2  # from silence to the last resets: delayed acknowledgements come within 40 ms, and then over the wire
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """Which flows end: some by (rule, member, port on the member), and all of some members."""
-
-    flows: tuple[tuple[int, int, int], ...] = ()
-    members: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +153,7 @@ class Engine:
                 resets, cursor = self.core.part(going, cursor, _PART_BUCKETS, last=last)
                 self._tell(resets)
                 await asyncio.sleep(_SWEEP_S)
-            await asyncio.sleep(0 if last else _HUSH_S)
+            await asyncio.sleep(0 if last else HUSH_S)
 
     def close(self) -> None:
         """Let go of everything."""

@@ -42,6 +42,10 @@ class Ids(Generic[Name]):
         self._names = None
         self._free.append(self._ids.pop(name))
 
+    def known(self) -> dict[Name, int]:
+        """Return the numbers by their names, as they are now."""
+        return dict(self._ids)
+
     def names(self) -> Mapping[int, Name]:
         """Return the names by their numbers, as they are now. Cost: nothing until one comes or goes."""
         if self._names is None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from asynclb.datapath.base import Counters
 from asynclb.datapath.core.image import Leaver, Plan
 from asynclb.datapath.core.leaving import Leaving, MemberName, Parting, member_names
-from asynclb.datapath.core.values import CoreCounters, NextHop
-from asynclb.datapath.packet.engine import MAX_MEMBERS, MAX_NEXT_HOPS, MAX_RULES, Ending
+from asynclb.datapath.core.parting import Ending
+from asynclb.datapath.core.values import MAX_MEMBERS, MAX_NEXT_HOPS, MAX_RULES, CoreCounters, NextHop
 from asynclb.datapath.packet.ids import Ids
 from asynclb.datapath.packet.neighbours import Surroundings
 from asynclb.datapath.packet.report import counters_of
@@ -45,14 +45,22 @@ class Over:
 class Numbers:
     """Owner: the datapath. Raises: LookupError -> more rules, members or next hops than the engines have room for."""
 
-    def __init__(self) -> None:
-        self.rules: Ids[RuleName] = Ids(MAX_RULES)
-        self.members: Ids[MemberName] = Ids(MAX_MEMBERS)
+    def __init__(
+        self,
+        rules: Mapping[RuleName, int] | None = None,
+        members: Mapping[MemberName, int] | None = None,
+        sources: Mapping[Address, int] | None = None,
+        past: Counters | None = None,
+    ) -> None:
+        """Go on with the numbers that are known from before, and with what was counted, if there is any."""
+        self.rules: Ids[RuleName] = Ids(MAX_RULES, rules)
+        self.members: Ids[MemberName] = Ids(MAX_MEMBERS, members)
         self.hops: Ids[Address] = Ids(MAX_NEXT_HOPS)
-        self.sources: Ids[Address] = Ids(MAX_SOURCES)  # never given back: connections outlast the rules
+        self.sources: Ids[Address] = Ids(MAX_SOURCES, sources)  # never given back: connections outlast the rules
         self.outbound: tuple[SnatRule, ...] = ()
         """The outbound rules that the engines have."""
-        self._past = Counters()
+        self.past = past or Counters()
+        """What was counted under numbers that were given back."""
 
     def plan(
         self,
@@ -106,7 +114,7 @@ class Numbers:
     def release_members(self, over: Over, rows: Iterable[Row], leaving: Leaving, release: Release) -> None:
         """Give back the members that ended, unless these rows, which the engines have, refer to them again."""
         free = self.members.of(over.members & self.unused(rows, leaving))
-        self._past = self.counters(release((), tuple(free.values())), 0)
+        self.past = self.counters(release((), tuple(free.values())), 0)
         for name in free:
             self.members.give_back(name)
 
@@ -123,7 +131,7 @@ class Numbers:
         free = {
             number: name for number, name in self.rules.names().items() if name not in wanted and number not in still
         }
-        self._past = self.counters(release(tuple(free), ()), 0)
+        self.past = self.counters(release(tuple(free), ()), 0)
         for name in free.values():
             self.rules.give_back(name)
 
@@ -135,7 +143,7 @@ class Numbers:
     def counters(self, core: CoreCounters, lost: int) -> Counters:
         """Return what was counted, by name, with what was counted under numbers that others have by now."""
         rules = {number: name for number, (name, _) in self.rules.names().items()}
-        return counters_of(core, rules, self.members.names(), lost, self._past)
+        return counters_of(core, rules, self.members.names(), lost, self.past)
 
     def reached(self, around: Surroundings) -> dict[int, NextHop]:
         """Return the next hops that are resolved, by number."""

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from asynclb.datapath.core.parting import Ending
 from asynclb.datapath.core.values import NextHop
-from asynclb.datapath.packet.engine import Change, Ending, Opened
+from asynclb.datapath.packet.engine import Change, Opened
 from asynclb.datapath.packet.neighbours import Link
 
 MOST_BYTES = 4_096

@@ -141,8 +141,6 @@ async def test_row_32_udp_stays(bed: Bed) -> None:
 
 async def test_row_36_removal_of_a_member(bed: Bed) -> None:
     """A removed member takes nothing new; its connection goes on for the drain period, then both ends are reset."""
-    if bed.datapath == "kernel":
-        pytest.xfail("the kernel datapath does not keep connections of removed members yet: they are balanced anew")
     parts = {"frontends": {"vip": frontend(vip(36))}, "rules": [rule()]}
     drained: dict[str, Any] = {"drain_period": "2s"}
     await bed.load(**parts, backend_pools={"web": pool(*bed.members, **drained)})

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from asynclb.datapath.core.leaving import MemberName
 from asynclb.datapath.kernel.pins import Pins, namespace_cookie
 from asynclb.datapath.kernel.remembered import NAME, Remembered, recall, remember
+from asynclb.datapath.packet.numbers import RuleName
 from asynclb.native.libbpf import BpfError, Libbpf, MapType
+from asynclb.net.flow import Protocol
+from asynclb.tables.row import FrontendKey
 
-MANY = {(f"pool-{n % 9}", f"member-{n}", ip_address(0x0A000000 + n)): n for n in range(20_000)}
+MANY: dict[MemberName, int] = {(f"pool-{n % 9}", f"member-{n}", ip_address(0x0A000000 + n)): n for n in range(20_000)}
 
 
 def test_a_name_is_replaced_at_once(bpf: Libbpf, bpffs: Path) -> None:
@@ -68,9 +72,13 @@ def test_a_namespace_has_a_number() -> None:
 
 
 @pytest.mark.parametrize("members", [{}, MANY], ids=["none", "twenty thousand"])
-def test_numbers_are_remembered(bpf: Libbpf, bpffs: Path, members: dict[tuple[str, str, object], int]) -> None:
+def test_numbers_are_remembered(bpf: Libbpf, bpffs: Path, members: dict[MemberName, int]) -> None:
     """The next process reads the names and numbers that this one wrote."""
-    pins, what = Pins(bpf, bpffs, 7), Remembered(11, {"web": 0, "dns": 4}, members)  # type: ignore[arg-type] # addresses
+    rules: dict[RuleName, int] = {
+        ("web", FrontendKey(ip_address("203.0.113.10"), 80, Protocol.TCP)): 0,
+        ("out", None): 4,
+    }
+    pins, what = Pins(bpf, bpffs, 7), Remembered(11, rules, members)
     os.close(remember(bpf, pins, what))
     fd = pins.open(NAME)
     assert recall(bpf, fd) == what

@@ -10,7 +10,8 @@ import pytest
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS
 from asynclb.datapath.core.memory import MARKS
-from asynclb.datapath.kernel.tally import Gauges, Moment, is_late, judge, library, mark, sums
+from asynclb.datapath.core.parting import Going
+from asynclb.datapath.kernel.tally import Gauges, Moment, flow_at, is_late, judge, library, mark, parting, sums
 
 NATIVE = library()
 needs_library = pytest.mark.skipif(NATIVE is None, reason="the native library has not been built")
@@ -62,6 +63,17 @@ def test_flows_are_judged_alike() -> None:
     assert 0 < fast.flows == slow.flows < 500 - len(found)
     assert 0 < fast.closed == slow.closed < fast.flows
     assert sum(fast.rules) < fast.flows  # halves of hairpins are nobody's
+
+
+@needs_library
+def test_flows_that_end_are_found_alike() -> None:
+    """C and Python find the same flows: all of some members, and some of others by rule and port."""
+    values, found = flows(500), (ctypes.c_uint32 * 500)()
+    going = Going([(1, 2, 0), (3, 4, 0), (0, 4, 8080)], [5], max_members=6)
+    fast = list(parting(values, 500, going, found, NATIVE))
+    assert fast == list(parting(values, 500, going, found, None))
+    records = (flow_at(values, index) for index in fast)
+    assert {(record.rule, record.member) for record in records} == {(1, 2), (3, 4), *((rule, 5) for rule in range(4))}
 
 
 def test_a_deadline_beyond_the_wrap() -> None:

@@ -6,8 +6,7 @@ from ipaddress import IPv4Address
 
 from asynclb.datapath.base import MemberCounters, RuleCounters
 from asynclb.datapath.core.leaving import Leaving
-from asynclb.datapath.core.values import CoreCounters
-from asynclb.datapath.packet.engine import MAX_MEMBERS
+from asynclb.datapath.core.values import MAX_MEMBERS, CoreCounters
 from asynclb.datapath.packet.neighbours import Surroundings
 from asynclb.datapath.packet.numbers import Numbers
 from asynclb.model import BackendPool, Member

@@ -1,0 +1,165 @@
+"""What forwards: programs with their tables, next hops, links to interfaces, and the pins that keep them.
+
+New tables come in three steps. Prepare: write the image where no program looks, attach to interfaces that are new.
+Commit: one word says which image is current; or, if the tables outgrew their map or the programs are another process'
+own, every link gets the new programs, one after the other. Tidy: detach from interfaces that are not needed any more.
+What was prepared is undone when something fails before the commit.
+"""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from asynclb.datapath.core.values import NextHop
+from asynclb.datapath.kernel.attach import Attachments, Mode, Pair, Wanted
+from asynclb.datapath.kernel.hops import Hops
+from asynclb.datapath.kernel.host import KernelHost
+from asynclb.datapath.kernel.leftovers import CONTROL, PROGRAMS, Leftover
+from asynclb.datapath.kernel.links import LinkMaps
+from asynclb.datapath.kernel.pins import Pins
+from asynclb.datapath.kernel.programs import FlowLimits, Programs, capacity_for, grace_period
+from asynclb.datapath.packet.neighbours import Link
+from asynclb.events import Emit
+
+
+@dataclass(frozen=True, slots=True)
+class Footing:
+    """What tables stand on: interfaces, how programs are attached there, and what is known of neighbours."""
+
+    links: Mapping[int, Link]
+    interfaces: Mapping[int, Wanted]
+    targets: frozenset[int]
+    """Interfaces that XDP can redirect to."""
+    hops: Mapping[int, NextHop | None]
+    """By number; None is not resolved."""
+    appliances: frozenset[bytes]
+    """Link addresses of members that frames are routed through."""
+
+
+class Forwarding:
+    """Owner: `Running`. Changes come one after the other, but for next hops."""
+
+    def __init__(self, host: KernelHost, pins: Pins, emit: Emit, found: Leftover, limits: FlowLimits) -> None:
+        self._bpf, self._code, self._pins, self._limits = host.bpf, host.code, pins, limits
+        self.state = found.state
+        self._before = found.programs  # another process' own, until ours are in their place
+        self._attachments = Attachments(host.bpf, pins, emit)
+        self._attachments.adopt()
+        self.programs: Programs | None = None
+        self._hops: Hops | None = None
+        self._maps: LinkMaps | None = None
+        self._targets: frozenset[int] = frozenset()
+        self._quiet: asyncio.Task[None] | None = None  # ends when the image before may be written again
+
+    @property
+    def modes(self) -> Mapping[int, Mode]:
+        """How each interface is attached, by its index."""
+        return self._attachments.modes
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no program can be reading the image before any more."""
+        return self._quiet is None or self._quiet.done()
+
+    async def quiet(self) -> None:
+        """Return when no program can be reading the image before any more."""
+        if self._quiet is not None:
+            await self._quiet
+
+    async def put(self, image: bytes, generation: int, footing: Footing) -> None:
+        """Let programs meet these tables. Raises: BpfError, OSError, ValueError -> nothing has changed."""
+        if self.programs is None or len(image) > self.programs.capacity:
+            await self._replace_programs(image, generation, footing)
+        else:
+            await self._replace_image(self.programs, image, generation, footing)
+        self._targets = footing.targets
+
+    def tidy(self, footing: Footing) -> None:
+        """Let go of what these tables do not need. Raises: BpfError."""
+        self._attachments.narrow(footing.interfaces)
+        self._link_maps().narrow(footing.links, footing.appliances)
+
+    def set_hops(self, hops: Mapping[int, NextHop | None]) -> None:
+        """Change next hops in place."""
+        if self._hops is not None:
+            self._hops.set(hops, self._targets)
+
+    def end(self, *, leave: bool) -> None:
+        """Detach and remove everything; or leave it to its pins. Nothing may be called afterwards."""
+        if self._quiet is not None:
+            self._quiet.cancel()
+        if leave:
+            self._attachments.release()
+        else:
+            self._attachments.narrow(())
+            self._pins.drop_all()
+        self._drop_programs()
+        self._let_go()
+        self.state.close()
+
+    async def _replace_image(self, programs: Programs, image: bytes, generation: int, footing: Footing) -> None:
+        await self.quiet()
+        await asyncio.to_thread(programs.write, image)
+        self._widen(footing)
+        self._attachments.widen(_pair(programs), footing.interfaces)
+        if self._hops is not None:
+            self._hops.set(footing.hops, footing.targets)
+        programs.flip(generation)
+        self._quiet = asyncio.create_task(asyncio.to_thread(grace_period), name="kernel-grace")
+
+    async def _replace_programs(self, image: bytes, generation: int, footing: Footing) -> None:
+        """Load programs aside with these tables, and put them in the place of those that forward now."""
+        capacity = capacity_for(len(image))
+        fresh = await asyncio.to_thread(Programs, self._bpf, self._code, self.state, self._limits, capacity)
+        hops = Hops(fresh.hops)
+        try:
+            await asyncio.to_thread(fresh.write, image)
+            fresh.flip(generation)
+            hops.set(footing.hops, footing.targets)
+            self._widen(footing)
+            before = self._before if self.programs is None else _pair(self.programs)
+            added = self._attachments.widen(_pair(fresh), footing.interfaces)
+            try:
+                self._attachments.switch(before, _pair(fresh))
+            except BaseException:
+                self._attachments.drop(added)
+                raise
+        except BaseException:
+            hops.close()
+            fresh.close()
+            raise
+        self._drop_programs()
+        self.programs, self._hops = fresh, hops
+        self._pin(fresh)
+        self._let_go()
+
+    def _drop_programs(self) -> None:
+        if self._hops is not None:
+            self._hops.close()
+        if self.programs is not None:
+            self.programs.close()
+
+    def _pin(self, programs: Programs) -> None:
+        for name, fd in zip(PROGRAMS, (programs.tc, programs.xdp), strict=True):
+            self._pins.keep(fd, name)
+        self._pins.keep(programs.control, CONTROL)
+        for name, fd in self.state.maps.items():
+            self._pins.keep(fd, f"map-{name}")
+
+    def _let_go(self) -> None:
+        """Close what the process before left open: its programs end with their links and pins."""
+        before, self._before = self._before, None
+        for fd in () if before is None else (before.tc, before.xdp):
+            os.close(fd)
+
+    def _widen(self, footing: Footing) -> None:
+        self._link_maps().widen(footing.links, footing.targets, footing.appliances)
+
+    def _link_maps(self) -> LinkMaps:
+        self._maps = self._maps or LinkMaps(self._bpf, self.state)
+        return self._maps
+
+
+def _pair(programs: Programs) -> Pair:
+    return Pair(programs.tc, programs.xdp)

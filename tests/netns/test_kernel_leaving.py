@@ -1,0 +1,91 @@
+"""Members and rules that leave the kernel datapath while connections are open: as the packet datapath does it."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from functools import partial
+
+import pytest
+
+from asynclb.datapath.kernel.bpffs import find_bpffs
+from asynclb.datapath.kernel.pins import HOME, Pins, namespace_cookie
+from asynclb.datapath.kernel.remembered import NAME, recall
+from asynclb.lab import Site
+from asynclb.native.libbpf import Libbpf
+from tests.netns.balancer import Balancer
+from tests.netns.kernel_site import kernel
+from tests.netns.packet_site import VIPS, address_of, rule
+from tests.netns.proxy_site import Members
+from tests.netns.test_packet_leaving import (
+    ended,
+    join,
+    test_a_draining_member,
+    test_a_member_that_comes_back_in_time,
+    test_a_removed_member_keeps_its_connections_for_a_time,
+    test_a_removed_rule_keeps_its_connections_for_a_time,
+    test_connections_that_are_busy_end_as_well,
+    without,
+)
+from tests.netns.test_packet_traffic import greet
+from tests.unit.proxy.wire import until
+
+__all__ = [
+    "test_a_draining_member",
+    "test_a_member_that_comes_back_in_time",
+    "test_a_removed_member_keeps_its_connections_for_a_time",
+    "test_a_removed_rule_keeps_its_connections_for_a_time",
+    "test_connections_that_are_busy_end_as_well",
+]
+
+
+@pytest.fixture
+async def balancer(site: Site) -> AsyncIterator[Balancer]:
+    """Give the test the kernel datapath on the balancer's host."""
+    async with kernel(site.lb) as found:
+        yield found
+
+
+async def test_numbers_are_free_again(site: Site, balancer: Balancer) -> None:
+    """Who leaves gives his number back, the next one begins at zero with it, and no count is lost."""
+    web = rule(site)
+    await balancer.apply(web)
+    with Members(site) as members:
+        for served in range(1, 4):
+            async with members.joined(site.clients[0], VIPS[4]) as (client, accepted):
+                await greet(client, accepted)
+                gone = next(host.name for host in site.members if address_of(host) == accepted.name[0])
+            await balancer.apply(without(web, gone, drain_s=0.2))
+            await until(partial(is_free, site, gone), "its number is free")
+            assert (await balancer.counters()).members[web.pool.name, gone].new_flows >= 1
+            await balancer.apply(web)
+            assert sorted(numbered(site).values()) == [0, 1, 2]
+            counted = (await balancer.counters()).members
+            assert sum(found.new_flows for found in counted.values()) == served
+
+
+async def test_a_rule_with_another_backend_port(site: Site, balancer: Balancer) -> None:
+    """Connections on the old port have the drain period, whichever port new ones meet."""
+    await balancer.apply(without(rule(site), drain_s=1.5))
+    with Members(site) as members, ExitStack() as stack:
+        pairs = await join(stack, members, site, VIPS[4], 3)
+        await balancer.apply(without(rule(site, backend_port=9_999), drain_s=1.5))
+        for pair in pairs:
+            await greet(*pair)
+        for pair in pairs:
+            await ended(pair)
+
+
+def is_free(site: Site, name: str) -> bool:
+    """Return whether a member has no number any more."""
+    return name not in numbered(site)
+
+
+def numbered(site: Site) -> dict[str, int]:
+    """Return the numbers of members as the next process would find them."""
+    with site.lb.entered():
+        bpf, cookie = Libbpf(), namespace_cookie()
+        fd = Pins(bpf, find_bpffs(f"{HOME}/{cookie}"), cookie).open(NAME)
+    try:
+        return {name: number for (_, name, _), number in recall(bpf, fd).members.items()}
+    finally:
+        os.close(fd)
