@@ -15,7 +15,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -30,20 +30,23 @@ from asynclb.admin.page.routes import page_routes
 from asynclb.admin.page.stream import LiveSources, Stream
 from asynclb.admin.server import AdminServer, open_socket
 from asynclb.control.controller import Controller
+from asynclb.control.member_memory import MemberFile
 from asynclb.control.nat_ports import PortFile
 from asynclb.control.notify import ServiceManager, status_line
 from asynclb.control.planner import Planner
 from asynclb.control.prepare import Parsed
 from asynclb.control.process import raise_capabilities, raise_descriptor_limit
 from asynclb.control.seed import installation_seed, known_seed, state_directory
+from asynclb.control.targets import feeds_of
 from asynclb.control.watch import ConfigWatch
 from asynclb.datapath.base import Configurable, HostSettings
 from asynclb.datapath.lifetimes import Telling
-from asynclb.errors import AsynclbError, ConfigError
+from asynclb.discovery import Discoverer
+from asynclb.errors import AsynclbError, ConfigError, Problem
 from asynclb.events import Emit, Event
 from asynclb.health import Prober, Transition
-from asynclb.kinds import DATAPATHS, HostDatapath, live_candidates, probe_kinds
-from asynclb.model import Model, OnStop
+from asynclb.kinds import DATAPATHS, HostDatapath, live_candidates, make_source, probe_kinds
+from asynclb.model import Member, MembersFrom, Model, OnStop
 from asynclb.observe.flowlog import FlowLog
 from asynclb.observe.health_events import snat_uses
 from asynclb.observe.metrics import Snapshot, render
@@ -52,6 +55,7 @@ from asynclb.observe.recent import Recent
 
 EXIT_OK = 0
 EXIT_BUG = 70
+FIRST_ANSWERS_S = 5.0  # how long a start waits for sources of whose members nothing is remembered
 
 
 def main(config_path: str, emit: Emit) -> int:
@@ -129,6 +133,8 @@ class _Instance:
         self._started = time.monotonic()
         self._watch = ConfigWatch(Path(config_path), partial(self._reload, "watch"), emit)  # before the first reading
         self._prober = Prober(probe_kinds(), self._health_changed, emit)
+        self._discoverer = Discoverer(partial(make_source, directory=Path(config_path).absolute().parent), emit)
+        self._member_file = MemberFile(state_directory(os.environ), config.check_members, emit)
         self._datapaths: dict[str, HostDatapath] = {}
         self._flow_log = FlowLog(emit)
         self._controller: Controller | None = None
@@ -169,14 +175,17 @@ class _Instance:
                 tasks = [
                     group.create_task(self._loudly("controller", controller.run())),
                     group.create_task(self._loudly("prober", self._prober.run())),
+                    group.create_task(self._loudly("discovery", self._discoverer.run())),
                 ]
                 if self._stream is not None:
                     tasks.append(group.create_task(self._loudly("status page", self._stream.run())))
-                first = await controller.reload("start", parsed)
+                discovered = await self._first_members(parsed.model)
+                first = await controller.reload("start", parsed, discovered=discovered)
                 if first.result == "refused":
                     refused = ConfigError(first.problems)
                 else:
                     self._monitor = self._make_monitor(controller)
+                    self._discoverer.deliver(self._take_members)
                     tasks.append(group.create_task(self._loudly("watch", self._watch.run())))
                     tasks.append(group.create_task(self._loudly("monitor", self._monitor.run())))
                     tasks.append(group.create_task(self._loudly("signs", self._manager.run(controller.status))))
@@ -237,6 +246,8 @@ class _Instance:
             emit=self._emit,
             port_memory=PortFile(state_directory(os.environ), self._emit),
             configure=self._configure,
+            discovery=self._discoverer,
+            member_memory=self._member_file,
         )
 
     def _make_sources(self, controller: Controller) -> Sources:
@@ -273,6 +284,23 @@ class _Instance:
     def _health_changed(self, transitions: tuple[Transition, ...]) -> None:
         if self._controller is not None:
             self._controller.health_changed(transitions)
+
+    async def _first_members(self, model: Model) -> Mapping[str, tuple[Member, ...]]:
+        """Return the members that are remembered; for pools without, those that their sources name in a while."""
+        feeds = feeds_of(model)
+        if not feeds:
+            return {}
+        self._discoverer.set_feeds(feeds)
+        remembered = await asyncio.to_thread(self._member_file.read, model)
+        return {**remembered, **await self._discoverer.first_answers(feeds.keys() - remembered.keys(), FIRST_ANSWERS_S)}
+
+    async def _take_members(
+        self, pool: str, members_from: MembersFrom, members: tuple[Member, ...]
+    ) -> tuple[str, tuple[Problem, ...]]:
+        if self._controller is None:
+            raise RuntimeError("a source was listened to before the controller was made")
+        change = await self._controller.take_members(pool, members_from, members)
+        return change.result, change.problems
 
     async def _reload(self, trigger: str) -> None:
         if self._controller is not None:

@@ -36,6 +36,14 @@ class Event(StrEnum):
     RULE_SERVING = "rule_serving"  # rule, pool, eligible
     ALL_MEMBERS_DOWN = "all_members_down"  # rule, pool, policy
 
+    SOURCE_UP = "source_up"  # pool, source, members: it answers, for the first time or again
+    SOURCE_FAILED = "source_failed"  # pool, source, error, members: how many of its members stay
+    SOURCE_REFUSED = (
+        "source_refused"  # pool, source, problems: its last answer is not taken; the members before it stay
+    )
+    SOURCE_WARNING = "source_warning"  # pool, source, warning
+    MEMBERS_DISCOVERED = "members_discovered"  # pool, source, members, added, removed, changed: names, the first ones
+
     MEMBER_UP = "member_up"  # pool, member, probe, reason, after_s
     MEMBER_DOWN = "member_down"  # pool, member, probe, reason, detail, after_s
     MEMBER_OVERRIDDEN = "member_overridden"  # pool, member, admin_state, weight, by: holds instead of the file's word

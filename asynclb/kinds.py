@@ -1,22 +1,29 @@
-"""What there is to choose from, listed once: probe kinds and datapaths.
+"""What there is to choose from, listed once: probe kinds, sources of members and datapaths.
 
 A new kind is one new file and one line here. Rule kinds are listed in `asynclb.rules`, which is pure and lies below.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from asynclb import config
 from asynclb.control.assign import Candidate, Judge, no_outbound
+from asynclb.control.watch import FileWatch
 from asynclb.datapath import kernel, packet, proxy
 from asynclb.datapath.base import Datapath, Refusal, Translator
 from asynclb.datapath.kernel import KernelDatapath
 from asynclb.datapath.packet import PacketDatapath
 from asynclb.datapath.packet.limits import clash_judge, outbound_refusal
 from asynclb.datapath.proxy import ProxyDatapath
+from asynclb.discovery.dns import DnsMembers
+from asynclb.discovery.etcd import EtcdMembers
+from asynclb.discovery.file import FileMembers
+from asynclb.discovery.source import Source
 from asynclb.events import Emit
 from asynclb.health import HttpProbe, ProbeKind, TcpProbe, UdpProbe
-from asynclb.model import Model, ProbeProtocol
+from asynclb.model import DnsSource, EtcdSource, FileSource, MemberSource, Model, ProbeProtocol
 from asynclb.tables.row import Row
 from asynclb.tables.snat import SnatRule
 
@@ -71,6 +78,17 @@ def probe_kinds() -> Mapping[ProbeProtocol, ProbeKind]:
         ProbeProtocol.HTTPS: http,
         ProbeProtocol.UDP: UdpProbe(),
     }
+
+
+def make_source(source: MemberSource, directory: Path) -> Source:
+    """Return what asks a source of members; relative paths begin at the directory of the configuration."""
+    match source:
+        case FileSource():
+            return FileMembers(source, directory, config.read_members, FileWatch)
+        case DnsSource():
+            return DnsMembers(source, config.check_members)
+        case EtcdSource():
+            return EtcdMembers(source, directory, config.check_members)
 
 
 def static_candidates() -> tuple[Candidate, ...]:

@@ -18,16 +18,22 @@ from asynclb.config.schema import (
     ProbeSpec,
     RuleSpec,
 )
+from asynclb.config.sources import MembersFromSpec
 from asynclb.model import (
     Admin,
     AdminTls,
     BackendPool,
     Compat,
     FlowLogSettings,
+    DnsSource,
+    EtcdSource,
+    FileSource,
     Frontend,
     InboundNatRule,
     LoadBalancingRule,
     Member,
+    MembersFrom,
+    MemberSource,
     Model,
     OutboundRule,
     Probe,
@@ -83,10 +89,28 @@ def _frontend(name: str, spec: FrontendSpec) -> Frontend:
 
 
 def _pool(name: str, pool: PoolDraft) -> BackendPool:
-    return BackendPool(name, tuple(_member(spec) for spec in pool.members.values()), pool.spec.drain_period)
+    members = tuple(member_of(spec) for spec in pool.members.values())
+    source = pool.spec.members_from
+    return BackendPool(name, members, pool.spec.drain_period, _members_from(source) if source is not None else None)
 
 
-def _member(spec: MemberSpec) -> Member:
+def _members_from(spec: MembersFromSpec) -> MembersFrom:
+    return MembersFrom(_source(spec), spec.allow_empty)
+
+
+def _source(spec: MembersFromSpec) -> MemberSource:
+    """Return the one source that is given; `checks.sources` has seen to it that there is one."""
+    if (dns := spec.dns) is not None:
+        bounds = dns.min_interval, dns.max_interval, dns.timeout
+        return DnsSource(dns.names, dns.record, dns.servers, dns.family, *bounds)
+    if (etcd := spec.etcd) is not None:
+        files = etcd.password_file, etcd.tls.ca_file, etcd.tls.certificate_file, etcd.tls.key_file
+        return EtcdSource(etcd.endpoints, etcd.prefix, etcd.timeout, etcd.user, *files)
+    return FileSource(spec.file or "")
+
+
+def member_of(spec: MemberSpec) -> Member:
+    """Return the member that a part of a configuration, or of a source's answer, describes."""
     return Member(spec.name, spec.address, spec.weight, spec.admin_state, spec.zone, spec.priority)
 
 

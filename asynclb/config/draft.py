@@ -24,9 +24,9 @@ from asynclb.config.schema import (
     PoolSpec,
     ProbeSpec,
     RuleSpec,
-    Spec,
 )
 from asynclb.config.source import Value
+from asynclb.config.spec import Spec
 from asynclb.config.spelling import INTERFACE_NAME, NAME, Written
 from asynclb.config.values import kind_of
 from asynclb.errors import Path
@@ -39,7 +39,7 @@ class PoolDraft:
     """A pool with its sound members by their position.
 
     `names` are the members' names; `version` is their address family, None for no members or both families;
-    `whole` says that no member was left out.
+    `whole` says that all members are known: none was left out, and no source may tell of further ones.
     """
 
     spec: PoolSpec
@@ -150,7 +150,7 @@ def _known(spec: type[Spec], value: object) -> object:
 
 def _pool(name: str, value: Value, report: Report) -> PoolDraft | None:
     path = ("backend_pools", name)
-    members = value.get("members") if isinstance(value, dict) else None
+    members = value.get("members", _no_members(value, path, report)) if isinstance(value, dict) else None
     if not isinstance(value, dict) or not isinstance(members, list):
         _part(PoolSpec, value, path, report)
         return None
@@ -162,10 +162,22 @@ def _pool(name: str, value: Value, report: Report) -> PoolDraft | None:
             sound[index] = member
     if spec is None:
         return None
-    names = frozenset(member.name for member in sound.values())
-    versions = {member.address.version for member in sound.values()}
-    version = versions.pop() if len(versions) == 1 else None
-    return PoolDraft(spec, sound, names, version, len(sound) == len(members))
+    return pool_draft(spec, sound, whole=spec.members_from is None and len(sound) == len(members))
+
+
+def pool_draft(spec: PoolSpec, members: Mapping[int, MemberSpec], *, whole: bool) -> PoolDraft:
+    """Return the draft of a pool with these members."""
+    names = frozenset(member.name for member in members.values())
+    versions = {member.address.version for member in members.values()}
+    return PoolDraft(spec, members, names, versions.pop() if len(versions) == 1 else None, whole)
+
+
+def _no_members(pool: Mapping[str, Value], path: Path, report: Report) -> list[Value]:
+    """Return what a pool without `members` has; report it unless they come from somewhere else."""
+    if "members" not in pool and "members_from" not in pool:
+        remedy = "add `members: [...]`, or `members_from: ...` for those that a file, DNS or etcd tells of"
+        report.problem(path, "", "a pool needs members", remedy)
+    return []
 
 
 _NAMED = {"interfaces": INTERFACE_NAME, "frontends": NAME, "backend_pools": NAME, "probes": NAME}

@@ -7,7 +7,7 @@ from pydantic_core import ErrorDetails
 
 from asynclb.config import values
 from asynclb.config.report import Report
-from asynclb.config.schema import Spec
+from asynclb.config.spec import Spec
 from asynclb.errors import Path
 
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from asynclb.config.schema import PARTS, Document, Spec
+from asynclb.config.schema import PARTS, Document
+from asynclb.config.spec import Spec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

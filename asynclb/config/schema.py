@@ -5,12 +5,14 @@ know single values only. What keys mean together is in `checks`, what absent one
 """
 
 from enum import StrEnum
-from typing import Annotated, get_args
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from asynclb.config import spelling as t
 from asynclb.config import values
+from asynclb.config.sources import SOURCE_PARTS, MembersFromSpec
+from asynclb.config.spec import Spec
 from asynclb.model import (
     AdminState,
     Allocation,
@@ -45,20 +47,6 @@ ShutdownDrain = Annotated[float, t.duration(0, 3600)]
 ConnectTimeout = Annotated[float, t.duration(0.01, 2 * MINUTE_S)]
 FileSize = Annotated[int, t.size(1_000_000, 100_000_000_000)]
 AttachWord = Annotated[Attach, t.Written(values.choice(Attach), {"enum": [str(word) for word in Attach]}, str)]
-
-
-class Spec(BaseModel):
-    """What every part of the configuration has in common: unknown keys are refused, nothing changes after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    @classmethod
-    def part(cls, key: str) -> "type[Spec] | None":
-        """Return the class of the part under `key` (`tls` of a probe), or None where there is a plain value."""
-        field = cls.model_fields.get(key)
-        kind = field.annotation if field is not None else None
-        choices = get_args(kind) or (kind,)  # `AdminTlsSpec | None` is one of two
-        return next((found for found in choices if isinstance(found, type) and issubclass(found, Spec)), None)
 
 
 class AdminTlsSpec(Spec):
@@ -165,8 +153,10 @@ class MemberSpec(Spec):
 class PoolSpec(Spec):
     """A set of members that take the same traffic."""
 
-    members: tuple[MemberSpec, ...]
-    """The members; at most `limits.pool_members`."""
+    members: tuple[MemberSpec, ...] = ()
+    """The members; at most `limits.pool_members`. Required unless there is `members_from`."""
+    members_from: MembersFromSpec | None = None
+    """Where further members are asked for while asynclb runs. Null: nowhere."""
     drain_period: DrainPeriod = 300.0
     """How long the flows of a removed or draining member may go on, up to 24h."""
 
@@ -348,13 +338,13 @@ class Settings(Spec):
 class Document(Settings):
     """Configuration of asynclb."""
 
-    interfaces: dict[t.InterfaceName, InterfaceSpec] = {}
+    interfaces: dict[t.InterfaceName, InterfaceSpec] = Field(default={})
     """Interfaces by name, for the kernel datapath."""
-    frontends: dict[t.Name, FrontendSpec] = {}
+    frontends: dict[t.Name, FrontendSpec] = Field(default={})
     """Frontends by name; at most `limits.frontends`."""
-    backend_pools: dict[t.Name, PoolSpec] = {}
+    backend_pools: dict[t.Name, PoolSpec] = Field(default={})
     """Backend pools by name."""
-    probes: dict[t.Name, ProbeSpec] = {}
+    probes: dict[t.Name, ProbeSpec] = Field(default={})
     """Probes by name."""
     rules: tuple[RuleSpec, ...] = ()
     """Load-balancing rules; with inbound NAT rules at most `limits.rules`."""
@@ -378,5 +368,6 @@ PARTS: tuple[type[Spec], ...] = (
     RuleSpec,
     InboundNatRuleSpec,
     OutboundRuleSpec,
+    *SOURCE_PARTS,
 )
 """Every part that a document is made of."""

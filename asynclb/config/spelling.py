@@ -53,7 +53,8 @@ def _whole(least: int, most: int, what: str) -> Written:
     return Written(values.whole(least, most, what), {"type": "integer", "minimum": least, "maximum": most})
 
 
-def _text(what: str, pattern: str, remedy: str) -> Written:
+def text(what: str, pattern: str, remedy: str) -> Written:
+    """Return the type of text that matches a pattern whole."""
     return Written(values.text(what, pattern, remedy), {"type": "string", "pattern": f"^(?:{pattern})$"})
 
 
@@ -89,17 +90,17 @@ _STATUS = {
 _HEX = {"type": "string", "pattern": "^([0-9A-Fa-f]{2}\\s*)*$", "examples": ["00 01 ff"]}
 
 Flag = Annotated[bool, Written(values.flag, {"type": "boolean"})]
-NAME = _text("a name", values.NAME_PATTERN, "write letters, digits, `.`, `_` and `-`, at most 80 characters")
+NAME = text("a name", values.NAME_PATTERN, "write letters, digits, `.`, `_` and `-`, at most 80 characters")
 Name = Annotated[str, NAME]
-INTERFACE_NAME = _text(
+INTERFACE_NAME = text(
     "an interface name", r"[^\s/:]{1,15}", "write the name as `ip link` shows it, at most 15 characters"
 )
 InterfaceName = Annotated[str, INTERFACE_NAME]
-Zone = Annotated[str, _text("a zone", values.NAME_PATTERN, 'write a zone in quotes, as in "1"')]
-FilePath = Annotated[str, _text("a file name", r"[^\0\n]{1,4095}", "write the path of a file")]
+Zone = Annotated[str, text("a zone", values.NAME_PATTERN, 'write a zone in quotes, as in "1"')]
+FilePath = Annotated[str, text("a file name", r"[^\0\n]{1,4095}", "write the path of a file")]
 UrlPath = Annotated[
     str,
-    _text("a path", r"/[!-\"$-~]*", "begin it with `/`; percent-encode blanks, `#` and characters outside ASCII"),
+    text("a path", r"/[!-\"$-~]*", "begin it with `/`; percent-encode blanks, `#` and characters outside ASCII"),
 ]
 HostName = Annotated[str, Written(values.host_name, {"type": "string", "examples": ["lb1.example.org"]})]
 Host = Annotated[str, Written(values.host, {"type": "string", "examples": ["www.example.org"]})]

@@ -346,3 +346,24 @@ def listen(value: object) -> Listen:
     if not known or not 1 <= port <= 65_535:
         raise wrong("this is an IP address or `localhost`, and a port from 1 to 65535", remedy)
     return Listen(name, port)
+
+
+def name_server(value: object) -> tuple[str, int]:
+    """Read the address of a name server, with a port if it is not 53."""
+    match = re.fullmatch(
+        r"\[([0-9A-Fa-f:.]+)\](?::([0-9]{1,5}))?|([0-9.]+)(?::([0-9]{1,5}))?|([0-9A-Fa-f:.]+)", str(value)
+    )
+    remedy = "write `10.0.0.53`, `10.0.0.53:5353` or `[2001:db8::53]:53`"
+    if match is None or not isinstance(value, str):
+        raise wrong("this is not the address of a name server", remedy)
+    host, port = match[1] or match[3] or match[5], int(match[2] or match[4] or 53)
+    if not 1 <= port <= 65_535:
+        raise wrong("ports are from 1 to 65535", remedy)
+    return str(address(host)), port
+
+
+def family(value: object) -> int:
+    """Read `ipv4` or `ipv6`."""
+    if value not in ("ipv4", "ipv6"):
+        raise wrong("this must be one of `ipv4`, `ipv6`", "write one of them")
+    return 4 if value == "ipv4" else 6

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from asynclb.control.assign import Choices
 from asynclb.control.edges import RuleState
 from asynclb.control.overrides import Overrides
-from asynclb.control.prepare import Parsed
+from asynclb.control.prepare import Discovered, Parsed
 from asynclb.health.target import Target
 from asynclb.model import Model, TargetId
 from asynclb.rules import NatPorts
@@ -32,3 +32,4 @@ class Active:
     states: Mapping[str, RuleState] = field(default_factory=dict)
     nat_ports: NatPorts = field(default_factory=dict)
     outbound: tuple[SnatRule, ...] = ()
+    discovered: Discovered = field(default_factory=dict)

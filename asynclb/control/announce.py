@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
 from asynclb.control.active import Active
+from asynclb.control.changes import source_notices
 from asynclb.control.edges import Notice, admin_state_notices, choice_notices, override_notices, rule_notices
 from asynclb.errors import Problem
 from asynclb.events import Emit, Event
@@ -42,6 +43,7 @@ class Announcer:
 
     async def states(self, before: Active, after: Active) -> None:
         """Tell what operators said of members, and which rules crossed an edge."""
+        await self.tell(source_notices(before, after))
         await self.tell(admin_state_notices(before.model, after.model))
         await self.tell(override_notices(before.overrides, after.overrides))
         await self.tell(rule_notices(after.tables, before.states, after.states))

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from asynclb.control.overrides import MemberChange, MemberId
-from asynclb.control.prepare import Parsed
+from asynclb.control.prepare import Discovered, Parsed
 from asynclb.control.status import Change, Reload
+from asynclb.model import Member, MembersFrom
 
 T = TypeVar("T")
 
@@ -20,6 +21,8 @@ class ReloadCommand:
     answer: "asyncio.Future[Reload]"
     parsed: Parsed | None
     expected: int | None
+    discovered: Discovered = field(default_factory=dict)
+    """At the start: what sources told of last, in an earlier life of the process or just now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +37,21 @@ class MemberCommand:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceCommand:
+    """Have the members that a source told of in its pool, if the pool still has this source."""
+
+    pool: str
+    members_from: MembersFrom
+    members: tuple[Member, ...]
+    answer: "asyncio.Future[Change]"
+
+
+@dataclass(frozen=True, slots=True)
 class HealthChanged:
     """Have the tables follow what the probes say."""
 
 
-Command = ReloadCommand | MemberCommand | HealthChanged
+Command = ReloadCommand | MemberCommand | SourceCommand | HealthChanged
 
 
 async def answer(future: "asyncio.Future[T]", work: Awaitable[T]) -> None:

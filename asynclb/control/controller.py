@@ -6,41 +6,34 @@ or the one after. A command is a reload or "health has changed"; the second is n
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
 from typing import Protocol
 
 from asynclb.control.active import Active
 from asynclb.control.announce import Announcer
 from asynclb.control.assign import Candidate
 from asynclb.control.bulk import in_bulk
-from asynclb.control.commands import Command, HealthChanged, MemberCommand, ReloadCommand, answer
-from asynclb.control.edges import (
-    RuleState,
-    restart_warnings,
-    rule_notices,
-    rule_states,
-)
+from asynclb.control.changes import Wanted, member_change, source_change, what_fits, with_discovered
+from asynclb.control.commands import Command, HealthChanged, MemberCommand, ReloadCommand, SourceCommand, answer
+from asynclb.control.edges import RuleState, restart_warnings, rule_notices, rule_states
 from asynclb.control.execution import Execution
+from asynclb.control.member_memory import NO_MEMORY, MemberMemory
 from asynclb.control.nat_ports import FORGETFUL, PortMemory
-from asynclb.control.overrides import (
-    MemberChange,
-    MemberId,
-    Overrides,
-    amend,
-    find_member,
-    same_changes,
-    without,
-)
-from asynclb.control.prepare import Load, Parsed, Prepared, prepare
+from asynclb.control.overrides import MemberChange, MemberId, Overrides
+from asynclb.control.prepare import Discovered, Load, Parsed, Prepared, prepare
+from asynclb.control.reloads import STOPPING, Reloads
 from asynclb.control.status import Change, Generation, Reload, Status
-from asynclb.control.targets import still_true, targets_of
+from asynclb.control.targets import feeds_of, still_true, targets_of
 from asynclb.datapath.base import Counters, Datapath, FlowRecord
-from asynclb.errors import ApplyError, ConfigError, Problem
+from asynclb.discovery import Feed, SourceStatus
+from asynclb.errors import ApplyError, ConfigError
 from asynclb.events import Emit, Event
 from asynclb.health.target import Target
-from asynclb.model import Health, Model
+from asynclb.model import Health, Member, MembersFrom, Model
 from asynclb.tables.compile import TableCache, compile_tables
 from asynclb.tables.diff import Delta, diff
 from asynclb.tables.row import FrontendKey, Row
@@ -59,6 +52,16 @@ class Prober(Protocol):
 
     def snapshot(self) -> Health:
         """Return what is known now."""
+
+
+class Discovery(Protocol):
+    """What the controller asks of whoever runs the sources of members."""
+
+    def set_feeds(self, feeds: Mapping[str, Feed]) -> None:
+        """Ask exactly these from now on."""
+
+    def statuses(self) -> Mapping[str, SourceStatus]:
+        """Return what is known of the source of each pool that has one."""
 
 
 def _nothing_to_configure(_model: Model) -> None:
@@ -81,6 +84,8 @@ class Controller:
         clock: Callable[[], float] = time.time,
         port_memory: PortMemory = FORGETFUL,
         configure: Callable[[Model], None] = _nothing_to_configure,
+        discovery: Discovery | None = None,
+        member_memory: MemberMemory = NO_MEMORY,
     ) -> None:
         """Order: `candidates` from the most to the least preferred; those without a datapath always refuse.
 
@@ -96,6 +101,8 @@ class Controller:
         self._clock = clock
         self._port_memory = port_memory
         self._configure = configure
+        self._discovery = discovery
+        self._member_memory = member_memory
         self._execution = Execution(datapaths, emit=emit, clock=clock)
         self._announcer = Announcer(emit, {name: datapath.mode for name, datapath in datapaths.items()})
         self._cache = TableCache()
@@ -110,19 +117,27 @@ class Controller:
         self._stopping = False
         self._started_s = clock()
         self._busy_since: float | None = None
-        self._last_reload: Reload | None = None
-        self._reloads: Counter[str] = Counter({"applied": 0, "unchanged": 0, "refused": 0})
+        self._reloads = Reloads(emit, clock)
 
-    async def reload(self, trigger: str, parsed: Parsed | None = None, *, expected: int | None = None) -> Reload:
+    async def reload(
+        self,
+        trigger: str,
+        parsed: Parsed | None = None,
+        *,
+        expected: int | None = None,
+        discovered: Discovered = MappingProxyType({}),
+    ) -> Reload:
         """Read the configuration again (unless it is handed in) and make it active, or refuse it and change nothing.
 
-        `expected`: the generation that must be active still; if another one is, the result is `stale`.
+        `expected`: the generation that must be active still; if another one is, the result is `stale`. `discovered`:
+        at the start, what sources have told of; what does not fit is left out.
         Cancel: the reload goes on.
         """
         if self._stopping:
-            return self._refused(trigger, (_STOPPING,), time.monotonic())
+            generation = self._active.tables.generation
+            return self._reloads.refused(trigger, (STOPPING,), time.monotonic(), generation)
         done: asyncio.Future[Reload] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait(ReloadCommand(trigger, done, parsed, expected))
+        self._queue.put_nowait(ReloadCommand(trigger, done, parsed, expected, discovered))
         return await done
 
     async def change_member(
@@ -133,9 +148,20 @@ class Controller:
         `expected`: as for `reload`. Cancel: the change goes on.
         """
         if self._stopping:
-            return Change("refused", self._active.tables.generation, (_STOPPING,))
+            return Change("refused", self._active.tables.generation, (STOPPING,))
         done: asyncio.Future[Change] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait(MemberCommand(name, change, by, expected, done))
+        return await done
+
+    async def take_members(self, pool: str, members_from: MembersFrom, members: tuple[Member, ...]) -> Change:
+        """Have the members that a source told of, or refuse them and keep those before.
+
+        The result is `stale` where the pool has another source meanwhile. Cancel: the change goes on.
+        """
+        if self._stopping:
+            return Change("stale", self._active.tables.generation)
+        done: asyncio.Future[Change] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait(SourceCommand(pool, members_from, members, done))
         return await done
 
     def health_changed(self, _transitions: object = None) -> None:
@@ -184,11 +210,13 @@ class Controller:
             health=self._prober.snapshot(),
             tables=active.tables,
             datapaths=tuple(self._execution.statuses(active.choices)),
-            last_reload=self._last_reload,
-            reloads=dict(self._reloads),
+            last_reload=self._reloads.last,
+            reloads=self._reloads.counts,
             rule_states=active.states,
             nat_ports=active.nat_ports,
             overrides=active.overrides,
+            discovered=active.discovered,
+            sources=self._discovery.statuses() if self._discovery is not None else {},
             history=tuple(self._history),
             stopping=self._stopping,
             busy_s=0.0 if self._busy_since is None else time.monotonic() - self._busy_since,
@@ -218,70 +246,66 @@ class Controller:
             case ReloadCommand():
                 await answer(command.answer, self._reload(command))
             case MemberCommand():
-                await answer(command.answer, self._change_member(command))
+                at_s = self._clock()
+                await answer(command.answer, self._change(partial(member_change, command=command, at_s=at_s)))
+            case SourceCommand():
+                await answer(command.answer, self._change(partial(source_change, command=command)))
 
     def _refuse_waiting(self) -> None:
         while not self._queue.empty():
-            command = self._queue.get_nowait()
-            if isinstance(command, HealthChanged) or command.answer.done():
-                continue
-            if isinstance(command, ReloadCommand):
-                command.answer.set_result(self._refused(command.trigger, (_STOPPING,), time.monotonic()))
-            else:
-                command.answer.set_result(Change("refused", self._active.tables.generation, (_STOPPING,)))
+            self._reloads.refuse_waiting(self._queue.get_nowait(), self._active.tables.generation)
 
     async def _reload(self, command: ReloadCommand) -> Reload:
         started = time.monotonic()
-        if self._is_stale(command.expected):
-            return Reload("stale", command.trigger, self._clock(), 0.0, self._active.tables.generation)
+        generation = self._active.tables.generation
+        if command.expected not in (None, generation):
+            return Reload("stale", command.trigger, self._clock(), 0.0, generation)
         try:
             parsed = command.parsed
             if parsed is None:
                 parsed = await in_bulk(self._load, self._config_path)
             if self._ready and parsed.digest == self._active.digest:
                 self._emit(Event.CONFIG_UNCHANGED, trigger=command.trigger)
-                return self._record("unchanged", command.trigger, started, warnings=parsed.warnings)
-            before, delta = await self._activate(await self._prepare(parsed, self._active.overrides), command.trigger)
+                return self._reloads.record("unchanged", command.trigger, started, generation, warnings=parsed.warnings)
+            parsed, discovered = await self._join(command, parsed)
+            prepared = await self._prepare(parsed, self._active.overrides, discovered)
+            before, delta = await self._activate(prepared, command.trigger)
         except (ConfigError, ApplyError) as error:
-            return self._refused(command.trigger, error.problems, started)
+            return self._reloads.refused(command.trigger, error.problems, started, generation)
         self._started_with = self._started_with or self._active.model
         warnings = (*parsed.warnings, *restart_warnings(self._started_with, self._active.model))
         self._ready = True
         await self._announcer.loaded(command.trigger, before, self._active, delta, warnings, _ms_since(started))
-        return self._record("applied", command.trigger, started, warnings=warnings)
+        generation = self._active.tables.generation
+        return self._reloads.record("applied", command.trigger, started, generation, warnings=warnings)
 
-    async def _change_member(self, command: MemberCommand) -> Change:
-        """Make the same configuration active again, with other overrides."""
-        active = self._active
-        generation = active.tables.generation
-        if self._is_stale(command.expected):
-            return Change("stale", generation)
-        filed = find_member(active.parsed.model, *command.name) if active.parsed is not None else None
-        if active.parsed is None or filed is None:
-            return Change("unknown", generation)
-        if command.change is None:
-            overrides = without(active.overrides, command.name)
-        else:
-            at_s = self._clock()
-            overrides = amend(active.overrides, command.name, filed, command.change, command.by, at_s)
-        if same_changes(overrides, active.overrides):
-            return Change("unchanged", generation)
+    async def _join(self, command: ReloadCommand, parsed: Parsed) -> tuple[Parsed, Discovered]:
+        """Return the configuration with what sources told of: at the start as far as it fits, later all of it."""
+        if self._ready:
+            return await in_bulk(with_discovered, parsed, self._active.discovered)
+        joined, kept, problems = await in_bulk(what_fits, parsed, command.discovered)
+        for problem in problems:
+            self._emit(Event.CONFIG_WARNING, problem=str(problem))
+        return joined, kept
+
+    async def _change(self, decide: Callable[[Active], Wanted | Change]) -> Change:
+        """Make the same configuration active again with what a command asks for beside it, unless that is nothing."""
         try:
-            before, _ = await self._activate(await self._prepare(active.parsed, overrides), "member")
+            wanted = await in_bulk(decide, self._active)
+            if isinstance(wanted, Change):
+                return wanted
+            prepared = await self._prepare(wanted.parsed, wanted.overrides, wanted.discovered)
+            before, _ = await self._activate(prepared, wanted.cause)
         except (ConfigError, ApplyError) as error:
-            return Change("refused", generation, error.problems)
+            return Change("refused", self._active.tables.generation, error.problems)
         await self._announcer.states(before, self._active)
         return Change("applied", self._active.tables.generation)
 
-    def _is_stale(self, expected: int | None) -> bool:
-        return expected is not None and expected != self._active.tables.generation
-
-    async def _prepare(self, parsed: Parsed, overrides: Overrides) -> Prepared:
+    async def _prepare(self, parsed: Parsed, overrides: Overrides, discovered: Discovered) -> Prepared:
         active = self._active
         known = active.nat_ports if self._ready else await asyncio.to_thread(self._port_memory.read)
-        return await in_bulk(
-            prepare, parsed, self._candidates, active.model, known, active.outbound, overrides=overrides
-        )
+        work = partial(prepare, overrides=overrides, discovered=discovered)
+        return await in_bulk(work, parsed, self._candidates, active.model, known, active.outbound)
 
     async def _activate(self, prepared: Prepared, cause: str) -> tuple[Active, Delta]:
         """Compile, apply and commit; return what was active before and the difference.
@@ -315,9 +339,14 @@ class Controller:
             states=states,
             nat_ports=prepared.nat_ports,
             outbound=prepared.outbound,
+            discovered=prepared.discovered,
         )
         self._remember(delta, cause)
         self._prober.set_targets(targets.values())
+        if self._discovery is not None:
+            self._discovery.set_feeds(feeds_of(prepared.model))
+        if prepared.discovered != before.discovered:
+            await asyncio.to_thread(self._member_memory.keep, prepared.model, prepared.discovered)
         if prepared.nat_ports != before.nat_ports:
             await asyncio.to_thread(self._port_memory.keep, prepared.nat_ports)
         return before, delta
@@ -362,30 +391,6 @@ class Controller:
         if self._kept_seed is None:
             self._kept_seed = await asyncio.to_thread(self._installation_seed)
         return self._kept_seed
-
-    def _refused(self, trigger: str, problems: tuple[Problem, ...], started: float) -> Reload:
-        """Record a refusal and say why. At the start there is no log to look into yet: the caller reports it."""
-        if trigger != "start":
-            self._emit(Event.CONFIG_REFUSED, trigger=trigger, problems=tuple(str(problem) for problem in problems))
-        return self._record("refused", trigger, started, problems=problems)
-
-    def _record(
-        self,
-        result: str,
-        trigger: str,
-        started: float,
-        *,
-        problems: tuple[Problem, ...] = (),
-        warnings: tuple[Problem, ...] = (),
-    ) -> Reload:
-        took_s = time.monotonic() - started
-        generation = self._active.tables.generation
-        self._last_reload = Reload(result, trigger, self._clock(), took_s, generation, problems, warnings)
-        self._reloads[result] += 1
-        return self._last_reload
-
-
-_STOPPING = Problem((), "", "the process is stopping", "send it to the next instance")
 
 
 def _ms_since(started: float) -> float:

@@ -7,12 +7,10 @@ Laws:
 """
 
 import json
-import os
-import secrets
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from asynclb.control.keep import keep
 from asynclb.events import Emit, Event
 from asynclb.rules import NatPorts
 
@@ -58,14 +56,9 @@ class PortFile:
 
     def keep(self, ports: NatPorts) -> None:
         """Write the ports, readable for everybody: they are no secret."""
-        draft = self._path.with_name(f".{FILE_NAME}.{os.getpid()}.{secrets.token_hex(4)}")
         try:
-            draft.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            draft.write_text(json.dumps(ports, indent=1), encoding="ascii")
-            draft.replace(self._path)
+            keep(self._path, json.dumps(ports, indent=1))
         except OSError as error:
-            with suppress(OSError):
-                draft.unlink()
             self._tell("the ports of inbound NAT rules cannot be kept, so they may change at the next restart", error)
 
     def _tell(self, what: str, error: Exception) -> None:

@@ -1,6 +1,6 @@
 """From the configuration's text to something that could be made active, or every reason why it cannot."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol
@@ -10,9 +10,12 @@ from asynclb.control.assign import Candidate, Choices, assign
 from asynclb.control.overrides import Overrides, lay_over, still_meant
 from asynclb.control.share import share, share_rules
 from asynclb.errors import ConfigError, Problem
-from asynclb.model import Model
+from asynclb.model import Member, Model
 from asynclb.tables.row import Row
 from asynclb.tables.snat import SnatRule
+
+Discovered = Mapping[str, tuple[Member, ...]]
+"""Pool -> the members that its source told of last, and that are in force."""
 
 
 class Source(Protocol):
@@ -41,6 +44,12 @@ class Parsed(Protocol):
     def digest(self) -> str:
         """Name of the content: equal for equal contents."""
 
+    def with_members(self, discovered: Discovered) -> "Parsed":
+        """Return the configuration with these members in the pools that have a source, instead of any before.
+
+        Raises: ConfigError -> it is not sound with them.
+        """
+
 
 NO_PORTS: rules.NatPorts = MappingProxyType({})
 
@@ -59,6 +68,7 @@ class Prepared:
     nat_ports: rules.NatPorts
     outbound: tuple[SnatRule, ...] = ()
     overrides: Overrides = field(default_factory=dict)
+    discovered: Discovered = field(default_factory=dict)
 
     def place(self, problem: Problem) -> Problem:
         """Return a datapath's problem at its place in the file: datapaths know rules by name, the file by position."""
@@ -76,11 +86,13 @@ def prepare(
     outbound: tuple[SnatRule, ...] = (),
     *,
     overrides: Overrides = MappingProxyType({}),
+    discovered: Discovered = MappingProxyType({}),
 ) -> Prepared:
     """Resolve the rules and choose a datapath for each; share with the active model what has not changed.
 
     `nat_ports` are the ports that inbound NAT rules have given to members so far, `outbound` those of outbound rules;
-    `overrides` are laid over the members of which the configuration says what it said.
+    `overrides` are laid over the members of which the configuration says what it said; `parsed` has the `discovered`
+    members already.
     Raises: ConfigError -> rules that cannot be executed, all of them, each with its place in the file.
     """
     overrides = still_meant(overrides, parsed.model)
@@ -94,4 +106,4 @@ def prepare(
     if problems:
         located = (parsed.source.locate(problem) for problem in problems)
         raise ConfigError(sorted(located, key=lambda problem: (problem.line, problem.column)))
-    return Prepared(parsed, model, rows, choices, ports, snat, overrides)
+    return Prepared(parsed, model, rows, choices, ports, snat, overrides, discovered)

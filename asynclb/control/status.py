@@ -6,8 +6,9 @@ from typing import Protocol
 
 from asynclb.control.overrides import MemberChange, MemberId, Overrides
 from asynclb.datapath.base import Counters, FlowRecord
+from asynclb.discovery import SourceStatus
 from asynclb.errors import Problem
-from asynclb.model import Health, Model
+from asynclb.model import Health, Member, Model
 from asynclb.rules import NatPorts
 from asynclb.tables.tables import Tables
 
@@ -50,7 +51,7 @@ class Change:
 class Generation:
     """A generation of the tables: how many entries came, went and changed with it, and by what.
 
-    `cause` is a reload's trigger, `member` (an operator said something of one) or `health`.
+    `cause` is a reload's trigger, `member` (an operator said something of one), `source` (a source did) or `health`.
     Units: `at_s` seconds since the epoch, for people.
     """
 
@@ -105,6 +106,10 @@ class Status:
     """Inbound NAT rule -> member -> frontend port."""
     overrides: Overrides = field(default_factory=dict)
     """What operators have laid over the file's word on members; `model` has it already."""
+    discovered: Mapping[str, tuple[Member, ...]] = field(default_factory=dict)
+    """Pool -> the members that its source told of; `model` has them already."""
+    sources: Mapping[str, SourceStatus] = field(default_factory=dict)
+    """Pool -> what is known of its source."""
     history: tuple[Generation, ...] = ()
     """The last generations, the oldest first."""
     stopping: bool = False

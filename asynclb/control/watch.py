@@ -1,4 +1,4 @@
-"""Watches the configuration file for changes of content.
+"""Watches a file, the configuration or one that it names, for changes of content.
 
 The watch is on directories, not on the file: editors rename a new file over the old one, and a Kubernetes
 ConfigMap swaps the symbolic link `..data` to another directory, so that a watch on the file's inode goes stale at
@@ -25,23 +25,26 @@ _CONTENT = Mask.CREATE | Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.MOVED_FROM | Ma
 _GONE = Mask.DELETE_SELF | Mask.MOVE_SELF
 
 
-class ConfigWatch:
+class FileWatch:
     """Calls `on_change` once per new content of a file. Owner: the task in `run`."""
 
     def __init__(
         self,
         path: Path,
         on_change: Callable[[], Awaitable[object]],
-        emit: Emit,
+        on_trouble: Callable[[str | None], None],
         *,
         debounce_s: float = DEBOUNCE_S,
         poll_s: float = POLL_S,
         retry_s: float = RETRY_S,
     ) -> None:
-        """Take the present content as known: make the watch before the configuration is first read."""
+        """Take the present content as known: make the watch before the file is first read.
+
+        `on_trouble` is told once why the file cannot be watched or read, and with None that it can be again.
+        """
         self._path = path
         self._on_change = on_change
-        self._emit = emit
+        self._on_trouble = on_trouble
         self._debounce_s = debounce_s
         self._poll_s = poll_s
         self._retry_s = retry_s
@@ -94,9 +97,11 @@ class ConfigWatch:
         """Call `on_change` if the content is new. A file that is missing or unreadable is not a new content."""
         found = await asyncio.to_thread(_digest, self._path)
         if found is None:
-            self._complain("the file is missing or cannot be read; the last good configuration stays active")
+            self._complain("the file is missing or cannot be read; what it said last stays active")
             return
-        self._complained = False
+        if self._complained:
+            self._complained = False
+            self._on_trouble(None)
         if found != self._known:
             self._known = found
             await self._on_change()
@@ -105,7 +110,20 @@ class ConfigWatch:
         """Say once what is wrong, until it is well again."""
         if not self._complained:
             self._complained = True
-            self._emit(Event.CONFIG_WATCH_FAILED, path=str(self._path), error=error)
+            self._on_trouble(error)
+
+
+class ConfigWatch(FileWatch):
+    """Watches the configuration, and tells of trouble by an event."""
+
+    def __init__(self, path: Path, on_change: Callable[[], Awaitable[object]], emit: Emit, **waits: float) -> None:
+        """Take what a `FileWatch` takes, and where events go."""
+
+        def tell(error: str | None) -> None:
+            if error is not None:
+                emit(Event.CONFIG_WATCH_FAILED, path=str(path), error=error)
+
+        super().__init__(path, on_change, tell, **waits)
 
 
 def _directories(path: Path) -> frozenset[Path]:

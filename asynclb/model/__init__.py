@@ -3,6 +3,7 @@
 Durations are seconds (float) and end in `_s`; instants are monotonic nanoseconds and end in `_ns`.
 """
 
+from asynclb.model.discovery import DnsSource, EtcdSource, FileSource, MembersFrom, MemberSource, Record, SourceKind
 from asynclb.model.frontend import Frontend, Scope, preferred_zones
 from asynclb.model.health import (
     Health,
@@ -47,6 +48,9 @@ __all__ = [
     "Compat",
     "DatapathName",
     "FlowLogSettings",
+    "DnsSource",
+    "EtcdSource",
+    "FileSource",
     "Frontend",
     "Health",
     "HealthState",
@@ -54,6 +58,8 @@ __all__ = [
     "LoadBalancingRule",
     "Member",
     "MemberHealth",
+    "MemberSource",
+    "MembersFrom",
     "Model",
     "NoHealthyMembers",
     "OnStop",
@@ -63,8 +69,10 @@ __all__ = [
     "ProbeProtocol",
     "ProxyProtocol",
     "Reason",
+    "Record",
     "Rule",
     "Scope",
+    "SourceKind",
     "StatusRange",
     "TargetId",
     "effective_health",

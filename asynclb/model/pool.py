@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from asynclb.model.discovery import MembersFrom
 from asynclb.net.address import Address
 
 
@@ -36,8 +37,12 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class BackendPool:
-    """A set of members. `drain_period_s` is how long flows of a removed or draining member may go on."""
+    """A set of members. `drain_period_s` is how long flows of a removed or draining member may go on.
+
+    `members` are the configuration's, and behind them those that the source `members_from` has told of.
+    """
 
     name: str
     members: tuple[Member, ...]
     drain_period_s: float = 300.0
+    members_from: MembersFrom | None = None

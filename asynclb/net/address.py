@@ -31,3 +31,8 @@ def endpoint(address: Address | str, port: int) -> str:
     """Write an address and a port as operators do: `192.0.2.1:80`, `[2001:db8::1]:80`."""
     text = str(address)
     return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
+
+
+def name_of_address(address: Address) -> str:
+    """Return an address as a name: no two addresses have the same one."""
+    return str(address).replace(":", "-")

@@ -15,6 +15,7 @@ from asynclb.config.checks.probes import check_probes
 from asynclb.config.checks.references import check_references
 from asynclb.config.checks.rules import check_rules
 from asynclb.config.checks.settings import check_settings
+from asynclb.config.checks.sources import check_sources
 from asynclb.config.checks.unused import check_unused
 from asynclb.config.draft import Draft
 from asynclb.config.report import Report
@@ -25,6 +26,7 @@ CHECKS = (
     check_references,
     check_frontends,
     check_pools,
+    check_sources,
     check_probes,
     check_rules,
     check_ports,
