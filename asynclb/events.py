@@ -37,7 +37,7 @@ class Event(StrEnum):
     ALL_MEMBERS_DOWN = "all_members_down"  # rule, pool, policy
 
     SOURCE_UP = "source_up"  # pool, source, members: it answers, for the first time or again
-    SOURCE_FAILED = "source_failed"  # pool, source, error, members: how many of its members stay
+    SOURCE_FAILED = "source_failed"  # pool, source, error: its last members stay
     SOURCE_REFUSED = (
         "source_refused"  # pool, source, problems: its last answer is not taken; the members before it stay
     )

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from asynclb.admin.source_table import SOURCE_HEADS, source_rows
+
 Document = Mapping[str, Any]
 
 
@@ -79,9 +81,24 @@ def _spell(ranges: Sequence[str]) -> str:
 
 def members_table(state: Document) -> str:
     """Return one line per member and probe, with the member's share of the slots of the pool's tables."""
-    heads = ("POOL", "MEMBER", "ADDRESS", "ZONE", "WEIGHT", "ADMIN", "PROBE", "STATE", "SINCE", "SHARE", "REASON")
+    heads = (
+        "POOL",
+        "MEMBER",
+        "ADDRESS",
+        "FROM",
+        "ZONE",
+        "WEIGHT",
+        "ADMIN",
+        "PROBE",
+        "STATE",
+        "SINCE",
+        "SHARE",
+        "REASON",
+    )
     rows = sorted(_member_rows(state, _shares(state)), key=_calm)  # stable: the file's order
-    return columns(heads, rows, right=("WEIGHT", "SHARE"))
+    table = columns(heads, rows, right=("WEIGHT", "SHARE"))
+    sources = list(source_rows(state))
+    return f"{table}\n\n{columns(SOURCE_HEADS, sources, right=('MEMBERS',))}" if sources else table
 
 
 def _shares(state: Document) -> Mapping[tuple[str, str | None, str], float]:
@@ -96,6 +113,7 @@ def _shares(state: Document) -> Mapping[tuple[str, str | None, str], float]:
 def _member_rows(state: Document, shares: Mapping[tuple[str, str | None, str], float]) -> Iterator[Sequence[object]]:
     unprobed: Document = {"probe": None, "state": None, "since": None, "reason": None, "detail": ""}
     for pool in state["pools"]:
+        source = pool.get("source")
         for member in pool["members"]:
             for health in member["health"] or (unprobed,):
                 share = shares.get((pool["name"], health["probe"], member["name"]), 0.0)
@@ -104,6 +122,7 @@ def _member_rows(state: Document, shares: Mapping[tuple[str, str | None, str], f
                     pool["name"],
                     member["name"],
                     member["address"],
+                    source["kind"] if source and member["from_source"] else None,
                     member["zone"],
                     member["weight"],
                     _admin(member),
@@ -117,7 +136,7 @@ def _member_rows(state: Document, shares: Mapping[tuple[str, str | None, str], f
 
 def _calm(row: Sequence[object]) -> int:
     """Return 0 for a member that a probe has found down, 1 for one that is down by an operator's word, else 2."""
-    return 2 if row[7] != "down" else 0 if row[5] in ("", "none*") else 1
+    return 2 if row[8] != "down" else 0 if row[6] in ("", "none*") else 1
 
 
 def _admin(member: Document) -> str:

@@ -12,10 +12,10 @@ from aiohttp import web
 from asynclb.admin import documents
 from asynclb.admin.counting import counters_document, drops_document
 from asynclb.admin.flows import FlowFilter, Page, Talkers, flow_document, read_cursor, read_prefix
+from asynclb.admin.instant import instant
 from asynclb.admin.route import Answer, Call, Parameter, Refused, Route
 from asynclb.admin.state import (
     datapath_document,
-    instant,
     pool_documents,
     rule_documents,
     state_document,

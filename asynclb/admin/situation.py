@@ -51,6 +51,22 @@ class MemberFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceFacts:
+    """How the source of a pool's members is: `state` in the words of `discovery.SourceState`.
+
+    `members` of it are in force; `problems` are why its last answer was refused. Units: as in `MemberFacts`.
+    """
+
+    pool: str
+    name: str
+    state: str
+    members: int
+    error: str = ""
+    problems: tuple[str, ...] = ()
+    since_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class RefusedReload:
     """The last reload, if it was refused: when, its first problem, and how many more there are."""
 
@@ -69,6 +85,7 @@ class Situation:
     stopping: bool = False
     rules: tuple[RuleFacts, ...] = ()
     members: tuple[MemberFacts, ...] = ()
+    sources: tuple[SourceFacts, ...] = ()
     refused: RefusedReload | None = None
     fullest: tuple[str, int, int] = ("", 0, 0)
     """(datapath, flows, capacity) of the flow table that has the least room left; capacity 0: none is limited."""
@@ -97,6 +114,7 @@ def of_state(state: State, counters: State | None = None, dropped: Mapping[str, 
         stopping=state["stopping"],
         rules=tuple(_rules(state)),
         members=tuple(_members(state)),
+        sources=tuple(_sources(state)),
         refused=_refused(state["last_reload"] or {}),
         fullest=_fullest(counters or {}),
         dropped=dropped or {},
@@ -124,6 +142,15 @@ def _members(state: State) -> Iterator[MemberFacts]:
             else:
                 why, since_s = down["detail"] or down["reason"], _epoch_s(down["since"])
                 yield MemberFacts(pool["name"], member["name"], word, why, since_s)
+
+
+def _sources(state: State) -> Iterator[SourceFacts]:
+    for pool in state["pools"]:
+        if (found := pool.get("source")) is not None:
+            problems, since_s = tuple(found["problems"]), _epoch_s(found["since"])
+            yield SourceFacts(
+                pool["name"], found["name"], found["state"], found["members"], found["error"], problems, since_s
+            )
 
 
 def _refused(reload: State) -> RefusedReload | None:

@@ -5,11 +5,12 @@ Pool tables are listed once and rules refer to them by position: 1,500 rules may
 
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import asynclb
 from asynclb.admin import documents
+from asynclb.admin.instant import instant
 from asynclb.admin.outbound import outbound_documents
+from asynclb.admin.sources import source_document
 from asynclb.control.overrides import Override
 from asynclb.control.status import DatapathStatus, Reload, Status
 from asynclb.errors import Problem
@@ -178,21 +179,28 @@ def pool_documents(status: Status, epoch_offset_s: float) -> Iterator[documents.
     probes = probes_by_pool(status.model)
     for pool in status.model.backend_pools.values():
         asked = probes.get(pool.name, ())
-        members = [
-            _member(pool, member, asked, status.health, epoch_offset_s, status.overrides.get((pool.name, member.name)))
-            for member in pool.members
-        ]
-        yield {"name": pool.name, "drain_period_s": pool.drain_period_s, "members": members}
+        told = frozenset(member.name for member in status.discovered.get(pool.name, ()))
+        yield {
+            "name": pool.name,
+            "drain_period_s": pool.drain_period_s,
+            "source": source_document(status, pool.name),
+            "members": [
+                _member(pool, member, asked, status, epoch_offset_s, from_source=member.name in told)
+                for member in pool.members
+            ],
+        }
 
 
 def _member(
     pool: BackendPool,
     member: Member,
     probes: tuple[str, ...],
-    health: Health,
+    status: Status,
     epoch_offset_s: float,
-    override: Override | None,
+    *,
+    from_source: bool,
 ) -> documents.Member:
+    override = status.overrides.get((pool.name, member.name))
     return {
         "name": member.name,
         "address": str(member.address),
@@ -200,8 +208,9 @@ def _member(
         "priority": member.priority,
         "admin_state": member.admin_state.value,
         "zone": member.zone,
+        "from_source": from_source,
         "override": None if override is None else _override(override),
-        "health": [_health(pool.name, member, probe, health, epoch_offset_s) for probe in probes],
+        "health": [_health(pool.name, member, probe, status.health, epoch_offset_s) for probe in probes],
     }
 
 
@@ -227,10 +236,3 @@ def _health(pool: str, member: Member, probe: str, health: Health, epoch_offset_
         "since": instant(epoch_offset_s + found.since_ns / 1e9) if found.since_ns else None,
         "detail": found.detail,
     }
-
-
-def instant(epoch_s: float) -> str | None:
-    """Return a time as people and programs read it; None for 0."""
-    if not epoch_s:
-        return None
-    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from asynclb.admin.counting import drop_meanings
-from asynclb.admin.situation import MemberFacts, MemberState, RefusedReload, RuleFacts, Situation
+from asynclb.admin.situation import MemberFacts, MemberState, RefusedReload, RuleFacts, Situation, SourceFacts
 from asynclb.net.drop import Drop
 
 MOST = 50  # findings that are told one by one; more than anybody reads
@@ -74,6 +74,7 @@ def judge(situation: Situation) -> Verdict:
         *_process(situation),
         *_rules(situation.rules),
         *_members(situation.members, situation.at_s),
+        *_sources(situation.sources, situation.at_s),
         *_reload(situation.refused, situation),
         *_traffic(situation),
     ]
@@ -137,6 +138,24 @@ def _sentence(pool: str, members: Sequence[MemberFacts], word: str, size: int, a
         return f"{first.name} of pool {pool} is {word}."
     since = f" since {moment(first.since_s, at_s)}" if first.since_s else ""
     return f"{first.name} of pool {pool} is {word}{since}{f': {first.why}' if first.why else ''}."
+
+
+def _sources(sources: Iterable[SourceFacts], at_s: float) -> Iterator[Finding]:
+    """Yield a finding for each source whose word is not in force."""
+    for source in sources:
+        many = "last member stays" if source.members == 1 else f"last {source.members:,} members stay"
+        keeps = f"its {many}" if source.members else "the pool has no members of it"
+        if source.state == "failed":
+            since = f" since {moment(source.since_s, at_s)}" if source.since_s else ""
+            text = f"The source of pool {source.pool} fails{since}, {keeps}: {source.error}"
+            yield Finding(Severity.WARNING, text, source.pool)
+        elif source.state == "waiting":
+            text = f"The source of pool {source.pool} ({source.name}) has not answered yet, {keeps}."
+            yield Finding(Severity.WARNING, text, source.pool)
+        elif source.problems:
+            more = f" (and {len(source.problems) - 1:,} more)" if len(source.problems) > 1 else ""
+            text = f"What the source of pool {source.pool} says is refused, {keeps}: {source.problems[0]}{more}"
+            yield Finding(Severity.WARNING, text, source.pool)
 
 
 def moment(epoch_s: float, now_s: float) -> str:

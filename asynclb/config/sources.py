@@ -84,7 +84,7 @@ class EtcdSpec(Spec):
     password_file: t.FilePath | None = None
     """File with the user's password in its first line."""
     tls: EtcdTlsSpec = EtcdTlsSpec()
-    """Files for https endpoints."""
+    """Who is trusted at https endpoints, and the certificate to show there."""
     timeout: Patience = 5.0
     """How long an endpoint may take to connect and to answer, 100ms to 1m."""
 

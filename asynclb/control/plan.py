@@ -111,8 +111,12 @@ def _pools(old: Mapping[str, BackendPool], new: Mapping[str, BackendPool]) -> It
             continue
         if before is None or after is None:
             yield Difference("pool", name, "added" if before is None else "removed")
-        elif drain := _detail("drain_period_s", before.drain_period_s, after.drain_period_s):
-            yield Difference("pool", name, "changed", (drain,))
+        else:
+            said = (
+                _detail(key, getattr(before, key), getattr(after, key)) for key in ("drain_period_s", "members_from")
+            )
+            if details := tuple(detail for detail in said if detail):
+                yield Difference("pool", name, "changed", details)
         members = [{f"{name}/{m.name}": m for m in pool.members} if pool else {} for pool in (before, after)]
         yield from _named("member", *members)
 

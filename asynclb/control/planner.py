@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from asynclb.control.assign import Candidate
 from asynclb.control.bulk import in_bulk
+from asynclb.control.changes import with_discovered
 from asynclb.control.plan import Plan, Side, assumed_health, make_plan
 from asynclb.control.prepare import Parsed, prepare
 from asynclb.control.status import StateSource, Status
@@ -56,6 +57,7 @@ class Planner:
 
     def _against(self, status: Status, parsed: Parsed, flows: tuple[int, list[FlowRecord]]) -> Plan:
         tables = status.tables
+        parsed, _ = with_discovered(parsed, status.discovered)
         now = prepare(
             parsed, self._candidates, status.model, status.nat_ports, tables.outbound, overrides=status.overrides
         )

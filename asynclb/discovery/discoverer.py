@@ -137,8 +137,7 @@ class Discoverer:
             if before.state is not SourceState.UP:
                 self._emit(Event.SOURCE_UP, **what, members=len(finding.members))
         elif before.state is not SourceState.FAILED or before.error != after.error:
-            kept = len(running.answer.members) if running.answer is not None else None
-            self._emit(Event.SOURCE_FAILED, **what, error=after.error, members=kept)
+            self._emit(Event.SOURCE_FAILED, **what, error=after.error)
         self._heard.set()
 
     async def _pass_on(self, running: _Running) -> None:

@@ -83,3 +83,6 @@ class MembersFrom:
 
     source: MemberSource
     allow_empty: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.source}, which may be empty" if self.allow_empty else str(self.source)

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 import asynclb
 from asynclb.control.status import Status
 from asynclb.datapath.base import Counters, summed
+from asynclb.discovery import SourceState
 from asynclb.health.record import DURATION_BOUNDS_S, Results
 from asynclb.model import HealthState, TargetId, effective_health
 from asynclb.net.drop import Drop
@@ -67,6 +68,7 @@ class _Families(Collector):
         yield from _snat(counters.values())
         yield from _health(status, self._snapshot.reached)
         yield from _probes(self._snapshot.results)
+        yield from _sources(status)
         yield from _datapaths(status, counters)
         yield _flow_log(self._snapshot.flow_log)
 
@@ -187,6 +189,29 @@ def _probes(results: Results) -> Iterator[Metric]:
     for probe, found in results.probes.items():
         durations.add_metric([probe], _buckets(found.counts), found.sum_s)
     yield durations
+
+
+def _sources(status: Status) -> Iterator[Metric]:
+    """Yield nothing of pools without a source."""
+    up = GaugeMetricFamily(
+        "asynclb_discovery_up", "Whether the source of the pool's members answers.", labels=["pool", "source"]
+    )
+    members = GaugeMetricFamily(
+        "asynclb_discovery_members", "Members in force that the source told of.", labels=["pool"]
+    )
+    updates = CounterMetricFamily(
+        "asynclb_discovery_updates", "Answers of the source by what became of them.", labels=["pool", "result"]
+    )
+    answered = GaugeMetricFamily(
+        "asynclb_discovery_last_answer_timestamp_seconds", "When the source answered last; 0: never.", labels=["pool"]
+    )
+    for pool, found in status.sources.items():
+        up.add_metric([pool, found.members_from.source.kind], found.state is SourceState.UP)
+        members.add_metric([pool], len(status.discovered.get(pool, ())))
+        answered.add_metric([pool], found.answered_s)
+        for result, count in found.updates.items():
+            updates.add_metric([pool, result], count)
+    yield from (up, members, updates, answered)
 
 
 def _by_probe(results: Results) -> Mapping[tuple[str, str], Mapping[str, int]]:

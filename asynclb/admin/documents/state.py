@@ -195,8 +195,26 @@ class Member(TypedDict):
     priority: int
     admin_state: AdminStateWord
     zone: str | None
+    from_source: Annotated[bool, "whether the pool's source told of it, rather than the configuration"]
     override: Override | None
     health: list[Health]
+
+
+class Source(TypedDict):
+    """Where a pool's members are asked for, and how that goes."""
+
+    kind: Literal["file", "dns", "etcd"]
+    name: str
+    allow_empty: bool
+    state: Literal["waiting", "up", "failed"]
+    since: Instant
+    error: Annotated[str, "why it does not answer"]
+    answered: Annotated[Instant, "when it answered last"]
+    members: Annotated[int, "that it told of and that are in force"]
+    result: Annotated[str | None, "what became of its last answer: applied, unchanged or refused"]
+    problems: Annotated[list[str], "why its last answer was refused"]
+    warnings: Annotated[list[str], "what was taken otherwise than it was said"]
+    updates: Annotated[dict[str, int], "result -> how many answers"]
 
 
 class Pool(TypedDict):
@@ -204,6 +222,7 @@ class Pool(TypedDict):
 
     name: str
     drain_period_s: float
+    source: Source | None
     members: list[Member]
 
 
@@ -256,7 +275,7 @@ class Generation(TypedDict):
 
     generation: int
     at: Instant
-    cause: Annotated[str, "start, signal, watch, api, member or health"]
+    cause: Annotated[str, "start, signal, watch, api, member, source or health"]
     added: int
     removed: int
     changed: int

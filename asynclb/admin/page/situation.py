@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from asynclb.admin.page.picture import Picture
 from asynclb.admin.page.rates import Rates, Reading
 from asynclb.admin.situation import MemberFacts, MemberState, RefusedReload, RuleFacts, Situation
+from asynclb.admin.sources import facts_of
 from asynclb.control.status import Status
 
 
@@ -22,6 +23,7 @@ def of_picture(status: Status, picture: Picture, rates: Rates, reading: Reading,
         stopping=status.stopping,
         rules=tuple(RuleFacts(rule["name"], rule["pool"], rule["state"]) for rule in picture.rules.values()),
         members=tuple(_members(picture)),
+        sources=tuple(facts_of(status)),
         refused=refused,
         fullest=reading.fullest,
         dropped=_by_reason(rates),
