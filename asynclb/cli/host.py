@@ -1,11 +1,12 @@
 """Commands about this host and this process: run, demo, detach, doctor, top, completion, version."""
 
 import sys
+from ipaddress import IPv4Address, IPv6Address
 
 import click
 
 from asynclb import __version__
-from asynclb.cli.options import CONFIG, EXIT_CODES, client_options, json_option, print_json, some
+from asynclb.cli.options import CONFIG, EXIT_CODES, client_options, json_option, print_json, some, vip_and_port
 
 
 @click.command(short_help="run; SIGHUP or a changed file reloads; SIGTERM drains and stops", epilog=EXIT_CODES)
@@ -63,16 +64,30 @@ def detach() -> None:
 
 @click.command(short_help="say what this host lacks, each with the command that mends it", epilog=EXIT_CODES)
 @click.argument("config", type=CONFIG, required=False)
+@click.option(
+    "--member",
+    metavar="VIP[:PORT]",
+    callback=lambda _context, _option, value: value and vip_and_port(value),
+    help="On a member: whether it fits a rule of that VIP, and whether somebody serves the (backend) port.",
+)
+@click.option("--floating", is_flag=True, help="With --member: the rule has floating_ip (direct server return).")
 @json_option
-def doctor(config: str | None, as_json: bool) -> None:
+def doctor(
+    config: str | None, member: tuple[IPv4Address | IPv6Address, int | None] | None, floating: bool, as_json: bool
+) -> None:
     """Say what this host and this user lack for each datapath, and for CONFIG, with the command that mends it.
 
-    Changes nothing. Exit code 0: nothing is in the way; 1: something is, or CONFIG is refused.
+    With --member it is run on a member of a pool and says what that one lacks. Changes nothing. Exit code 0: nothing is
+    in the way; 1: something is, or CONFIG is refused.
     """
-    from asynclb.doctor import Level, examine
+    from asynclb.doctor import Level, Role, examine, examine_member
     from asynclb.doctor.text import finding_document, findings_text
 
-    findings = examine(config)
+    if floating and member is None:
+        raise click.UsageError("--floating says something of a member; add --member VIP")
+    if config is not None and member is not None:
+        raise click.UsageError("--member is about the host it runs on; leave CONFIG out")
+    findings = examine(config) if member is None else examine_member(Role(member[0], floating, member[1]))
     print_json([finding_document(one) for one in findings]) if as_json else click.echo(findings_text(findings))
     sys.exit(1 if any(one.level is Level.FAIL for one in findings) else 0)
 

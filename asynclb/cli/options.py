@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from enum import IntEnum
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, TypeVar
 
 import click
@@ -59,6 +60,26 @@ def client_options(command: Command) -> Command:
 def json_option(command: Command) -> Command:
     """Add `--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def vip_and_port(text: str) -> tuple[IPv4Address | IPv6Address, int | None]:
+    """Read `203.0.113.10`, `203.0.113.10:80`, `2001:db8::10` or `[2001:db8::10]:80`.
+
+    Raises: click.BadParameter -> it is none of them.
+    """
+    address, port = text, ""
+    if text.startswith("[") or text.count(":") == 1:
+        address, _, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
+    try:
+        found = ip_address(address.removeprefix("[").removesuffix("]"))
+        number = int(port) if port else None
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is no address, as in 203.0.113.10, 203.0.113.10:80 or [2001:db8::10]:80"
+        ) from None
+    if number is not None and not 1 <= number <= 65_535:
+        raise click.BadParameter(f"port {number} of {text!r} is not from 1 to 65535")
+    return found, number
 
 
 def print_json(document: Any) -> None:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from asynclb.cli import cli
+from asynclb.cli.options import vip_and_port
 from asynclb.config import parse
 from asynclb.datapath.base import Refusal
 from asynclb.doctor.checks import check_host
@@ -135,3 +136,36 @@ def test_this_host(tmp_path: Path) -> None:
     config = tmp_path / "asynclb.yaml"
     config.write_text("version: 2\n")
     assert CliRunner().invoke(cli, ["doctor", str(config)]).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("203.0.113.10", (IPv4Address("203.0.113.10"), None)),
+        ("203.0.113.10:80", (IPv4Address("203.0.113.10"), 80)),
+        ("2001:db8::10", (IPv6Address("2001:db8::10"), None)),
+        ("[2001:db8::10]", (IPv6Address("2001:db8::10"), None)),
+        ("[2001:db8::10]:80", (IPv6Address("2001:db8::10"), 80)),
+    ],
+)
+def test_a_vip_with_or_without_a_port(text: str, found: object) -> None:
+    """Both families are read in the spellings that people use."""
+    assert vip_and_port(text) == found
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--member", "203.0.113"], "is no address, as in 203.0.113.10"),
+        (["--member", "203.0.113.10:http"], "is no address, as in 203.0.113.10"),
+        (["--member", "203.0.113.10:65536"], "port 65536 of '203.0.113.10:65536' is not from 1 to 65535"),
+        (["--member", "203.0.113.10/32"], "is no address"),
+        (["--floating"], "add --member VIP"),
+        (["--member", "203.0.113.10", "asynclb.yaml"], "leave CONFIG out"),
+    ],
+)
+def test_wrong_words_about_a_member(words: list[str], said: str) -> None:
+    """What cannot be meant is refused with what can."""
+    found = CliRunner().invoke(cli, ["doctor", *words])
+    assert found.exit_code == 2
+    assert said in found.output
