@@ -285,6 +285,11 @@ class Object:
         done = self._c.bpf_map__set_initial_value(self._map(name), value, c_size_t(len(value)))
         self._checked(f"set section {name!r}", done)
 
+    def choose(self, name: str, *, load: bool) -> None:
+        """Say whether a program is loaded; a section that begins with `?` is not, unless it is chosen."""
+        done = self._c.bpf_program__set_autoload(self._program(name), ctypes.c_bool(load))
+        self._checked(f"choose program {name!r}", done)
+
     def load(self) -> None:
         """Create the maps and have the kernel verify the programs. Cost: some 100 ms; call it in a thread."""
         done = self._c.bpf_object__load(self._object)
@@ -297,16 +302,19 @@ class Object:
 
     def program(self, name: str) -> int:
         """Return the descriptor of a loaded program."""
-        found = c_void_p(self._c.bpf_object__find_program_by_name(self._object, name.encode()))
-        if not found:
-            raise BpfError(f"program {name!r} of the object", errno.ENOENT)
-        return self._checked(f"program {name!r}", self._c.bpf_program__fd(found))
+        return self._checked(f"program {name!r}", self._c.bpf_program__fd(self._program(name)))
 
     def close(self) -> None:
         """Give back memory and descriptors. Nothing may be called afterwards."""
         if self._object:
             self._c.bpf_object__close(self._object)
             self._object = c_void_p()
+
+    def _program(self, name: str) -> c_void_p:
+        found = c_void_p(self._c.bpf_object__find_program_by_name(self._object, name.encode()))
+        if not found:
+            raise BpfError(f"program {name!r} of the object", errno.ENOENT)
+        return found
 
     def _map(self, name: str) -> c_void_p:
         found = c_void_p(self._c.bpf_object__find_map_by_name(self._object, name.encode()))

@@ -27,11 +27,12 @@ SHORTEST = {b"\x08\x00": 34, b"\x86\xdd": 54}
 SETTINGS: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
-@pytest.fixture(scope="module", params=["xdp", "tc"])
+@pytest.fixture(scope="module", params=["xdp", "tc", "xdp-restrained", "tc-restrained"])
 def programs(request: pytest.FixtureRequest) -> Iterator[Loaded]:
-    """The programs; frames go through one of them."""
-    with loaded() as made:
-        made.hook = request.param
+    """The programs; frames go through one of them. What is restrained was loaded with two capabilities."""
+    hook, _, restrained = request.param.partition("-")
+    with loaded(restrained=bool(restrained)) as made:
+        made.hook = hook
         yield made
 
 

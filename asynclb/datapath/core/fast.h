@@ -325,9 +325,13 @@ INLINE u32 put32(u8 *field, u32 value)
 
 INLINE u32 put_address(u8 *l3, u32 version, u32 outward, const struct address *to)
 {
-	u8 *field = l3 + (version == 4 ? (outward ? 12 : 16) : (outward ? 8 : 24));
+	u8 *field = l3 + (version == 4 ? 12 : 8);
 	u32 sum;
 
+	if (!outward) {
+		field += version == 4 ? 4 : 16;
+		SETTLED(field);
+	}
 	if (version == 4)
 		return put32(field, WIRE32(to->low));
 	sum = put32(field, WIRE32(to->high >> 32)) + put32(field + 4, WIRE32(to->high));
@@ -349,9 +353,13 @@ INLINE void put_check(u8 *field, u32 difference, int zero_is_none)
 INLINE struct change fast_rewrite(const struct glance *g, const struct course *course, u8 *data)
 {
 	struct change change = {0, 0};
-	u8 *port = g->l4 + (course->outward ? 0 : 2);
+	u8 *port = g->l4;
 	u16 old;
 
+	if (!course->outward) {
+		port += 2;
+		SETTLED(port);
+	}
 	put_link(data, course->to);
 	put_link(data + 6, course->from);
 	if (!course->address.high && !course->address.low)

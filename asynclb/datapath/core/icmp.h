@@ -51,12 +51,13 @@ INLINE u32 move_up(struct packet *p, u32 from, u32 by, u32 size)
 {
 	u32 sum = 0;
 
-	for (u32 i = 4; i <= MOVED && i <= size; i += 4) {
+	UNROLL
+	for (u32 i = 4; i <= MOVED; i += 4) {
 		const u8 *source = at(p, from + size - i, 4);
 		u8 *to = at(p, from + size - i + by, 4);
 		u32 word;
 
-		if (!source || !to)
+		if (i > apart(size) || !source || !to)
 			break;
 		word = load_be32(source);
 		store_be32(to, word);
@@ -90,20 +91,19 @@ INLINE u32 write_ipv6(u8 *h, u32 payload, const struct address *from, const stru
 INLINE void make_error(struct packet *p, const struct network *net, const struct address *from, u32 kind, u32 rest, u32 size)
 {
 	u32 head = net->version == 4 ? 20 : 40, sum;
-	u8 *h = at(p, net->l3, head + 8);
+	u8 *h = at(p, net->l3, head), *icmp = at(p, net->l3 + head, 8);
 
-	if (!h)
+	if (!h || !icmp)
 		return;
 	sum = move_up(p, net->l3, head + 8, size);
 	if (net->version == 4)
 		write_ipv4(h, head + 8 + size, from, &net->source);
 	else
 		sum += write_ipv6(h, 8 + size, from, &net->source);
-	h += head;
-	store_be32(h, kind << 16);
-	store_be32(h + 4, rest);
+	store_be32(icmp, kind << 16);
+	store_be32(icmp + 4, rest);
 	sum += kind + sum32(rest);
-	store_be16(h + 2, (u16)(fold(sum) ^ 0xffff));
+	store_be16(icmp + 2, (u16)(fold(sum) ^ 0xffff));
 	p->length = net->l3 + head + 8 + size;
 	p->csum_start = NONE;
 	p->segmented = 0;

@@ -26,6 +26,7 @@ INLINE const struct place *place_find(const struct image *image, const struct ad
 {
 	u32 start = place_hash(address, port, protocol, kind);
 
+	UNROLL
 	for (u32 i = 0; i < PROBES; i++) {
 		u32 index = (start + i) & (image->places.count - 1);
 		const struct place *place = ITEM(image, image->places, place, index);
@@ -45,7 +46,7 @@ STEP u32 place_entry(const struct work *w, const struct address *address, u32 po
 	const struct image *image;
 	const struct place *place;
 
-	GIVEN(w);
+	OWN(w);
 	GIVEN(address);
 	image = work_image(w);
 	place = image ? place_find(image, address, port, protocol, kind) : 0;
@@ -58,7 +59,7 @@ STEP u32 known_find(const struct work *w, const struct address *address, struct 
 	const struct image *image;
 	const struct place *place;
 
-	GIVEN(w);
+	OWN(w);
 	GIVEN(address);
 	GIVEN(known);
 	*known = (struct known){.entry = NONE, .reverse = NONE};
@@ -92,7 +93,7 @@ STEP u32 range_begins(const struct work *w, u32 item, const struct address *sour
 {
 	const struct image *image;
 
-	GIVEN(w);
+	OWN(w);
 	GIVEN(source);
 	image = work_image(w);
 	return image && !address_above(&ITEM(image, image->allows, allow, item)->first, source);
@@ -102,7 +103,7 @@ STEP u32 name_begins(const struct work *w, u32 item, u32 identity)
 {
 	const struct image *image;
 
-	GIVEN(w);
+	OWN(w);
 	image = work_image(w);
 	return image && ITEM(image, image->pools, pool_member, item)->identity <= identity;
 }
@@ -113,12 +114,15 @@ STEP u32 in_ranges(const struct work *w, u32 base, u32 left, const struct addres
 	const struct allow *range;
 	const struct image *image;
 
-	GIVEN(w);
+	OWN(w);
 	GIVEN(source);
 	image = work_image(w);
 	if (!image || !left)
 		return 0;
-	for (u32 i = 0; i < SEARCH_STEPS && left > 1; i++) {
+	UNROLL
+	for (u32 i = 0; i < SEARCH_STEPS; i++) {
+		if (apart(left) < 2)
+			break;
 		base += left / 2 * range_begins(w, base + left / 2, source);
 		left -= left / 2;
 	}
@@ -143,7 +147,10 @@ INLINE u32 part_find(const struct work *w, const struct image *image, struct sec
 
 	if (!left)
 		return NONE;
-	for (u32 i = 0; i < SEARCH_STEPS && left > 1; i++) {
+	UNROLL
+	for (u32 i = 0; i < SEARCH_STEPS; i++) {
+		if (apart(left) < 2)
+			break;
 		base += left / 2 * name_begins(w, base + left / 2, identity);
 		left -= left / 2;
 	}
@@ -159,7 +166,7 @@ STEP u32 pool_find(const struct work *w, u32 index, u32 identity)
 	const struct image *image;
 	const struct entry *entry;
 
-	GIVEN(w);
+	OWN(w);
 	image = work_image(w);
 	entry = image ? entry_at(image, index) : 0;
 	return entry ? part_find(w, image, entry->pool, identity) : NONE;
@@ -173,7 +180,7 @@ STEP u32 leaving_find(const struct work *w, u32 index, u32 identity)
 	const struct image *image;
 	const struct entry *entry;
 
-	GIVEN(w);
+	OWN(w);
 	image = work_image(w);
 	entry = image ? entry_at(image, index) : 0;
 	return entry ? part_find(w, image, entry->leaving, identity) : NONE;
@@ -196,7 +203,7 @@ STEP u32 choose(const struct work *w)
 	const u32 *choice;
 	u64 hash;
 
-	GIVEN(w);
+	OWN(w);
 	image = work_image(w);
 	entry = image ? entry_at(image, w->way.entry) : 0;
 	if (!entry || !entry->slots.count)

@@ -117,6 +117,13 @@ struct {
 	MAP_TYPE(value, struct work);
 } scratch SEC(".maps");
 
+INLINE void *own_memory(const void *memory)
+{
+	u32 place = ((const struct packet *)memory)->place;
+
+	return bpf_map_lookup_elem(&scratch, &place);
+}
+
 /* Written by the loader before the programs are loaded, and constant to the verifier from then on. */
 SEC(".rodata.settings") const volatile struct kernel_settings settings = {
 	.layout_digest = LAYOUT_DIGEST,

@@ -22,7 +22,7 @@
 
 INLINE int is_ours_to_answer(const struct work *w, const struct address *target)
 {
-	struct known known;
+	struct known known = {0}; /* the verifier wants what it shows to a function to be set */
 
 	return known_find(w, target, &known) && (known.flags & (ADDRESS_VIP | ADDRESS_LOCAL)) == ADDRESS_VIP;
 }
@@ -42,7 +42,7 @@ STEP u32 answer_arp(struct work *w)
 	u8 asked[4];
 	u8 *h;
 
-	GIVEN(w);
+	OWN(w);
 	h = at(w->p, w->in.net.l3, ARP_BYTES);
 	ours = our_link(w, w->p->ifindex);
 	if (!h || !ours || load_be32(h) != 0x00010800 || load_be32(h + 4) != (0x06040000 | ARP_REQUEST))
@@ -51,11 +51,14 @@ STEP u32 answer_arp(struct work *w)
 	if (!is_ours_to_answer(w, &target))
 		return VERDICT_PASS;
 	store_be16(h + 6, ARP_REPLY);
+	UNROLL
 	for (u32 i = 0; i < 4; i++)
 		asked[i] = h[24 + i];
+	UNROLL
 	for (u32 i = 0; i < 10; i++) /* who asked, link and address, is now the target */
 		h[18 + i] = h[8 + i];
 	copy_link(h + 8, ours);
+	UNROLL
 	for (u32 i = 0; i < 4; i++)
 		h[14 + i] = asked[i];
 	return leave_as_it_came(w, h + 18, ours);
@@ -66,6 +69,7 @@ INLINE u32 set_target_option(u8 *option, const u8 *ours)
 {
 	u32 difference = replace16(option, OPTION_TARGET << 8 | 1);
 
+	UNROLL
 	for (u32 i = 0; i < 3; i++)
 		difference += replace16(option + 2 + 2 * i, load_be16(ours + 2 * i));
 	return difference;
@@ -84,7 +88,7 @@ STEP u32 answer_neighbour(struct work *w)
 	u8 to[6] = {0x33, 0x33, 0, 0, 0, 1};
 	u8 *h, *option;
 
-	GIVEN(w);
+	OWN(w);
 	net = &w->in.net;
 	ip = at(w->p, net->l3, 40);
 	h = at(w->p, net->l4, NEIGHBOUR_BYTES);

@@ -24,11 +24,16 @@ struct packet {
 	u32 asked;	 /* a question: who would get it? Nothing is sent, kept or counted */
 	u32 segmented;   /* payload of each segment that the kernel cuts it into before it leaves; 0: it is whole */
 #ifdef __bpf__
+	u32 place;	      /* of this memory among this processor's */
 	u32 copied;	      /* how much of the frame is in `data` */
 	u32 deferred;	      /* the transport's checksum is changed by the kernel's helper, and by these differences */
 	u32 addresses, ports; /* what of them the pseudo-header covers, and what it does not */
 #endif
 };
+
+#ifdef __bpf__
+INLINE void *own_memory(const void *memory); /* begins with a struct packet; maps_bpf.h */
+#endif
 
 /* Returns the bytes [offset, offset + size) of the frame, or 0 when it does not have them. */
 INLINE u8 *at(struct packet *p, u32 offset, u32 size)
@@ -67,6 +72,7 @@ INLINE void store_be16(u8 *to, u16 value)
 
 INLINE void copy_link(u8 *to, const u8 *from)
 {
+	UNROLL
 	for (u32 i = 0; i < 6; i++)
 		to[i] = from[i];
 }
@@ -75,6 +81,7 @@ INLINE int same_link(const u8 *one, const u8 *other)
 {
 	u32 differ = 0;
 
+	UNROLL
 	for (u32 i = 0; i < 6; i++)
 		differ |= (u32)(one[i] ^ other[i]);
 	return !differ;

@@ -79,6 +79,7 @@ INLINE u32 parse_link(struct packet *p, struct parsed *out)
 	if (!h)
 		return DROP_TRUNCATED;
 	out->type = load_be16(h + 12);
+	UNROLL
 	for (u32 i = 0; i < VLAN_TAGS; i++) {
 		if (out->type != TYPE_VLAN && out->type != TYPE_QINQ)
 			break;
@@ -130,6 +131,7 @@ INLINE int is_extension(u32 protocol)
  */
 INLINE u32 parse_extensions(struct packet *p, struct network *net)
 {
+	UNROLL
 	for (u32 i = 0; i < EXTENSION_HEADERS; i++) {
 		const u8 *h;
 		u32 size = 8, fragment;
@@ -312,7 +314,7 @@ STEP u32 parse_packet(struct packet *p, struct parsed *out)
 {
 	u32 reason;
 
-	GIVEN(p);
+	OWN(p);
 	GIVEN(out);
 	reason = out->type == TYPE_IPV4 ? parse_ipv4(p, &out->net, p->length, 0)
 					: parse_ipv6(p, &out->net, p->length, 0);

@@ -92,15 +92,22 @@ INLINE int exceeds(struct work *w, u32 mtu)
 #endif
 }
 
+INLINE void hear_ack(struct flow *flow, u32 ack, int outward)
+{
+	if (outward) {
+		flow->ack_out = ack;
+		SETTLED(flow);
+	} else {
+		flow->ack_in = ack;
+	}
+}
+
 /* What is said when a flow is over is not heard, but the resets that follow must fit it. */
 INLINE void hear_last(const struct work *w, struct flow *flow, int outward)
 {
 	if (w->way.key.protocol != IP_TCP || !is_plain(&w->in) || !(w->in.tcp_flags & TCP_ACK) || w->p->asked)
 		return;
-	if (outward)
-		flow->ack_out = w->in.ack;
-	else
-		flow->ack_in = w->in.ack;
+	hear_ack(flow, w->in.ack, outward);
 }
 
 /* The drain period of a flow's member is over. */
@@ -137,6 +144,7 @@ INLINE void count_packet(struct count *count, u32 bytes, int outward)
 	if (outward) {
 		count->packets_out++;
 		count->bytes_out += bytes;
+		SETTLED(count);
 	} else {
 		count->packets_in++;
 		count->bytes_in += bytes;
@@ -256,7 +264,7 @@ STEP u32 hairpin_port(struct work *w, const struct address *member, u32 rule, u3
 	struct flow *back;
 	u32 first;
 
-	GIVEN(w);
+	OWN(w);
 	GIVEN(member);
 	way = &w->way;
 	image = work_image(w);
@@ -272,6 +280,7 @@ STEP u32 hairpin_port(struct work *w, const struct address *member, u32 rule, u3
 			      .hairpin_port = way->key.destination_port,
 			      .deadline_ms = w->now_ms + idle_ms};
 	first = (u32)passage_hash(image, way);
+	UNROLL
 	for (u32 i = 0; i < HAIRPIN_TRIES; i++) {
 		u16 port = (u16)(HAIRPIN_FIRST + ((first + i) & (HAIRPIN_PORTS - 1)));
 		u64 hash;
@@ -354,6 +363,7 @@ INLINE void flow_advance(struct flow *flow, u32 bytes, u32 outward)
 	if (outward) {
 		flow->packets_out++;
 		flow->bytes_out += bytes;
+		SETTLED(flow);
 	} else {
 		flow->packets_in++;
 		flow->bytes_in += bytes;
@@ -364,10 +374,8 @@ INLINE void flow_advance(struct flow *flow, u32 bytes, u32 outward)
 INLINE void flow_hear(struct flow *flow, u32 flags, u32 ack, u32 outward)
 {
 	flow->state = tcp_next(flow->state, tcp_event(flags), (int)outward);
-	if (flags & TCP_ACK && outward)
-		flow->ack_out = ack;
-	else if (flags & TCP_ACK)
-		flow->ack_in = ack;
+	if (flags & TCP_ACK)
+		hear_ack(flow, ack, (int)outward);
 }
 
 /* Counts a packet and lets its flow take notice of it. */
@@ -470,7 +478,7 @@ STEP u32 forward(struct work *w, u32 index)
 	const u8 *link;
 	u32 reason;
 
-	GIVEN(w);
+	OWN(w);
 	way = &w->way;
 	way->entry = index;
 	image = work_image(w);
@@ -575,7 +583,7 @@ STEP u32 hairpin_return(struct work *w)
 	struct flow_ref back, found;
 	u32 mtu;
 
-	GIVEN(w);
+	OWN(w);
 	way = &w->way;
 	image = work_image(w);
 	back = flow_find(w, &w->key, flow_hash(w, &w->key));
@@ -639,7 +647,7 @@ STEP u32 reverse_by(struct work *w, u32 index)
 	struct flow_ref found;
 	u32 mtu;
 
-	GIVEN(w);
+	OWN(w);
 	way = &w->way;
 	image = work_image(w);
 	entry = image ? entry_at(image, index) : 0;
@@ -680,7 +688,7 @@ STEP u32 reverse_stateless(struct work *w, u32 index)
 	struct hop *hop = 0;
 	const u8 *ours = 0;
 
-	GIVEN(w);
+	OWN(w);
 	image = work_image(w);
 	entry = image ? entry_at(image, index) : 0;
 	if (!entry || w->in.form == FORM_ERROR)
@@ -764,7 +772,7 @@ STEP u32 process_echo(struct work *w, u32 index)
 	const struct network *net;
 	u32 reason = DROP_PING_IGNORED;
 
-	GIVEN(w);
+	OWN(w);
 	net = &w->in.net;
 	image = work_image(w);
 	entry = image ? entry_at(image, index) : 0;
@@ -856,10 +864,10 @@ INLINE u32 routed_entry(const struct work *w)
 STEP u32 process_ip(struct work *w, u32 reason)
 {
 	const struct network *net;
-	u32 routed = NONE, verdict;
+	u32 routed = NONE, verdict, near;
 	int direct, answer, own;
 
-	GIVEN(w);
+	OWN(w);
 	net = &w->in.net;
 	w->quoted.flags = 0;
 	if (!net->version || (net->version == 6 && is_mapped(&net->destination)))
@@ -873,8 +881,11 @@ STEP u32 process_ip(struct work *w, u32 reason)
 		return VERDICT_PASS;
 	if (!direct && w->in.form == FORM_ERROR && !reason)
 		known_find(w, &w->in.inner.destination, &w->quoted);
-	answer = !direct && ((w->in.form == FORM_ERROR ? w->quoted.flags : w->from.flags) & ADDRESS_MEMBER);
-	own = !direct && ((w->in.form == FORM_ERROR ? w->quoted.flags : w->from.flags) & ADDRESS_OUTBOUND);
+	near = apart(w->from.flags);
+	if (w->in.form == FORM_ERROR)
+		near = apart(w->quoted.flags);
+	answer = !direct && near & ADDRESS_MEMBER;
+	own = !direct && near & ADDRESS_OUTBOUND;
 	if (w->p->asked)
 		answer = own = 0;
 	if (own && (reason || !answer)) {

@@ -26,6 +26,7 @@ INLINE u32 turn_back(struct work *w)
 
 	if (!links)
 		return VERDICT_PASS;
+	UNROLL
 	for (u32 i = 0; i < 6; i++) {
 		swap = links[i];
 		links[i] = links[6 + i];
@@ -110,7 +111,7 @@ STEP u32 reply_reset(struct work *w)
 	u32 pseudo;
 	u8 *ip, *h;
 
-	GIVEN(w);
+	OWN(w);
 	net = &w->in.net;
 	if (w->in.form != FORM_PLAIN || net->fragment != WHOLE || net->protocol != IP_TCP || w->in.tcp_flags & TCP_RST)
 		return 0;
@@ -134,7 +135,7 @@ STEP u32 reply_echo(struct work *w)
 	u32 type;
 	u8 *h;
 
-	GIVEN(w);
+	OWN(w);
 	net = &w->in.net;
 	h = at(w->p, net->l4, 8);
 	if (!h || !turn_addresses(w->p, net))
@@ -151,7 +152,7 @@ STEP u32 reply_unreachable(struct work *w)
 	struct address from;
 	u32 quote;
 
-	GIVEN(w);
+	OWN(w);
 	net = &w->in.net;
 	quote = net->l4 - net->l3 + 8;
 	from = net->destination;

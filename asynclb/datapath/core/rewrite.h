@@ -96,7 +96,7 @@ STEP u32 set_address(struct packet *p, const struct network *net, u32 destinatio
 	u32 size, difference = 0, all;
 	u8 *h;
 
-	GIVEN(p);
+	OWN(p);
 	GIVEN(net);
 	GIVEN(to);
 	size = net->version == 4 ? 4 : 16;
@@ -107,6 +107,7 @@ STEP u32 set_address(struct packet *p, const struct network *net, u32 destinatio
 		difference += replace16(h, (u16)(to->low >> 16));
 		difference += replace16(h + 2, (u16)to->low);
 	} else {
+		UNROLL
 		for (u32 i = 0; i < 8; i++)
 			difference += replace16(h + 2 * i, (u16)((i < 4 ? to->high : to->low) >> (48 - 16 * (i & 3))));
 	}
@@ -122,7 +123,7 @@ STEP u32 set_port(struct packet *p, const struct network *net, u32 destination, 
 	u32 difference;
 	u8 *h;
 
-	GIVEN(p);
+	OWN(p);
 	GIVEN(net);
 	if (net->fragment == LATER || (net->protocol != IP_TCP && net->protocol != IP_UDP))
 		return 0;

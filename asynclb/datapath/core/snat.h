@@ -81,9 +81,13 @@ STEP u32 snat_direct(const struct work *w)
 	const struct image *image;
 	const struct snat *snat;
 
-	GIVEN(w);
+	OWN(w);
 	to = &w->in.net.destination;
-	member = w->in.form == FORM_ERROR ? &w->key.source : &w->in.net.source;
+	member = &w->in.net.source;
+	if (w->in.form == FORM_ERROR) {
+		member = &w->key.source;
+		SETTLED(member);
+	}
 	if (w->in.form == FORM_ERROR && !same_address(&w->key.destination, to))
 		return 1; /* it is about something else */
 	if (is_link_scope(to, w->in.net.version) || w->to.flags & (ADDRESS_MEMBER | ADDRESS_OUTBOUND))
@@ -100,7 +104,7 @@ STEP u32 snat_try(struct work *w, u32 number, u32 port)
 	const struct address *source;
 	u64 hash;
 
-	GIVEN(w);
+	OWN(w);
 	image = work_image(w);
 	source = image ? source_at(image, number) : 0;
 	if (!source)
@@ -121,14 +125,17 @@ STEP u32 snat_claim(struct work *w, u32 index)
 	const struct image *image;
 	u32 claimed = CLAIM_TAKEN, first, count;
 
-	GIVEN(w);
+	OWN(w);
 	image = work_image(w);
 	if (!image || index >= image->slices.count)
 		return CLAIM_TAKEN;
 	slice = ITEM(image, image->slices, snat_slice, index);
 	count = slice->count;
 	first = scale((u32)(passage_hash(image, &w->way) >> 32), count);
-	for (u32 i = 0; i < SNAT_TRIES && i < count && claimed == CLAIM_TAKEN; i++) {
+	UNROLL
+	for (u32 i = 0; i < SNAT_TRIES; i++) {
+		if (i >= apart(count) || claimed != CLAIM_TAKEN)
+			break;
 		u32 place = first + i >= count ? first + i - count : first + i;
 		const u16 *block = image_item(image, image->blocks, slice->first + place / SNAT_BLOCK, 2);
 
@@ -167,8 +174,12 @@ INLINE u32 snat_start(struct work *w, const struct snat *snat, struct flow_ref *
 	struct flow_ref back;
 
 	w->fresh = snat_half(w, snat);
-	for (u32 i = 0; i < SNAT_SLICES && i < snat->slices.count && claimed == CLAIM_TAKEN; i++)
+	UNROLL
+	for (u32 i = 0; i < SNAT_SLICES; i++) {
+		if (i >= apart(snat->slices.count) || claimed != CLAIM_TAKEN)
+			break;
 		claimed = snat_claim(w, snat->slices.offset + i);
+	}
 	if (claimed != CLAIM_DONE) {
 		if (count)
 			count->syn++; /* an attempt that failed */
@@ -250,7 +261,7 @@ STEP u32 snat_out(struct work *w)
 	const u8 *ours;
 	u32 reason, port, mtu;
 
-	GIVEN(w);
+	OWN(w);
 	image = work_image(w);
 	if (!image)
 		return VERDICT_PASS;
@@ -319,7 +330,7 @@ STEP u32 snat_back(struct work *w)
 	struct passage *way;
 	u32 mtu;
 
-	GIVEN(w);
+	OWN(w);
 	way = &w->way;
 	image = work_image(w);
 	w->back = w->key;

@@ -19,23 +19,44 @@ typedef __UINTPTR_TYPE__ uptr;
 /* What differs between the native library and BPF, and is not a map (maps.h):
  *   STEP      a part of the decision. BPF verifies each once, as a global function, instead of once for every way that
  *             leads to it; natively it is inlined like the rest. Its pointers are never 0, which BPF has to be told: GIVEN.
+ *   OWN       says the same of what a frame is decided in, and finds it anew: without CAP_PERFMON an offset that is not
+ *             a constant may be added to what a map gave, not to what a global function was given.
+ *   UNROLL    makes straight code of a loop: without CAP_PERFMON the verifier follows what a processor might try beyond
+ *             a loop's last round, where the counter says nothing any more, and finds no end.
  *   PART      memory that a decision works on: the caller's, or in BPF, whose stack has 512 bytes, part of struct work.
  *   bound     tells the verifier that a number is below a power of two. The compiler must not see why, or it leaves it out.
+ *   SETTLED   keeps the compiler from making one addition of two by different constants, which without CAP_PERFMON may
+ *             not be a variable's.
+ *   apart     keeps the compiler from joining a condition with a loop's own, which then is not unrolled.
  */
 #ifdef __bpf__
 #define STEP __attribute__((noinline))
 #define GIVEN(pointer)       \
 	if (!(pointer))      \
 		return 0
+#define OWN(memory)                                 \
+	if (!(memory) || !((memory) = own_memory(memory))) \
+		return 0
+#define UNROLL _Pragma("clang loop unroll(full)")
 #define PART(type, name) type name[1]
-INLINE u32 bound(u32 number, u32 mask)
+#define SETTLED(pointer) __asm__ volatile("" : "+r"(pointer))
+INLINE u32 apart(u32 number)
 {
 	__asm__ volatile("" : "+r"(number));
-	return number & mask;
+	return number;
+}
+
+INLINE u32 bound(u32 number, u32 mask)
+{
+	return apart(number) & mask;
 }
 #else
+#define SETTLED(pointer)
+#define apart(number) (number)
 #define STEP INLINE
 #define GIVEN(pointer)
+#define OWN(memory)
+#define UNROLL
 #define PART(type, name) type *name
 #endif
 

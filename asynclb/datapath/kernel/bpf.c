@@ -48,8 +48,9 @@ INLINE struct work *begin(u32 ifindex, u32 redirects_all)
 }
 
 /* Prepares the decision on a copy. */
-INLINE void begin_copy(struct work *w, u32 length)
+INLINE void begin_copy(struct work *w, u32 place, u32 length)
 {
+	w->p->place = place;
 	w->p->length = length;
 	w->p->csum_start = NONE;
 	w->p->csum_offset = 0;
@@ -70,54 +71,70 @@ INLINE u32 decide(struct work *w)
 	return VERDICT_DROP;
 }
 
-/* Copies what headers can be. Linux before 5.18 has no helper for it: eight bytes at a time, then single ones. */
+/* Copies `size` bytes, a constant. */
+INLINE void copy(u8 *to, const u8 *from, u32 size)
+{
+	u32 i = 0;
+
+	UNROLL
+	for (; i + 8 <= size; i += 8)
+		*(u64 *)(to + i) = *(const u64 *)(from + i);
+	UNROLL
+	for (; i < size; i++)
+		to[i] = from[i];
+}
+
+/* The halves of the largest copy, which together make every size. Without CAP_PERFMON only constants may be added to
+ * where a frame is, so the pointers move on by these.
+ */
+#define HALVES(step) step(256) step(128) step(64) step(32) step(16) step(8) step(4) step(2) step(1)
+
+/* Copies what headers can be. */
 INLINE u32 xdp_copy(struct packet *p, const u8 *data, const u8 *end)
 {
+	u8 *to = p->data;
 	u32 done = 0;
 
-	for (u32 i = 0; i < COPY_BYTES; i += 8) {
-		if (data + i + 8 > end)
-			break;
-		*(u64 *)(p->data + i) = *(const u64 *)(data + i);
-		done = i + 8;
+	if (data + COPY_BYTES <= end) {
+		copy(to, data, COPY_BYTES);
+		return COPY_BYTES;
 	}
-	for (u32 i = 0; i < 7; i++) {
-		u32 offset = bound(done, COPY_BYTES - 1);
-
-		if (done >= COPY_BYTES || data + offset + 1 > end)
-			break;
-		p->data[offset] = data[offset];
-		done++;
+#define STEP_IN(size)                \
+	if (data + (size) <= end) {  \
+		copy(to, data, size); \
+		data += (size);      \
+		to += (size);        \
+		done += (size);      \
 	}
+	HALVES(STEP_IN)
+#undef STEP_IN
 	return done;
 }
 
 /* Writes the copy back. */
 INLINE void xdp_write(const struct packet *p, u8 *data, const u8 *end)
 {
-	u32 done = 0;
+	const u8 *from = p->data;
 
-	for (u32 i = 0; i < COPY_BYTES; i += 8) {
-		if (data + i + 8 > end)
-			break;
-		*(u64 *)(data + i) = *(const u64 *)(p->data + i);
-		done = i + 8;
+	if (data + COPY_BYTES <= end) {
+		copy(data, from, COPY_BYTES);
+		return;
 	}
-	for (u32 i = 0; i < 7; i++) {
-		u32 offset = bound(done, COPY_BYTES - 1);
-
-		if (done >= COPY_BYTES || data + offset + 1 > end)
-			break;
-		data[offset] = p->data[offset];
-		done++;
+#define STEP_OUT(size)                 \
+	if (data + (size) <= end) {    \
+		copy(data, from, size); \
+		data += (size);        \
+		from += (size);        \
 	}
+	HALVES(STEP_OUT)
+#undef STEP_OUT
 }
 
 #define DATA(context) ((u8 *)(uptr)(context)->data)
 #define DATA_END(context) ((u8 *)(uptr)(context)->data_end)
 
-/* How long a frame is. Pointers into it may be compared but not subtracted (that takes CAP_PERFMON), so on kernels
- * without the helper the length is found by halving.
+/* How long a frame is. Pointers into it may be compared but not subtracted, so on kernels without the helper the length
+ * is found by halving. That takes CAP_PERFMON.
  */
 INLINE u32 xdp_length(struct xdp_md *frame)
 {
@@ -133,12 +150,18 @@ INLINE u32 xdp_length(struct xdp_md *frame)
 }
 
 /* How long the frame of a packet is, or 0 when it is cut short. Frames end with their packet, unless they were filled up
- * to the least that Ethernet sends: so the helper, which costs 11 ns, is seldom asked.
+ * to the least that Ethernet sends: so the helper, which costs 11 ns, is seldom asked where CAP_PERFMON allows another way.
  */
-INLINE u32 xdp_frame_length(struct xdp_md *frame, u32 packet)
+INLINE u32 xdp_frame_length(struct xdp_md *frame, u32 packet, u32 constant)
 {
-	const u8 *end = DATA(frame) + ETHERNET_BYTES + bound(packet, 0x7fff);
+	const u8 *end;
+	u32 length;
 
+	if (constant) {
+		length = (u32)bpf_xdp_get_buff_len(frame);
+		return length < ETHERNET_BYTES + packet ? 0 : length;
+	}
+	end = DATA(frame) + ETHERNET_BYTES + bound(packet, 0x7fff);
 	if (packet > 0x7fff || end > DATA_END(frame))
 		return 0;
 	return end + 1 > DATA_END(frame) ? ETHERNET_BYTES + packet : xdp_length(frame);
@@ -150,7 +173,7 @@ INLINE int xdp_leave(struct xdp_md *frame, u32 ifindex)
 }
 
 /* Decides an ordinary packet of a flow that goes on; 0 when it is none. */
-INLINE int xdp_fast(struct xdp_md *frame, struct work *w, u32 version)
+INLINE int xdp_fast(struct xdp_md *frame, struct work *w, u32 version, u32 constant)
 {
 	struct glance g;
 	struct course course;
@@ -160,24 +183,13 @@ INLINE int xdp_fast(struct xdp_md *frame, struct work *w, u32 version)
 	g.segmented = 0;
 	if (!glance_at(&g, data, DATA_END(frame), version))
 		return 0;
-	g.length = xdp_frame_length(frame, g.size);
+	g.length = xdp_frame_length(frame, g.size, constant);
 	if (!g.length || !fast_decide(w, &g, data, &course))
 		return 0;
 	change = fast_rewrite(&g, &course, data);
 	if (change.addresses)
 		put_check(g.check, change.addresses + change.ports, g.key.protocol == IP_UDP);
 	return xdp_leave(frame, course.ifindex);
-}
-
-/* Functions of their own, or the compiler joins the ends of both, where the verifier knows of neither how long it is. */
-static __attribute__((noinline)) int xdp_fast4(struct xdp_md *frame, struct work *w)
-{
-	return xdp_fast(frame, w, 4);
-}
-
-static __attribute__((noinline)) int xdp_fast6(struct xdp_md *frame, struct work *w)
-{
-	return xdp_fast(frame, w, 6);
 }
 
 /* Cuts the frame, which was `before` bytes long, to what a reply of our own needs. */
@@ -189,12 +201,11 @@ INLINE int xdp_cut(struct xdp_md *frame, const struct work *w, u32 before)
 }
 
 /* Decides any frame, on a copy. */
-INLINE int xdp_slow(struct xdp_md *frame, struct work *w)
+INLINE int xdp_slow(struct xdp_md *frame, struct work *w, u32 length)
 {
-	u32 verdict, length;
+	u32 verdict;
 
-	begin_copy(w, xdp_length(frame));
-	length = w->p->length;
+	begin_copy(w, 0, length);
 	w->p->copied = xdp_copy(w->p, DATA(frame), DATA_END(frame));
 	verdict = decide(w);
 	if (verdict == VERDICT_DROP)
@@ -207,25 +218,39 @@ INLINE int xdp_slow(struct xdp_md *frame, struct work *w)
 	return w->answer->ifindex ? xdp_leave(frame, w->answer->ifindex) : XDP_PASS;
 }
 
-INLINE int xdp_frame(struct xdp_md *frame)
-{
-	struct work *w = begin(frame->ingress_ifindex, 0);
-	u32 version = glance_version(DATA(frame), DATA_END(frame));
-	int action = 0;
+/* One of the two XDP programs, which differ in how they learn how long frames are. The fast path of each version is a
+ * function of its own, or the compiler joins the ends of both, where the verifier knows of neither how long it is.
+ */
+#define XDP_PROGRAM(section, name, constant)                                                     \
+	static __attribute__((noinline)) int name##4(struct xdp_md * frame, struct work * w)     \
+	{                                                                                        \
+		return xdp_fast(frame, w, 4, constant);                                          \
+	}                                                                                        \
+	static __attribute__((noinline)) int name##6(struct xdp_md * frame, struct work * w)     \
+	{                                                                                        \
+		return xdp_fast(frame, w, 6, constant);                                          \
+	}                                                                                        \
+	SEC(section) int name(struct xdp_md *frame)                                              \
+	{                                                                                        \
+		struct work *w = begin(frame->ingress_ifindex, 0);                               \
+		u32 version = glance_version(DATA(frame), DATA_END(frame));                      \
+		int action = 0;                                                                  \
+                                                                                                 \
+		if (!w)                                                                          \
+			return XDP_PASS;                                                         \
+		if (version == 4)                                                                \
+			action = name##4(frame, w);                                              \
+		else if (version == 6)                                                           \
+			action = name##6(frame, w);                                              \
+		if (action)                                                                      \
+			return action;                                                           \
+		return xdp_slow(frame, w, constant ? (u32)bpf_xdp_get_buff_len(frame) : xdp_length(frame)); \
+	}
 
-	if (!w)
-		return XDP_PASS;
-	if (version == 4)
-		action = xdp_fast4(frame, w);
-	else if (version == 6)
-		action = xdp_fast6(frame, w);
-	return action ? action : xdp_slow(frame, w);
-}
+XDP_PROGRAM("xdp", asynclb_xdp, 0)
 
-SEC("xdp") int asynclb_xdp(struct xdp_md *frame)
-{
-	return xdp_frame(frame);
-}
+/* For a loader without CAP_PERFMON, on Linux 5.18 or newer; loaded only when it is asked for. */
+XDP_PROGRAM("?xdp", asynclb_xdp_plain, 1)
 
 INLINE u16 swap16(u32 word)
 {
@@ -337,7 +362,7 @@ INLINE int tc_slow(struct __sk_buff *frame, struct work *w)
 {
 	u32 copied = frame->len < COPY_BYTES ? frame->len : COPY_BYTES, verdict, ifindex;
 
-	begin_copy(w, frame->len);
+	begin_copy(w, 0, frame->len);
 	w->p->segmented = frame->gso_size;
 	w->p->copied = copied;
 	w->p->deferred = 1;
@@ -387,7 +412,7 @@ SEC("tc") int asynclb_ask(struct __sk_buff *frame)
 
 	if (!w)
 		return 0;
-	begin_copy(w, frame->len);
+	begin_copy(w, 1, frame->len);
 	w->p->asked = 1;
 	w->p->copied = copied;
 	copied = bound(copied - 1, COPY_BYTES - 1) + 1;

@@ -24,7 +24,8 @@ from typing import Any
 
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.values import MAX_MEMBERS, MAX_NEXT_HOPS, MAX_RULES
-from asynclb.native.libbpf import Libbpf, MapInfo
+from asynclb.datapath.host import Capability, missing
+from asynclb.native.libbpf import Libbpf, MapInfo, Object
 from asynclb.net.drop import Drop
 
 OBJECT = Path(__file__).parents[2] / "native" / "_kernel.bpf.o"
@@ -36,6 +37,7 @@ SLACK = 4_096
 SMALLEST_IMAGE = 1 << 20
 
 _SETTINGS = ".rodata.settings"
+_XDP = ("asynclb_xdp", "asynclb_xdp_plain")
 _XDP_LENGTH = (5, 18)  # from here on the kernel tells a program how long a frame in several buffers is
 _GRACE_S = 0.02  # where the kernel offers no grace period: no program runs for so long
 _MEMBARRIER_GLOBAL = 1  # linux/membarrier.h
@@ -99,6 +101,17 @@ def grace_period() -> None:
     time.sleep(_GRACE_S)
 
 
+def choose_xdp(opened: Object) -> str:
+    """Let the XDP program be loaded that this process may load, and return its name.
+
+    Where CAP_PERFMON is missing it asks the kernel for the length of each frame, which costs 11 ns.
+    """
+    plain = bool(missing(Capability.CAP_PERFMON) and missing(Capability.CAP_SYS_ADMIN))
+    opened.choose(_XDP[not plain], load=False)
+    opened.choose(_XDP[plain], load=True)
+    return _XDP[plain]
+
+
 class Programs:
     """One generation of programs with tables of its own. Owner: the datapath, which closes it."""
 
@@ -113,8 +126,9 @@ class Programs:
         self._views: list[mmap.mmap] = []
         try:
             self._size(limits, state)
+            xdp = choose_xdp(self._object)
             self._object.load()
-            self.tc, self.xdp = self._object.program("asynclb_tc"), self._object.program("asynclb_xdp")
+            self.tc, self.xdp = self._object.program("asynclb_tc"), self._object.program(xdp)
             self.ask = self._object.program("asynclb_ask")
             self._images = self._mapped("images", 2 * (capacity + SLACK))
             self.control = self._object.map("control")

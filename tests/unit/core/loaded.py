@@ -14,6 +14,8 @@ from typing import Any
 from asynclb import native
 from asynclb.datapath.core import NextHop, build_image, layout
 from asynclb.datapath.core.layout import CONSTANTS
+from asynclb.datapath.host import Capability
+from asynclb.datapath.kernel.programs import choose_xdp
 from asynclb.native.libbpf import Batch, BpfError, Libbpf, Object
 from asynclb.net.drop import Drop
 from tests.unit.core.world import CLIENTS, OURS, SERVERS, World
@@ -51,6 +53,7 @@ class Loaded:
     thread: ThreadPoolExecutor
     views: list[mmap] = field(default_factory=list)
     hook: str = "xdp"
+    xdp: str = "asynclb_xdp"
 
     def __post_init__(self) -> None:
         """Map what the process writes."""
@@ -109,7 +112,7 @@ class Loaded:
     def _run(self, frame: bytes, ifindex: int, gso: int, repeat: int) -> tuple[str, bytes, int]:
         if self.hook == "xdp":
             context = struct.pack("=6I", 0, len(frame), 0, ifindex, 0, 0)
-            done = self.bpf.test_run(self.object.program("asynclb_xdp"), frame, context=context, repeat=repeat)
+            done = self.bpf.test_run(self.object.program(self.xdp), frame, context=context, repeat=repeat)
             return XDP_VERDICTS[done.code], done.data, done.duration_ns
         told = bytearray(192)
         struct.pack_into("=I", told, 40, ifindex)
@@ -164,21 +167,36 @@ class Loaded:
 
 
 @contextmanager
-def loaded(*, flows: int = 1_000, capacity: int = CAPACITY) -> Iterator[Loaded]:
-    """Load the programs; frames come in by two interfaces of a namespace that ends with it."""
+def loaded(*, flows: int = 1_000, capacity: int = CAPACITY, restrained: bool = False) -> Iterator[Loaded]:
+    """Load the programs; frames come in by two interfaces of a namespace that ends with it.
+
+    `restrained`: the thread that loads them has CAP_NET_ADMIN and CAP_BPF, and no other capability.
+    """
     bpf = Libbpf()
     with ThreadPoolExecutor(1) as thread, bpf.open_object(OBJECT.read_bytes(), "asynclb") as opened:
         thread.submit(_make_interfaces).result()
+        if restrained:
+            thread.submit(_restrain).result()
         settings = layout.KernelSettings.from_buffer_copy(opened.initial(".rodata.settings"))
         settings.image_mask = capacity - 1
         opened.set_initial(".rodata.settings", bytes(settings))
         opened.set_value_size("images", capacity + SLACK)
         opened.set_entries("flows4", flows)
         opened.set_entries("flows6", flows)
-        opened.load()
-        made = Loaded(bpf, opened, thread)
+        xdp = thread.submit(choose_xdp, opened).result()
+        thread.submit(opened.load).result()
+        made = Loaded(bpf, opened, thread, xdp=xdp)
         yield made
         made.views.clear()
+
+
+def _restrain() -> None:
+    """Give this thread's capabilities away but for two. Source: capset(2), version 3."""
+    held = 1 << Capability.CAP_NET_ADMIN | 1 << Capability.CAP_BPF
+    low, high = held & 0xFFFF_FFFF, held >> 32
+    head, sets = struct.pack("=Ii", 0x2008_0522, 0), struct.pack("=6I", low, low, 0, high, high, 0)
+    if CDLL(None, use_errno=True).capset(head, sets):
+        raise PermissionError("capabilities cannot be given away")
 
 
 def _make_interfaces() -> None:
