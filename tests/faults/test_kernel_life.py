@@ -326,7 +326,7 @@ async def test_with_two_capabilities(site: Site) -> None:
 async def test_another_users_pins(site: Site) -> None:
     """Where a bpffs may be written to by that user, what it forwards outlives it, with the two capabilities too."""
     path, words = another_user(site, "bpf", "net_admin")
-    mount = f"mount -t bpf -o mode=0777 bpf {USUAL} && exec \"$@\""
+    mount = f'mount -t bpf -o mode=0777 bpf {USUAL} && exec "$@"'
     process = await start(site, path, "unshare", "--mount", "sh", "-c", mount, "sh", *words)
     assert "bpffs that this user may write to" not in process.stdout
     with Members(site) as members:
