@@ -50,7 +50,7 @@ from asynclb.model import Member, MembersFrom, Model, OnStop
 from asynclb.observe.flowlog import FlowLog
 from asynclb.observe.health_events import snat_uses
 from asynclb.observe.metrics import Snapshot, render
-from asynclb.observe.monitor import Monitor
+from asynclb.observe.monitor import INTERVAL_S, Monitor
 from asynclb.observe.recent import Recent
 
 EXIT_OK = 0
@@ -58,18 +58,18 @@ EXIT_BUG = 70
 FIRST_ANSWERS_S = 5.0  # how long a start waits for sources of whose members nothing is remembered
 
 
-def main(config_path: str, emit: Emit) -> int:
-    """Run until stopped and return the exit code.
+def main(config_path: str, emit: Emit, *, monitor_scale: float = 1.0) -> int:
+    """Run until stopped and return the exit code; the monitor's minutes are `monitor_scale` times as quick (labs).
 
     Raises: ConfigError -> the configuration is refused at the start; HostError -> the host lacks something.
     """
     raise_capabilities()
     raise_descriptor_limit(emit)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(run(config_path, emit))
+        return runner.run(run(config_path, emit, monitor_scale=monitor_scale))
 
 
-async def run(config_path: str, emit: Emit) -> int:
+async def run(config_path: str, emit: Emit, *, monitor_scale: float = 1.0) -> int:
     """Run on the present event loop until SIGTERM or SIGINT. Raises: as `main`; what was set up by then is undone."""
     loop = asyncio.get_running_loop()
     recent = emit = Recent(emit)
@@ -78,7 +78,7 @@ async def run(config_path: str, emit: Emit) -> int:
     loop.set_exception_handler(lambda _loop, context: _tell_failure(emit, "event loop", context))
     with Signals.received() as signals:
         try:
-            return await _Instance(config_path, recent, signals).run()
+            return await _Instance(config_path, recent, signals, monitor_scale).run()
         except AsynclbError:
             raise
         except Exception as error:  # noqa: BLE001  the end of the process is the handling
@@ -125,10 +125,11 @@ class Signals:
 class _Instance:
     """One run of the process. Owner: the task in `run`."""
 
-    def __init__(self, config_path: str, emit: Recent, signals: Signals) -> None:
+    def __init__(self, config_path: str, emit: Recent, signals: Signals, monitor_scale: float) -> None:
         self._path = config_path
         self._emit = self._recent = emit
         self._signals = signals
+        self._monitor_scale = monitor_scale
         self._manager = ServiceManager.from_environment(os.environ, emit)
         self._started = time.monotonic()
         self._watch = ConfigWatch(Path(config_path), partial(self._reload, "watch"), emit)  # before the first reading
@@ -279,6 +280,8 @@ class _Instance:
             measure=controller.measure,
             snat_uses=lambda: snat_uses(controller.counters().values()),
             emit=self._emit,
+            interval_s=INTERVAL_S / self._monitor_scale,
+            clock=lambda: time.monotonic() * self._monitor_scale,
         )
 
     def _health_changed(self, transitions: tuple[Transition, ...]) -> None:

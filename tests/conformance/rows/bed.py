@@ -41,6 +41,9 @@ EPHEMERAL = "20000 29999"  # source ports that clients take by themselves; rows 
 WAIT_S = 15.0  # only reached where something is wrong
 SILENCE_S = 0.8  # long enough for a SYN-ACK, a reset or an ICMP message, in a lab without loss
 
+QUICK = "tests.conformance.rows.quick"
+WHERE = {"PYTHONPATH": str(Path(__file__).parents[3])}
+
 Document = Mapping[str, Any]
 
 
@@ -352,11 +355,11 @@ def shares(found: Iterable[str]) -> dict[str, float]:
 
 
 @asynccontextmanager
-async def bed(datapath: str) -> AsyncIterator[Bed]:
-    """Run asynclb with one datapath for the length of a block."""
+async def bed(datapath: str, *, monitor_scale: float | None = None) -> AsyncIterator[Bed]:
+    """Run asynclb with one datapath for the length of a block; its monitor's minutes may be scaled."""
     if not any(kind.name == datapath and kind.make is not None for kind in DATAPATHS):
         not_applicable("this version has only the datapath's name")
-    async with Lab(f"conformance-{datapath}") as lab:
+    async with Lab(f"conformance-{datapath}{'' if monitor_scale is None else '-quick'}") as lab:
         site = await Topology(clients=2, members=4).build(lab)
         for host in site.clients:
             with host.entered():
@@ -364,7 +367,8 @@ async def bed(datapath: str) -> AsyncIterator[Bed]:
         path, api = site.lb.directory / "conformance.yaml", f"unix:{site.lb.directory}/a.sock"
         path.write_text(json.dumps({"version": 1, "datapath": datapath, "admin": {"listen": api}}))
         state = {"STATE_DIRECTORY": str(site.lb.directory / "state"), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-        process = await site.lb.run(sys.executable, "-m", "asynclb", "run", path, name="asynclb", env=state)
+        words = ("asynclb", "run") if monitor_scale is None else (QUICK, str(monitor_scale))
+        process = await site.lb.run(sys.executable, "-m", *words, path, name="asynclb", env=state | WHERE)
         await process.wait_for_log("started")
         found = Bed(datapath, site, process, AdminClient(api))
         try:
