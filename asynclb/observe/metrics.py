@@ -8,11 +8,10 @@ import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics import exposition as openmetrics
-from prometheus_client.registry import Collector
 
 import asynclb
 from asynclb.control.status import Status
@@ -21,6 +20,7 @@ from asynclb.discovery import SourceState
 from asynclb.health.record import DURATION_BOUNDS_S, Results
 from asynclb.model import HealthState, TargetId, effective_health
 from asynclb.net.drop import Drop
+from asynclb.observe.exposition import exposition
 from asynclb.observe.flowlog import LineResult
 from asynclb.tables.row import FrontendKey
 
@@ -40,37 +40,26 @@ class Snapshot:
 def render(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
     """Return the exposition and its content type: OpenMetrics where the `Accept` header asks for it, else text.
 
-    Cost: about 8 us a sample; call it in a thread.
+    Cost: about 6 us a sample; call it in a thread.
     """
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families(snapshot))
-    ProcessCollector(registry=registry)
-    if "application/openmetrics-text" in accept:
-        body: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]  # it has no annotations
-        return body, openmetrics.CONTENT_TYPE_LATEST
-    return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
+    wanted = "application/openmetrics-text" in accept
+    body = exposition(families(snapshot), openmetrics=wanted)
+    return body, openmetrics.CONTENT_TYPE_LATEST if wanted else CONTENT_TYPE_PLAIN_0_0_4
 
 
-class _Families(Collector):
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-
-    def describe(self) -> Iterable[Metric]:
-        """Describe nothing: a registry for one scrape has no name clashes to look for."""
-        return ()
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield every family of the contract that applies."""
-        status, counters = self._snapshot.status, self._snapshot.counters
-        yield from _about(status)
-        yield from _rules(counters.values())
-        yield from _members(counters.values())
-        yield from _snat(counters.values())
-        yield from _health(status, self._snapshot.reached)
-        yield from _probes(self._snapshot.results)
-        yield from _sources(status)
-        yield from _datapaths(status, counters)
-        yield _flow_log(self._snapshot.flow_log)
+def families(snapshot: Snapshot) -> Iterator[Metric]:
+    """Yield every family of the contract that applies, and what the kernel says of the process."""
+    status, counters = snapshot.status, snapshot.counters
+    yield from _about(status)
+    yield from _rules(counters.values())
+    yield from _members(counters.values())
+    yield from _snat(counters.values())
+    yield from _health(status, snapshot.reached)
+    yield from _probes(snapshot.results)
+    yield from _sources(status)
+    yield from _datapaths(status, counters)
+    yield _flow_log(snapshot.flow_log)
+    yield from ProcessCollector(registry=None).collect()
 
 
 def _about(status: Status) -> Iterator[Metric]:

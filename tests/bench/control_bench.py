@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 
 import config_bench
 import health_bench
+import scrape_bench
 import tables_bench
 import uvloop
 
@@ -93,6 +94,13 @@ async def _beside_the_loop(work: Callable[[], object]) -> tuple[float, float]:
     took_s = time.perf_counter() - start_s
     beating.cancel()
     return 1e3 * took_s, 1e3 * max(late_s, default=0.0)
+
+
+def scrape() -> list[Figure]:
+    """Scrape an instance of 1,500 rules over 5,000 members."""
+    took_ms, late_ms, length = scrape_bench.measure()
+    what = f"scrape of 1,500 rules over 5,000 members, {length / 1e6:.1f} MB"
+    return [Figure(what, took_ms, "ms", 1000), Figure(f"{what}: event loop held", late_ms, "ms", 20)]
 
 
 def probes(seconds: float, kinds: tuple[str, ...]) -> list[Figure]:

@@ -34,7 +34,7 @@ README = ROOT / "README.md"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 _DESCRIPTORS = 32768  # 5,000 connections have two ends in the balancer, one in a client and one in the member
 _T = TypeVar("_T")
-_CONTROL = ("tables", "probes", "config")
+_CONTROL = ("tables", "probes", "config", "scrape")
 _KEYS = (
     *(measure.key for measure in proxy_bench.MEASURES),
     "memory",
@@ -103,6 +103,9 @@ def bench(keys: Collection[str], *, quick: bool) -> str:
     if "config" in keys:
         _say("configuration")
         figures += control_bench.configuration()
+    if "scrape" in keys:
+        _say("a scrape")
+        figures += control_bench.scrape()
     tables = [*kernel_report.render(kernel, plan), *packet_report.render(packets, core, plan)]
     return report.render(results, figures, plan, report.describe_machine(), *tables)
 

@@ -2,9 +2,13 @@
 
 import asyncio
 import re
+from typing import Any
 
 import pytest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_text
 from prometheus_client.parser import text_string_to_metric_families
 
 from asynclb import rules
@@ -14,7 +18,8 @@ from asynclb.health.outcome import OutcomeKind
 from asynclb.health.record import DURATION_BOUNDS_S, ProbeResults, Results
 from asynclb.model import Health, HealthState, MemberHealth, Model
 from asynclb.net.drop import Drop
-from asynclb.observe.metrics import Snapshot, render
+from asynclb.observe.exposition import exposition
+from asynclb.observe.metrics import Snapshot, families, render
 from asynclb.tables.compile import compile_tables
 from tests.unit.control.fakes import web_model
 
@@ -89,8 +94,8 @@ def small() -> Snapshot:
 def samples(found: Snapshot) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """Return (name, labels) -> value."""
     text, _ = render(found, "")
-    families = text_string_to_metric_families(text.decode())
-    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+    parsed = text_string_to_metric_families(text.decode())
+    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in parsed for s in family.samples}
 
 
 def test_names_and_labels_are_the_contract() -> None:
@@ -141,6 +146,22 @@ def test_odd_names_are_escaped() -> None:
     counters = {"proxy": Counters(rules={odd: RuleCounters(1)})}
     found = samples(snapshot(web_model("a"), Health({}), counters, Results({}, {})))
     assert found["asynclb_rule_bytes_total", (("direction", "in"), ("rule", odd))] == 1
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_the_text_is_the_librarys(wanted: bool) -> None:
+    """What is written here is byte for byte what the library writes, for every family and for odd names and numbers."""
+    odd = GaugeMetricFamily("odd", 'Says "no"\\ and\nmore.', labels=["b", "a"])
+    for value in (0, -1.5, 1e-9, 12_345_678, 2**53, float("inf"), float("-inf"), float("nan")):
+        odd.add_metric([f'quoted "{value}"', "back\\slash\nand more \N{SNOWMAN}"], value)
+    found = [*families(small()), odd, CounterMetricFamily("bare", "Has no labels.", value=3)]
+    library: Any = openmetrics_text if wanted else generate_latest
+
+    class Registry:
+        def collect(self) -> list[Metric]:
+            return found
+
+    assert exposition(found, openmetrics=wanted) == library(Registry())
 
 
 def test_every_family_has_help() -> None:
