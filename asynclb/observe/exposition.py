@@ -1,30 +1,37 @@
 """Families of metrics as the text that Prometheus scrapes. Pure.
 
 What it writes is byte for byte what `prometheus_client.generate_latest` writes for the same families (a test compares
-them), in a third of the time: that one asks anew for every sample whether its name and its labels' names are valid, and
-80,000 samples take it a second. It has no samples with a time, an exemplar or a native histogram; nor have we.
+them), in less than half the time: that one asks anew for every sample whether its name and its labels' names are valid, and
+80,000 samples take it half a second. It has no samples with a time, an exemplar or a native histogram; nor have we.
 
 Source: Prometheus exposition formats, text 0.0.4; OpenMetrics 1.0.0.
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 
 from prometheus_client.core import Metric
 from prometheus_client.utils import floatToGoString
 
+_BLOCK = 1000  # lines: a tenth of a millisecond
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 _HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
 
 
 def exposition(families: Iterable[Metric], *, openmetrics: bool) -> bytes:
-    """Return the text. Cost: about 3 us a sample; call it in a thread (tests/bench/scrape_bench.py)."""
-    lines: list[str] = []
+    """Return the text; the families' samples are used up.
+
+    Cost: about 3 us a sample; call it in a thread (tests/bench/scrape_bench.py). The interpreter's lock is never held
+    for long: lines are joined in blocks, and samples are freed one by one.
+    """
+    blocks: list[bytes] = []
     for family in families:
-        lines.extend(_head(family, openmetrics=openmetrics))
-        lines.extend(_samples(family))
+        lines = chain(_head(family, openmetrics=openmetrics), _samples(family))
+        while block := "".join(islice(lines, _BLOCK)):
+            blocks.append(block.encode())
     if openmetrics:
-        lines.append("# EOF\n")
-    return "".join(lines).encode()
+        blocks.append(b"# EOF\n")
+    return b"".join(blocks)
 
 
 def _head(family: Metric, *, openmetrics: bool) -> Iterator[str]:
@@ -37,7 +44,10 @@ def _head(family: Metric, *, openmetrics: bool) -> Iterator[str]:
 
 def _samples(family: Metric) -> Iterator[str]:
     """Yield a line for each sample, its labels in the order of their names."""
-    for name, labels, value, *_ in family.samples:
+    samples = family.samples
+    samples.reverse()
+    while samples:
+        name, labels, value, *_ = samples.pop()
         if labels:
             text = ",".join([f'{key}="{_escaped(labels[key])}"' for key in sorted(labels)])
             yield f"{name}{{{text}}} {_number(value)}\n"

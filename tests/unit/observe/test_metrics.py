@@ -161,7 +161,8 @@ def test_the_text_is_the_librarys(wanted: bool) -> None:
         def collect(self) -> list[Metric]:
             return found
 
-    assert exposition(found, openmetrics=wanted) == library(Registry())
+    expected = library(Registry())
+    assert exposition(found, openmetrics=wanted) == expected
 
 
 def test_every_family_has_help() -> None:
