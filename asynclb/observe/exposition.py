@@ -1,8 +1,8 @@
 """Families of metrics as the text that Prometheus scrapes. Pure.
 
 What it writes is byte for byte what `prometheus_client.generate_latest` writes for the same families (a test compares
-them), in less than half the time: that one asks anew for every sample whether its name and its labels' names are valid, and
-80,000 samples take it half a second. It has no samples with a time, an exemplar or a native histogram; nor have we.
+them), in less than half the time: that one asks anew for every sample whether its name and its labels' names are valid,
+and 80,000 samples take it half a second. It has no samples with a time, an exemplar or a native histogram; nor have we.
 
 Source: Prometheus exposition formats, text 0.0.4; OpenMetrics 1.0.0.
 """
