@@ -180,6 +180,15 @@ def summary(state: Document) -> str:
     return "\n".join([*lines, *(f"    {problem['text']}" for problem in notes)])
 
 
+def _live(found: Document) -> str:
+    """Return what the datapath itself says."""
+    if not found["asked"]:
+        return str(found["why"])
+    says = f"{found['member']} of pool {found['pool']}" if found["member"] else str(found["verdict"])
+    why = found["why"] or "as the tables say"
+    return f"{found['asked']} says {says} ({why})" if found["agrees"] else f"DIFFERENT: {why}"
+
+
 def explanation(found: Document) -> str:
     """Return an explanation line by line; what does not apply is left out."""
     return "\n".join(f"{name:<10} {value}" for name, value in _explained(found) if value)
@@ -200,3 +209,4 @@ def _explained(found: Document) -> Iterator[tuple[str, str]]:
     yield "reason", found["why"]
     yield "delivery", f"{found['delivery']} to {found['target']}" if found["delivery"] else ""
     yield "datapath", f"{found['datapath']} ({found['datapath_why']})" if found["datapath"] else ""
+    yield "live", _live(found["live"]) if "live" in found else ""

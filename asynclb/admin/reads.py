@@ -21,10 +21,12 @@ from asynclb.admin.state import (
     state_document,
     tables_document,
 )
+from asynclb.control.beside import Live, beside, carrier
 from asynclb.control.bulk import in_bulk
-from asynclb.control.explain import explain, parse_flow
-from asynclb.control.status import StateSource
+from asynclb.control.explain import Explanation, explain, parse_flow
+from asynclb.control.status import StateSource, Status
 from asynclb.control.walk import walk
+from asynclb.net.flow import Flow
 
 CURSOR = 2000  # characters: two names, two addresses with ports, in base64
 STREAM_S = 30.0  # a reader that takes nothing for so long has gone
@@ -212,9 +214,19 @@ class Reads:
         except ValueError as error:
             remedy = "pass ?flow=tcp 198.51.100.7:41000 > 203.0.113.10:443, URL-encoded"
             raise Refused(400, str(error), remedy) from None
+        status, found, live = await self._explained(flow)
+        if not live.agrees:  # tables may have changed between the two answers
+            status, found, live = await self._explained(flow)
+        return Answer({**asdict(found), "live": asdict(live)}, status.generation)
+
+    async def _explained(self, flow: Flow) -> tuple[Status, Explanation, Live]:
+        """Return what the tables say of a flow, and what its datapath says."""
         status = self._state.status()
         choices = {rule: (path.name, why) for path in status.datapaths for rule, why in path.rules.items()}
-        return Answer(asdict(explain(status.tables, status.health, choices, flow)), status.generation)
+        found = explain(status.tables, status.health, choices, flow)
+        path, frontend = carrier(status, found, flow), status.model.frontends.get(found.frontend)
+        asked = await self._state.ask(path, flow, None if frontend is None else frontend.interface)
+        return status, found, beside(found, *asked)
 
     async def _pools(self) -> tuple[int, list[Any]]:
         status = self._state.status()

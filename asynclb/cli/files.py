@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from asynclb.cli.options import CONFIG, EXIT_CODES, client_options, print_json, some
+from asynclb.cli.options import CONFIG, EXIT_CODES, Exit, client_options, print_json, some
 from asynclb.errors import ConfigError, HostError, Problem
 
 
@@ -67,7 +67,9 @@ def _check(config: str) -> tuple[tuple[Problem, ...], tuple[Problem, ...], str]:
 def explain(words: tuple[str, ...], live: bool, url: str, token_file: str, ca_file: str, as_json: bool) -> None:
     """Say where a FLOW would go and why, as in 'tcp 198.51.100.7:41000 > 203.0.113.10:443'.
 
-    From a CONFIG every member is assumed up; --live asks the running process instead.
+    From a CONFIG every member is assumed up. --live asks the running process instead, and shows beside its tables what
+    the datapath that carries the flow says: the program in the kernel is run on such a packet, which goes nowhere.
+    Where that is something else than the tables say, the exit code is 1.
     """
     if len(words) != (1 if live else 2):
         raise click.UsageError("give a CONFIG and a FLOW in quotes, or --live and a FLOW in quotes")
@@ -80,6 +82,9 @@ def explain(words: tuple[str, ...], live: bool, url: str, token_file: str, ca_fi
     from asynclb.admin.columns import explanation
 
     print_json(found) if as_json else click.echo(explanation(found))
+    if live and not found["live"]["agrees"]:
+        click.echo(f"asynclb: {found['live']['why']}", err=True)
+        sys.exit(Exit.REFUSED)
 
 
 def _explain(config: str, text: str) -> dict[str, Any]:

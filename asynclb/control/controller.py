@@ -28,12 +28,14 @@ from asynclb.control.prepare import Discovered, Load, Parsed, Prepared, prepare
 from asynclb.control.reloads import STOPPING, Reloads
 from asynclb.control.status import Change, Generation, Reload, Status
 from asynclb.control.targets import feeds_of, still_true, targets_of
+from asynclb.datapath.ask import LiveVerdict
 from asynclb.datapath.base import Counters, Datapath, FlowRecord
 from asynclb.discovery import Feed, SourceStatus
 from asynclb.errors import ApplyError, ConfigError
 from asynclb.events import Emit, Event
 from asynclb.health.target import Target
 from asynclb.model import Health, Member, MembersFrom, Model
+from asynclb.net.flow import Flow
 from asynclb.tables.compile import TableCache, compile_tables
 from asynclb.tables.diff import Delta, diff
 from asynclb.tables.row import FrontendKey, Row
@@ -232,6 +234,10 @@ class Controller:
         Where a datapath cannot try, its tables answer. Rules over empty pools are left out: there is nobody to reach.
         """
         return await self._execution.measure()
+
+    async def ask(self, datapath: str, flow: Flow, interface: str | None) -> tuple[str, LiveVerdict | None]:
+        """Return who gives a datapath's verdicts, and his on a new flow; see `StateSource.ask`."""
+        return await self._execution.ask(datapath, flow, interface)
 
     def flows(self) -> Iterator[FlowRecord]:
         """Iterate over the open flows of every datapath."""

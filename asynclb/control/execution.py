@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from asynclb.control.assign import Choices, restrict
 from asynclb.control.bulk import in_bulk
 from asynclb.control.status import DatapathStatus
+from asynclb.datapath.ask import LiveVerdict
 from asynclb.datapath.base import Datapath, Measurable
 from asynclb.errors import ApplyError
 from asynclb.events import Emit, Event
+from asynclb.net.flow import Flow
 from asynclb.tables.diff import Delta, diff
 from asynclb.tables.row import FrontendKey
 from asynclb.tables.tables import EMPTY_TABLES, Tables
@@ -65,6 +67,13 @@ class Execution:
             if isinstance(datapath, Measurable) and entries:
                 found |= await datapath.reaches(tuple(entry.row for entry in entries.values()))
         return found
+
+    async def ask(self, name: str, flow: Flow, interface: str | None) -> tuple[str, LiveVerdict | None]:
+        """Return who gives a datapath's verdicts ('' where nobody but the tables does), and his on a new flow."""
+        asked: object = self._datapaths.get(name)
+        if isinstance(asked, Measurable) and asked.judge:
+            return asked.judge, await asked.verdict(flow, interface)
+        return "", None
 
     async def replace(self, tables: Tables, choices: Choices) -> None:
         """Make new tables active in every datapath, or in none.

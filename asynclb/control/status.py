@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from asynclb.control.overrides import MemberChange, MemberId, Overrides
+from asynclb.datapath.ask import LiveVerdict
 from asynclb.datapath.base import Counters, FlowRecord
 from asynclb.discovery import SourceStatus
 from asynclb.errors import Problem
 from asynclb.model import Health, Member, Model
+from asynclb.net.flow import Flow
 from asynclb.rules import NatPorts
 from asynclb.tables.tables import Tables
 
@@ -132,6 +134,12 @@ class StateSource(Protocol):
 
     def flows(self) -> Iterable[FlowRecord]:
         """Iterate over the open flows of every datapath."""
+
+    async def ask(self, datapath: str, flow: Flow, interface: str | None) -> tuple[str, LiveVerdict | None]:
+        """Return who gives a datapath's verdicts ('' where nobody but the tables does), and his on a new flow.
+
+        `interface` is where it comes in. No packet leaves and nothing is counted. Cost: some 20 us.
+        """
 
 
 class Commands(Protocol):

@@ -147,6 +147,9 @@ class HostSettings:
 class Measurable(Protocol):
     """A datapath that can be asked, with a packet, whether a frontend reaches a member."""
 
+    judge: str
+    """Who gives its verdicts, in words; empty: the tables themselves, by sockets."""
+
     async def reaches(self, rows: Collection[Row]) -> Mapping[FrontendKey, bool]:
         """Send one packet through the datapath for each row and return whether it was given to a member.
 

@@ -107,6 +107,17 @@ class Counters(TypedDict):
     members: list[MemberCounters]
 
 
+class Live(TypedDict):
+    """What the datapath itself says of a flow, beside the tables. What does not apply is empty."""
+
+    asked: Annotated[str, "who was asked, as the loaded program; empty: nobody, for the reason in `why`"]
+    verdict: Annotated[str, "member, passed, or the reason for the drop"]
+    pool: str
+    member: str
+    agrees: Annotated[bool, "false: it says something else than the tables"]
+    why: str
+
+
 class Explanation(TypedDict):
     """Why a flow goes where it goes. What does not apply is empty or -1."""
 
@@ -127,3 +138,4 @@ class Explanation(TypedDict):
     delivery: str
     datapath: str
     datapath_why: str
+    live: Live

@@ -38,6 +38,7 @@ class KernelDatapath:
     """Executes rules of every protocol with BPF programs. Owner: the controller."""
 
     name = "kernel"
+    judge = "the loaded program"
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ class PacketDatapath:
     """Executes rules of every protocol with packet sockets. Owner: the controller."""
 
     name = "packet"
+    judge = "the packet core"
 
     def __init__(self, *, emit: Emit, workers: int = 1) -> None:
         """Make it; with several workers, as many processes move the frames."""

@@ -52,6 +52,7 @@ class ProxyDatapath:
     """Executes TCP and UDP rules with sockets. Owner: the controller."""
 
     name = "proxy"
+    judge = ""
 
     def __init__(self, *, emit: Emit) -> None:
         self._emit = emit
