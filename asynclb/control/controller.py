@@ -229,10 +229,7 @@ class Controller:
         return {name: datapath.counters() for name, datapath in self._datapaths.items()}
 
     async def measure(self) -> Mapping[FrontendKey, bool]:
-        """Return whether a packet for each rule's frontend is given to a member, as its datapath finds by trying.
-
-        Where a datapath cannot try, its tables answer. Rules over empty pools are left out: there is nobody to reach.
-        """
+        """Return whether each frontend's packets are given to a member; see `Execution.measure`."""
         return await self._execution.measure()
 
     async def ask(self, datapath: str, flow: Flow, interface: str | None) -> tuple[str, LiveVerdict | None]:

@@ -58,7 +58,10 @@ class Execution:
             yield DatapathStatus(name, applied.tables.generation, applied.since_s, rules, modes, outbound)
 
     async def measure(self) -> Mapping[FrontendKey, bool]:
-        """Return whether a packet for each rule's frontend is given to a member; see `Controller.measure`."""
+        """Return whether a packet for each rule's frontend is given to a member, as its datapath finds by trying.
+
+        Where a datapath cannot try, its tables answer. Rules over empty pools are left out: there is nobody to reach.
+        """
         found: dict[FrontendKey, bool] = {}
         for name, applied in self._applied.items():
             entries = {key: entry for key, entry in applied.tables.entries.items() if entry.row.pool.members}
