@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from asynclb.discovery.records import Service, parts_of_addresses, parts_of_services
+from asynclb.discovery.records import Parts, Service, parts_of_addresses, parts_of_services
 from asynclb.discovery.schedule import LAST_RETRY_S, expires_after_s, retry_after_s
 from asynclb.discovery.source import Answer, CheckMembers, Failure, Say, wrong_answer
 from asynclb.errors import ConfigError
-from asynclb.model import DnsSource, Record
+from asynclb.model import DnsSource, Member, Record
 from asynclb.net.address import Address
 
 if TYPE_CHECKING:
     import dns.asyncresolver
+    from dns.exception import DNSException
     from dns.rdata import Rdata
 
 AT_ONCE = 16  # questions in flight: a service of a thousand targets must not flood its server
@@ -52,10 +53,10 @@ class DnsMembers:
                 answer, ttl_s = await self._look_up()
             except DNSException as error:
                 failures += 1
-                say(Failure(_explained(error)))
+                say(Failure(_explained(source, error)))
             except OSError as error:
                 failures += 1
-                say(Failure(f"no name server can be asked: {error}"))
+                say(Failure(f"{source}: no name server can be asked: {error}"))
             except ConfigError as error:
                 failures += 1
                 say(wrong_answer(error))
@@ -78,7 +79,7 @@ class DnsMembers:
             return await self._services(asking)
         found = await asking.all(self._source.names, str(self._source.record))
         addresses = [_address(record) for records in found.values() for record in records.found]
-        members = self._check(parts_of_addresses(addresses), source=str(self._source))
+        members = await self._members(parts_of_addresses(addresses))
         return Answer(members), _holds(found.values())
 
     async def _services(self, asking: "_Asking") -> tuple[Answer, float]:
@@ -87,7 +88,7 @@ class DnsMembers:
         targets = tuple(sorted({one.target for one in services}))
         behind = await asking.all(targets, "a" if self._source.version == 4 else "aaaa")
         addresses = {target: [_address(record) for record in behind[target].found] for target in targets}
-        members = self._check(parts_of_services(services, addresses), source=str(self._source))
+        members = await self._members(parts_of_services(services, addresses))
         notes = tuple(
             f"target {target} has no IPv{self._source.version} address and is left out"
             for target in targets
@@ -95,6 +96,10 @@ class DnsMembers:
         )
         ports = frozenset(one.port for one in services)
         return Answer(members, ports, notes), _holds((*found.values(), *behind.values()))
+
+    async def _members(self, parts: Parts) -> tuple[Member, ...]:
+        """Return the members, read in a thread: thousands take more than a turn of the loop."""
+        return await asyncio.to_thread(self._check, parts, source=str(self._source))
 
 
 class _Asking:
@@ -152,6 +157,13 @@ def _holds(found: Iterable[Records]) -> float:
     return min((records.ttl_s for records in found), default=LAST_RETRY_S)
 
 
-def _explained(error: Exception) -> str:
-    """Return what dnspython says, as one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+def _explained(source: DnsSource, error: "DNSException") -> str:
+    """Return what went wrong, the same text each time: each server with what became of the question last."""
+    from dns.exception import Timeout
+
+    told: dict[str, str] = {}
+    for name, _, _, why, _ in error.kwargs.get("errors", ()):
+        server = str(name).removeprefix("Do53:").replace("@", ":")
+        told[server] = "did not answer" if isinstance(why, Timeout) else f"answered {why}" if why else "failed"
+    text = ", ".join(f"{server} {what}" for server, what in told.items()) or " ".join(str(error).split())
+    return f"{source}: {text or type(error).__name__}"

@@ -16,10 +16,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asynclb.discovery.etcd_client import EtcdClient, EtcdError
+from asynclb.discovery.etcd_client import EtcdClient, EtcdError, Watching
 from asynclb.discovery.etcd_wire import Compacted, Keys, parts_of_keys
 from asynclb.discovery.schedule import retry_after_s
-from asynclb.discovery.source import Answer, CheckMembers, Failure, Say, wrong_answer
+from asynclb.discovery.source import Answer, CheckMembers, Failure, Finding, Say, wrong_answer
 from asynclb.errors import ConfigError
 from asynclb.model import EtcdSource
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import ssl
 
 ASK_S = 5.0  # as often as probes ask by default; a question costs etcd about 0.1 ms
+
+GATHER_S = 0.02  # between writes of one program: a thousand keys are a few answers, not a thousand
+GATHER_MOST_S = 0.2  # a member that is written must not wait longer for others that may be
 
 
 class EtcdMembers:
@@ -65,10 +68,10 @@ class EtcdMembers:
         prefix = self._source.prefix.encode()
         while True:
             keys = await client.read(prefix)
-            self._tell(keys, say)
+            await self._tell(keys, say)
             try:
                 async for now in self._changes(client, keys):
-                    self._tell(now, say)
+                    await self._tell(now, say)
             except Compacted:
                 continue  # what was missed is gone; the keys as they are now are all that matters
 
@@ -81,16 +84,18 @@ class EtcdMembers:
                     await client.ask()
                     continue
                 if moment.changes:
-                    keys = keys.after(moment)
+                    keys = await _gathered(watch, keys.after(moment))
                     yield keys
 
-    def _tell(self, keys: Keys, say: Say) -> None:
+    async def _tell(self, keys: Keys, say: Say) -> None:
         self._failures = 0
+        say(await asyncio.to_thread(self._find, keys))
+
+    def _find(self, keys: Keys) -> Finding:
         try:
-            parts = parts_of_keys(keys, self._source.prefix)
-            say(Answer(self._check(parts, source=str(self._source))))
+            return Answer(self._check(parts_of_keys(keys, self._source.prefix), source=str(self._source)))
         except ConfigError as error:
-            say(wrong_answer(error))
+            return wrong_answer(error)
 
     @asynccontextmanager
     async def _client(self, endpoint: str) -> AsyncIterator[EtcdClient]:
@@ -116,3 +121,12 @@ class EtcdMembers:
             key = directory / source.key_file if source.key_file else None
             context.load_cert_chain(directory / source.certificate_file, key)
         return context
+
+
+async def _gathered(watch: Watching, keys: Keys) -> Keys:
+    """Return the keys after what follows at their heels. Raises: as `Watching.next`."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + GATHER_MOST_S
+    while loop.time() < deadline and (moment := await watch.next(GATHER_S)) is not None:
+        keys = keys.after(moment)
+    return keys

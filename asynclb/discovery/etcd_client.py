@@ -129,7 +129,7 @@ class Watching:
             return None
         try:
             return read_moment(line)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise EtcdError(f"the watch said something else: {error}") from error
 
     async def _line(self) -> bytes:
@@ -155,7 +155,7 @@ async def _document(response: "ClientResponse") -> Mapping[str, Any]:
             raise EtcdError(f"the answer is longer than {MOST_BYTES} bytes")
     try:
         found = json.loads(bytes(body))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EtcdError(f"the answer is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise EtcdError("the answer is no JSON object")

@@ -104,6 +104,6 @@ def parts_of_keys(keys: Keys, prefix: str) -> Mapping[str, Any]:
 def _part(value: bytes, name: str) -> Any:
     try:
         found = json.loads(value)
-    except ValueError:  # also of bytes that are no text
+    except (ValueError, RecursionError):  # also of bytes that are no text, and of a thousand brackets
         return value.decode(errors="replace")
     return {"name": name, **found} if isinstance(found, dict) else found
