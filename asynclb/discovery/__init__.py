@@ -14,6 +14,17 @@ Laws:
 
 from asynclb.discovery.discoverer import Discoverer, Feed
 from asynclb.discovery.source import Answer, Failure, Finding, Say, Source
-from asynclb.discovery.state import SourceState, SourceStatus
+from asynclb.discovery.state import Result, SourceState, SourceStatus
 
-__all__ = ["Answer", "Discoverer", "Failure", "Feed", "Finding", "Say", "Source", "SourceState", "SourceStatus"]
+__all__ = [
+    "Answer",
+    "Discoverer",
+    "Failure",
+    "Feed",
+    "Finding",
+    "Result",
+    "Say",
+    "Source",
+    "SourceState",
+    "SourceStatus",
+]

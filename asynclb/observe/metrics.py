@@ -16,7 +16,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 import asynclb
 from asynclb.control.status import Status
 from asynclb.datapath.base import Counters, summed
-from asynclb.discovery import SourceState
+from asynclb.discovery import Result, SourceState
 from asynclb.health.record import DURATION_BOUNDS_S, Results
 from asynclb.model import HealthState, TargetId, effective_health
 from asynclb.net.drop import Drop
@@ -191,16 +191,20 @@ def _sources(status: Status) -> Iterator[Metric]:
     updates = CounterMetricFamily(
         "asynclb_discovery_updates", "Answers of the source by what became of them.", labels=["pool", "result"]
     )
+    refused = GaugeMetricFamily(
+        "asynclb_discovery_refused", "Whether the source's last answer is not in force.", labels=["pool"]
+    )
     answered = GaugeMetricFamily(
         "asynclb_discovery_last_answer_timestamp_seconds", "When the source answered last; 0: never.", labels=["pool"]
     )
     for pool, found in status.sources.items():
         up.add_metric([pool, found.members_from.source.kind], found.state is SourceState.UP)
         members.add_metric([pool], len(status.discovered.get(pool, ())))
+        refused.add_metric([pool], found.result is Result.REFUSED)
         answered.add_metric([pool], found.answered_s)
         for result, count in found.updates.items():
             updates.add_metric([pool, result], count)
-    yield from (up, members, updates, answered)
+    yield from (up, members, updates, refused, answered)
 
 
 def _by_probe(results: Results) -> Mapping[tuple[str, str], Mapping[str, int]]:

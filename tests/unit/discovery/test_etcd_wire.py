@@ -75,5 +75,5 @@ def test_members_are_called_by_what_follows_the_prefix() -> None:
         "/w/b": {"name": "b", "address": "10.0.0.2"},
         "/w/c": 7,
         "/w/d": deep.decode(),
-        "/w/e": "\ufffd",
+        "/w/e": "\N{REPLACEMENT CHARACTER}",
     }
