@@ -56,6 +56,8 @@ class Lifetime:
     bytes_out: int = 0
     packets_out: int = 0
     duration_s: float = 0.0
+    destination: str = ""
+    """Where a member's own connection goes; its client is the member, and `frontend_address` what it leaves from."""
 
 
 Describe = Callable[[], Iterable[Lifetime]]
@@ -71,6 +73,8 @@ class Listeners:
 
     ends: Tell | None = None
     starts: Tell | None = None
+    lost: Callable[[int], None] | None = None
+    """Is told how many nobody will be told of: they came too fast."""
 
 
 NOBODY = Listeners()

@@ -81,7 +81,10 @@ class FlowLog:
             self._count += count
             self._waiting.append((datapath, count, describe))
 
-        return Listeners(tell, tell if self._settings.start else None)
+        def lose(count: int) -> None:
+            self._lines[LineResult.OVERFLOW] += count
+
+        return Listeners(tell, tell if self._settings.start else None, lose)
 
     async def close(self) -> None:
         """Write what waits and end."""

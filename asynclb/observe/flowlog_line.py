@@ -30,6 +30,8 @@ def line_of(flow: Lifetime, datapath: str) -> str:
         f'"pool":"{flow.pool}","member":"{flow.member}","member_address":"{flow.member_address}",'
         f'"client":"{flow.client}","protocol":"{flow.protocol}"'
     )
+    if flow.destination:
+        head += f',"destination":"{flow.destination}"'
     if flow.end is None:
         return head + "}\n"
     return (

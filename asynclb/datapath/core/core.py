@@ -312,6 +312,18 @@ class Core:
         """Return at most `limit` (9 at least) flows and the cursor for the next ones, or None at the end."""
         return self._flows.flows(cursor, limit)
 
+    def listen(self, *, ends: bool, starts: bool) -> None:
+        """Let flows that end, and that begin, be told of; or no more."""
+        self._flows.listen(ends=ends, starts=starts)
+
+    def untold(self) -> int:
+        """Return how many were not told of since the beginning."""
+        return self._flows.untold()
+
+    def told(self) -> Array[layout.ToldFlow]:
+        """Take what was told since the last call."""
+        return self._flows.told()
+
     def snat_marks(self, sources: int, now_ns: int) -> bytearray:
         """Return which SNAT ports are in use, as `FlowMemory.snat_marks` does."""
         return self._flows.snat_marks(sources, now_ns)

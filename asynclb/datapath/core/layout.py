@@ -78,6 +78,18 @@ class Conn(IntEnum):
     """Idle for longer than its rule allows, and its ends were told: nothing passes until a SYN begins anew."""
 
 
+class Told(IntEnum):
+    """What is told of a flow: that it begins, or why it is over. The state says which end of a connection it is."""
+
+    BEGUN = 0
+    LATE = 1
+    """Its deadline has passed."""
+    REPLACED = 2
+    """Another flow of the same ends took its place."""
+    PARTED = 3
+    """Its member's time was over."""
+
+
 class Event(IntEnum):
     """What a TCP header says; a reset outweighs a SYN, a SYN a FIN."""
 
@@ -146,6 +158,10 @@ CONSTANTS: Final[dict[str, int]] = {
     "FLOW_RETURN": 8,  # the other half of a hairpin: its counters hold the client's address
     "FLOW_OVER": 32,  # its drain period is over: nothing passes, but for the resets that end it
     "FLOW_SNAT": 64,  # a member's own connection; with FLOW_RETURN the half that answers find
+    "FLOW_BROKEN": 128,  # one of its ends reset it
+    "TELL_ENDS": 1,  # in CoreMemory.tells: somebody reads the ring of flows that end
+    "TELL_STARTS": 2,
+    "TOLD_ROOM": 16_384,  # flows that begin and end between two looks; a power of two; 1.8 MB
     "SNAT_RESET": 1,  # tcp_reset
     "SNAT_CLOSED": 2,  # members have no way out
     "SNAT_BLOCK": 8,
@@ -364,6 +380,12 @@ class Bucket(Structure):
         ("key", Key * 9),
         ("reserved", _U64 * 2),
     )
+
+
+class ToldFlow(Structure):
+    """A flow that begins or is over, for who listens."""
+
+    _fields_ = (("key", Key), ("flow", Flow), ("told", _U32), ("reserved", _U32))
 
 
 class KeyedFlow(Structure):
@@ -593,6 +615,11 @@ class CoreMemory(Structure):
         ("flow_count", _U64),
         ("stateless", _U64),
         ("expired", _U64),
+        ("told", _U64),
+        ("told_head", _U32),
+        ("told_tail", _U32),
+        ("untold", _U32),
+        ("tells", _U32),
         ("interfaces", Interface * 64),
         ("egresses", Egress * 64),
     )
@@ -614,12 +641,13 @@ STRUCTURES: Final[tuple[type[Structure], ...]] = (
         Key,
         Flow,
         Bucket,
+        ToldFlow,
         KeyedFlow,
     ),
     *(Fragment, Client, Held, Count, Interface, Key4, FragmentKey, KernelControl, KernelSettings, KernelTotals),
     *(Egress, Outlet, Ingress, Answer, BatchRecord, CoreMemory),
 )
-ENUMERATIONS: Final[tuple[type[IntEnum], ...]] = (Verdict, Kind, Delivery, Distribution, Conn, Event)
+ENUMERATIONS: Final[tuple[type[IntEnum], ...]] = (Verdict, Kind, Delivery, Distribution, Conn, Told, Event)
 
 _C_NAMES: Final[dict[Any, str]] = {_U8: "u8", _U16: "u16", _U32: "u32", _U64: "u64"}
 

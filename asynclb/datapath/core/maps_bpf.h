@@ -344,6 +344,17 @@ INLINE void flow_touch(struct flow_ref found, u32 deadline_ms)
 	found.flow->deadline_ms = deadline_ms;
 }
 
+/* The process hears of flows when it walks through the maps. */
+INLINE void flow_begun(const struct work *w, struct flow_ref found)
+{
+	(void)w, (void)found;
+}
+
+INLINE void flow_replaced(const struct work *w, struct flow_ref found)
+{
+	(void)w, (void)found;
+}
+
 /* The process counts flows when it walks through the maps: BPF does not hear of what the kernel evicts. */
 INLINE void count_flow(const struct work *w, const struct flow *flow, int present)
 {

@@ -431,13 +431,13 @@ EXPORT u32 asynclb_core_sweep(struct core_memory *core, u64 now_ns, u32 budget, 
 				if (flow->flags & FLOW_SNAT && flow->flags & FLOW_RESET && REMEMBERED >> (flow->state & 7) & 1)
 					resets[count++] = (struct keyed_flow){bucket->key[i], *flow};
 				core->expired += flow->state != CONN_EXPIRED;
-				flow_end(core, bucket, i);
+				flow_end(core, bucket, i, TOLD_LATE);
 			}
 			if (!bucket->tag[i] || !is_late(bucket->deadline_ms[i], now_ms) || flow->state == CONN_EXPIRED)
 				continue;
 			if (flow->flags & FLOW_RESET)
 				resets[count++] = (struct keyed_flow){bucket->key[i], *flow};
-			flow_expire(core, flow);
+			flow_expire(core, bucket, i);
 		}
 		core->cursor++;
 		if (core->cursor == core->bucket_count) {
@@ -496,7 +496,7 @@ EXPORT u32 asynclb_core_part(struct core_memory *core, const u8 *fates, const u6
 				flow->flags |= FLOW_OVER;
 			}
 			if (last)
-				flow_end(core, bucket, i);
+				flow_end(core, bucket, i, TOLD_PARTED);
 		}
 	}
 	return found;
@@ -520,6 +520,18 @@ EXPORT void asynclb_core_snat_marks(const struct core_memory *core, u32 now_ms, 
 				(u8)(1u << (key->destination_port & 7));
 		}
 	}
+}
+
+/* Takes flows that begin and end off the ring, which the reader has at another address; returns how many. */
+EXPORT u32 asynclb_core_told(struct core_memory *core, const struct told_flow *ring, struct told_flow *flows, u32 limit)
+{
+	u32 tail = core->told_tail, count = __atomic_load_n(&core->told_head, __ATOMIC_ACQUIRE) - tail;
+
+	count = count < limit ? count : limit;
+	for (u32 i = 0; i < count; i++)
+		flows[i] = ring[(tail + i) & (TOLD_ROOM - 1)];
+	__atomic_store_n(&core->told_tail, tail + count, __ATOMIC_RELEASE);
+	return count;
 }
 
 /* Copies whole buckets of flows, from bucket `*cursor`, for as long as there is room; returns how many flows. */

@@ -343,6 +343,7 @@ INLINE int flow_start(struct work *w, const struct image *image, const struct en
 			  (entry->flags & ENTRY_RESET ? FLOW_RESET : 0) |
 			  (entry->delivery == DELIVERY_NAT ? FLOW_NAT : 0));
 	if (found->flow) {
+		flow_replaced(w, *found);
 		count_flow(w, found->flow, 0);
 		*found->flow = *flow;
 	} else {
@@ -351,6 +352,7 @@ INLINE int flow_start(struct work *w, const struct image *image, const struct en
 	if (!found->flow)
 		return 0;
 	way->outward = 0;
+	flow_begun(w, *found);
 	count_flow(w, found->flow, 1);
 	count_new(rule_count(w, entry->rule));
 	count_new(member_count(w, way->member));
@@ -373,6 +375,8 @@ INLINE void flow_advance(struct flow *flow, u32 bytes, u32 outward)
 /* Lets a flow hear what its ends say by TCP. */
 INLINE void flow_hear(struct flow *flow, u32 flags, u32 ack, u32 outward)
 {
+	if (flags & TCP_RST && flow->state != CONN_CLOSED)
+		flow->flags |= FLOW_BROKEN;
 	flow->state = tcp_next(flow->state, tcp_event(flags), (int)outward);
 	if (flags & TCP_ACK)
 		hear_ack(flow, ack, (int)outward);

@@ -196,6 +196,7 @@ INLINE u32 snat_start(struct work *w, const struct snat *snat, struct flow_ref *
 			flow_touch(back, w->now_ms);
 		return DROP_FLOW_TABLE_FULL;
 	}
+	flow_begun(w, *found);
 	count_flow(w, found->flow, 1);
 	count_new(rule_count(w, snat->rule));
 	count_new(count);

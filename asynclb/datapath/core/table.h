@@ -52,14 +52,33 @@ INLINE struct flow_ref bucket_find(struct bucket *bucket, const struct key *key,
 	return (struct flow_ref){0, 0};
 }
 
+/* Tells who listens of a flow that begins or is over; what there is no room for is lost, and counted. */
+INLINE void flow_tell(struct core_memory *core, const struct key *key, struct flow_ref found, u32 what)
+{
+	struct told_flow *slot;
+	u32 wanted = what == TOLD_BEGUN ? TELL_STARTS : TELL_ENDS;
+
+	if (!(core->tells & wanted) || found.flow->flags & FLOW_RETURN)
+		return;
+	if (core->told_head - __atomic_load_n(&core->told_tail, __ATOMIC_ACQUIRE) >= TOLD_ROOM) {
+		core->untold++;
+		return;
+	}
+	slot = POINTER(struct told_flow, core->told) + (core->told_head & (TOLD_ROOM - 1));
+	*slot = (struct told_flow){.key = *key, .flow = *found.flow, .told = what};
+	slot->flow.deadline_ms = *found.deadline_ms;
+	__atomic_store_n(&core->told_head, core->told_head + 1, __ATOMIC_RELEASE);
+}
+
 /* Ends a flow and what is counted of it. */
-INLINE void flow_end(struct core_memory *core, struct bucket *bucket, u32 way)
+INLINE void flow_end(struct core_memory *core, struct bucket *bucket, u32 way, u32 why)
 {
 	struct flow *flow = &bucket->flow[way];
 
 	bucket->tag[way] = 0;
 	if (flow->state == CONN_EXPIRED)
 		return;
+	flow_tell(core, &bucket->key[way], (struct flow_ref){flow, &bucket->deadline_ms[way]}, why);
 	core->flow_count--;
 	if (flow->flags & FLOW_RETURN)
 		return;
@@ -68,8 +87,11 @@ INLINE void flow_end(struct core_memory *core, struct bucket *bucket, u32 way)
 }
 
 /* Keeps a connection that idled out in mind, where nobody needs its room: it is open no more. */
-INLINE void flow_expire(struct core_memory *core, struct flow *flow)
+INLINE void flow_expire(struct core_memory *core, struct bucket *bucket, u32 way)
 {
+	struct flow *flow = &bucket->flow[way];
+
+	flow_tell(core, &bucket->key[way], (struct flow_ref){flow, &bucket->deadline_ms[way]}, TOLD_LATE);
 	flow->state = CONN_EXPIRED;
 	core->flow_count--;
 	core_rule(core, flow->rule)->flows--;
@@ -92,7 +114,7 @@ INLINE u32 bucket_free(struct core_memory *core, struct bucket *bucket, u32 now_
 	for (u32 i = 0; i < WAYS; i++) {
 		if (is_forgotten(bucket, i, now_ms)) {
 			core->expired += bucket->flow[i].state != CONN_EXPIRED;
-			flow_end(core, bucket, i);
+			flow_end(core, bucket, i, TOLD_LATE);
 		}
 		free += !bucket->tag[i];
 	}
@@ -114,7 +136,7 @@ INLINE u32 bucket_forget(struct core_memory *core, struct bucket *bucket, u32 no
 		if (!is_late(bucket->deadline_ms[i], now_ms))
 			continue;
 		core->expired += bucket->flow[i].state != CONN_EXPIRED;
-		flow_end(core, bucket, i);
+		flow_end(core, bucket, i, TOLD_LATE);
 		return i;
 	}
 	return WAYS;
@@ -207,6 +229,18 @@ INLINE struct flow_ref flow_insert(const struct work *w, const struct key *key, 
 INLINE void flow_touch(struct flow_ref found, u32 deadline_ms)
 {
 	*found.deadline_ms = deadline_ms;
+}
+
+/* Tells of a flow that begins, and of one whose place it takes. */
+INLINE void flow_begun(const struct work *w, struct flow_ref found)
+{
+	flow_tell(w->core, &w->way.key, found, TOLD_BEGUN);
+}
+
+INLINE void flow_replaced(const struct work *w, struct flow_ref found)
+{
+	if (found.flow->state != CONN_EXPIRED)
+		flow_tell(w->core, &w->way.key, found, TOLD_REPLACED);
 }
 
 /* Counts a flow as its rule's and member's, or no more. */

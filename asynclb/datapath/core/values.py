@@ -106,6 +106,8 @@ class FlowView:
     source: int | None = None
     """The number of the address that a member's own connection leaves from; its client is the member."""
     source_port: int = 0
+    broken: bool = False
+    """Whether one of its ends reset it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable, Collection, Mapping
+from ctypes import Array
 from dataclasses import replace
 from typing import Protocol
 
+from asynclb.datapath.core import layout
 from asynclb.datapath.core.parting import Ending
 from asynclb.datapath.core.values import Asked, CoreCounters, FlowView, NextHop
 from asynclb.datapath.packet.engine import Engine, Present, change, changed_hops
@@ -47,6 +49,15 @@ class Crew(Protocol):
 
     def tables(self) -> tuple[Pages, ...]:
         """Return every engine's flow table."""
+
+    def listen(self, *, ends: bool, starts: bool) -> None:
+        """Let flows that end, and that begin, be told of; or no more."""
+
+    def untold(self) -> int:
+        """Return how many were not told of since the beginning, because nobody took them in time."""
+
+    def told(self) -> tuple[Array[layout.ToldFlow], ...]:
+        """Take what every engine has told since the last call."""
 
     def snat_marks(self, sources: int) -> bytearray:
         """Return which SNAT ports are in use, as `FlowMemory.snat_marks` does."""
@@ -114,6 +125,18 @@ class Alone:
     def tables(self) -> tuple[Pages, ...]:
         """Return the one flow table."""
         return (self._engine.core.flows,)
+
+    def listen(self, *, ends: bool, starts: bool) -> None:
+        """Let the core tell."""
+        self._engine.core.listen(ends=ends, starts=starts)
+
+    def told(self) -> tuple[Array[layout.ToldFlow], ...]:
+        """Take what the core told."""
+        return (self._engine.core.told(),)
+
+    def untold(self) -> int:
+        """Return what the core did not tell."""
+        return self._engine.core.untold()
 
     def snat_marks(self, sources: int) -> bytearray:
         """Return the core's marks."""

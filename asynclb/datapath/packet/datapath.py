@@ -7,6 +7,7 @@ from asynclb import native
 from asynclb.datapath.ask import LiveVerdict, reached
 from asynclb.datapath.base import Counters, FlowRecord, Refusal
 from asynclb.datapath.host import Capability, missing, take_namespace
+from asynclb.datapath.lifetimes import NOBODY, Listeners
 from asynclb.datapath.nft import Nftables
 from asynclb.datapath.packet.fanout import Pinning
 from asynclb.datapath.packet.limits import outbound_refusal, static_refusal
@@ -35,6 +36,7 @@ class PacketDatapath:
         self._running: Running | None = None
         self._leftover = False
         self._generation = 0
+        self._listeners = NOBODY
 
     @property
     def generation(self) -> int:
@@ -82,6 +84,7 @@ class PacketDatapath:
         try:
             if self._running is None:
                 self._running = Running(self._emit, self._workers)
+                self._running.news.listen(self._listeners)
             await self._running.execute(delta.new)
         except (HostError, OSError, LookupError, ValueError) as error:
             raise ApplyError([Problem((), "", f"packet datapath: {error}", "nothing was changed")]) from error
@@ -97,6 +100,12 @@ class PacketDatapath:
         """Iterate over the flow table."""
         if self._running is not None:
             yield from self._running.flows()
+
+    def tell_flows(self, listeners: Listeners) -> None:
+        """Tell these from here on of flows that begin and end."""
+        self._listeners = listeners
+        if self._running is not None:
+            self._running.news.listen(listeners)
 
     async def reaches(self, rows: Collection[Row]) -> Mapping[FrontendKey, bool]:
         """Ask the core where a client's packet to each row would go."""

@@ -13,7 +13,7 @@ from asynclb.net.flow import Protocol
 from asynclb.tables.row import Row
 from asynclb.tables.snat import SnatRule, SnatSlice
 
-_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 47: "gre", 50: "esp", 51: "ah", 58: "icmpv6", 132: "sctp"}
+PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 47: "gre", 50: "esp", 51: "ah", 58: "icmpv6", 132: "sctp"}
 
 
 def counters_of(
@@ -90,7 +90,7 @@ def outbound_record_of(
     source = sources.get(flow.source if flow.source is not None else -1)
     return FlowRecord(
         rule=rules.get(flow.rule, ""),
-        protocol=_PROTOCOLS.get(flow.protocol, str(flow.protocol)),
+        protocol=PROTOCOLS.get(flow.protocol, str(flow.protocol)),
         client=endpoint(flow.client, flow.client_port),
         frontend=endpoint(source, flow.source_port) if source is not None else "",
         pool=place.partition(">")[0],
@@ -114,7 +114,7 @@ def record_of(
     port = (row.rule.backend_port or flow.frontend_port) if row is not None else flow.frontend_port
     return FlowRecord(
         rule=rule,
-        protocol=_PROTOCOLS.get(flow.protocol, str(flow.protocol)),
+        protocol=PROTOCOLS.get(flow.protocol, str(flow.protocol)),
         client=endpoint(flow.client, flow.client_port),
         frontend=row.frontend.name if row is not None else str(flow.frontend),
         pool=pool,

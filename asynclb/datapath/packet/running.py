@@ -31,6 +31,7 @@ from asynclb.datapath.packet.engine import Present
 from asynclb.datapath.packet.fanout import Pinning
 from asynclb.datapath.packet.gateways import client_gateways
 from asynclb.datapath.packet.guard import Guarded, guarded
+from asynclb.datapath.packet.lifetimes import FlowNews, Names
 from asynclb.datapath.packet.limits import clashes, own_sources
 from asynclb.datapath.packet.neighbours import Link, Neighbours, Surroundings
 from asynclb.datapath.packet.numbers import Numbers, Over, member_addresses
@@ -62,6 +63,7 @@ class Running:
         self._pinning = Pinning() if workers > 1 else None
         self._crew: Crew = Workers(workers, emit) if workers > 1 else Alone()
         self._started = False
+        self.news = FlowNews(self._crew, self._names)
         self._present = Present()
         self._numbers = Numbers()
         self._leaving = Leaving()
@@ -181,6 +183,7 @@ class Running:
         try:
             before = self._crew.counters()
             await self._crew.part(over.ending)
+            self.news.take()
             self._report_reset(over.partings, before, self._crew.counters())
             async with self._turn:
                 rows, leaving = self._rows(), self._leaving.without(over.partings)
@@ -188,6 +191,7 @@ class Running:
                     around = await self._look(rows, leaving)
                     await self._enter(self._tables, rows, leaving, around)
                 self._numbers.release_members(over, rows, leaving, self._crew.release_ids)
+                self.news.take()
                 self._numbers.release_rules(rows, leaving, self._crew.counters(), self._crew.release_ids)
         except (OSError, HostError, LookupError, ValueError) as error:
             self._emit(Event.DATAPATH_FAILED, datapath="packet", error=str(error))
@@ -240,6 +244,18 @@ class Running:
                     else:
                         yield outbound_record_of(flow, rules, members, sources, time.monotonic())
 
+    def _names(self) -> Names:
+        rows = {row.rule.name: row for row in self._leaving.rows}
+        live = {row.rule.name: row for row in self._rows()}
+        return Names(
+            rules={number: name for number, (name, _) in self._numbers.rules.names().items()},
+            members=self._numbers.members.names(),
+            sources=self._numbers.sources.names(),
+            rows=rows | live,
+            outbound={rule.name: rule for rule in self._tables.outbound},
+            gone=frozenset(rows.keys() - live.keys()),
+        )
+
     def ask(self, flow: Flow, interface: str | None) -> LiveVerdict | None:
         """Ask who would get a packet that begins a flow."""
         links = {sockets.link.name: index for index, sockets in self._present.links.items()}
@@ -265,6 +281,7 @@ class Running:
             if task is not None:
                 task.cancel()
                 await asyncio.wait((task,))
+        self.news.close()
         await self._crew.close()
         _close_links(self._present.links, but={})
         with suppress(OSError):

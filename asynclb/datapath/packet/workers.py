@@ -25,8 +25,10 @@ import sys
 import time
 from collections.abc import Awaitable, Collection, Mapping
 from contextlib import suppress
+from ctypes import Array
 from dataclasses import replace
 
+from asynclb.datapath.core import layout
 from asynclb.datapath.core.memory import MARKS, FlowMemory
 from asynclb.datapath.core.parting import Ending
 from asynclb.datapath.core.values import MAX_MEMBERS, MAX_RULES, Asked, CoreCounters, NextHop
@@ -266,6 +268,19 @@ class Workers:
     def tables(self) -> tuple[Pages, ...]:
         """Return every worker's flow table."""
         return tuple(worker.flows.flows for worker in self._workers)
+
+    def listen(self, *, ends: bool, starts: bool) -> None:
+        """Let all of them tell, also those that come back: it stands in their memory."""
+        for worker in self._workers:
+            worker.flows.listen(ends=ends, starts=starts)
+
+    def untold(self) -> int:
+        """Return what all of them did not tell."""
+        return sum(worker.flows.untold() for worker in self._workers)
+
+    def told(self) -> tuple[Array[layout.ToldFlow], ...]:
+        """Take what each has told."""
+        return tuple(worker.flows.told() for worker in self._workers)
 
     def snat_marks(self, sources: int) -> bytearray:
         """Return what is in use in any of the tables: the same port may serve destinations of several workers."""
