@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from asynclb.datapath.kernel import KernelDatapath
 from asynclb.datapath.lifetimes import Describe, End, Lifetime, Listeners
 from asynclb.datapath.packet import PacketDatapath
 from asynclb.datapath.proxy import ProxyDatapath
@@ -17,7 +18,7 @@ from tests.netns.packet_site import UdpMembers, ask, udp_rule
 from tests.netns.proxy_site import BACKEND_PORT, Members, address_of, rule, udp_socket
 
 WAIT_S = 20.0
-KINDS: dict[str, Callable[..., Any]] = {"proxy": ProxyDatapath, "packet": PacketDatapath}
+KINDS: dict[str, Callable[..., Any]] = {"proxy": ProxyDatapath, "packet": PacketDatapath, "kernel": KernelDatapath}
 
 
 @dataclass

@@ -22,6 +22,7 @@ from asynclb.datapath.kernel.leftovers import detach, is_forwarding, remove_dead
 from asynclb.datapath.kernel.pins import Pins
 from asynclb.datapath.kernel.programs import FlowLimits
 from asynclb.datapath.kernel.running import Running
+from asynclb.datapath.lifetimes import NOBODY, Listeners
 from asynclb.datapath.packet.limits import outbound_refusal, static_refusal
 from asynclb.errors import ApplyError, HostError, Problem
 from asynclb.events import Emit, Event
@@ -54,6 +55,7 @@ class KernelDatapath:
         self._library = library
         self._host: KernelHost | Refusal = _NOT_OPENED
         self._running: Running | None = None
+        self._listeners = NOBODY
         self._left_over = False
         self._generation = 0
 
@@ -117,6 +119,12 @@ class KernelDatapath:
         if self._running is not None:
             yield from self._running.flows()
 
+    def tell_flows(self, listeners: Listeners) -> None:
+        """Tell these from here on of flows that begin and end."""
+        self._listeners = listeners
+        if self._running is not None:
+            self._running.news.listen(listeners)
+
     async def reaches(self, rows: Collection[Row]) -> Mapping[FrontendKey, bool]:
         """Ask the kernel where a client's packet to each row would go."""
         return {} if self._running is None else await reached(rows, self._running.ask)
@@ -139,6 +147,7 @@ class KernelDatapath:
             await self._running.execute(delta.new)
             return
         running = await Running.start(host, self._pins(host), self._emit, self._limits, self._settings)
+        running.news.listen(self._listeners)
         try:
             await running.execute(delta.new)
         except BaseException:

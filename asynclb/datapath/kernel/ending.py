@@ -29,8 +29,8 @@ _PAUSE_S = 0.005  # between two batches of 4,096 flows: a million are seen twice
 _TCP = 6
 
 
-async def end_flows(bpf: Libbpf, state: State, ending: Ending, tell: Tell) -> Mapping[int, int]:
-    """End flows and `tell` the ends of connections; return how many connections that were, by member.
+async def end_flows(bpf: Libbpf, state: State, ending: Ending, tell: Tell, over: Tell) -> Mapping[int, int]:
+    """End flows, `tell` the ends of connections, say which are `over`, and return how many those were, by member.
 
     Cancel: some have ended; it can be done again. Raises: BpfError -> as above.
     """
@@ -42,6 +42,8 @@ async def end_flows(bpf: Libbpf, state: State, ending: Ending, tell: Tell) -> Ma
                 tell(keyed)
             if last:
                 ended.update(keyed.flow.member for keyed in found)
+                for keyed in found:
+                    over(keyed)
             await asyncio.sleep(_PAUSE_S)
         await asyncio.sleep(0 if last else HUSH_S)
     return ended

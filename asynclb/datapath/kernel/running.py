@@ -21,7 +21,7 @@ from asynclb.datapath.ask import LiveVerdict, frame_of, live_verdict
 from asynclb.datapath.base import Counters, FlowRecord, HostSettings
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.image import ImageCache, Plan, build_image
-from asynclb.datapath.core.layout import CONSTANTS
+from asynclb.datapath.core.layout import CONSTANTS, Told
 from asynclb.datapath.core.leaving import Leaving
 from asynclb.datapath.core.memory import MARKS, flow_view
 from asynclb.datapath.core.parting import Ending
@@ -38,6 +38,7 @@ from asynclb.datapath.kernel.features import xdp_features
 from asynclb.datapath.kernel.forwarding import Footing, Forwarding
 from asynclb.datapath.kernel.host import KernelHost, forwarding_off
 from asynclb.datapath.kernel.leftovers import Leftover, find_leftover
+from asynclb.datapath.kernel.lifetimes import KernelNews
 from asynclb.datapath.kernel.pins import Pins
 from asynclb.datapath.kernel.programs import FlowLimits, layout_digest
 from asynclb.datapath.kernel.remembered import Remembered, remember
@@ -46,6 +47,7 @@ from asynclb.datapath.kernel.speech import Speech
 from asynclb.datapath.kernel.sweep import Counted, Sweep, flows_in
 from asynclb.datapath.kernel.tally import is_late
 from asynclb.datapath.kernel.upkeep import Upkeep, now_ms
+from asynclb.datapath.packet.lifetimes import Names, names_of
 from asynclb.datapath.packet.limits import clashes
 from asynclb.datapath.packet.neighbours import Neighbours, Surroundings
 from asynclb.datapath.packet.numbers import Over, member_addresses
@@ -70,7 +72,8 @@ class Running:
         self._numbers = found.remembered.numbers()
         self._remembered = found.remembered
         self._counting = Counting(host.bpf, found.state)
-        self._sweep = Sweep(host.bpf, found.state, self._numbers_used)
+        self.news = KernelNews(self._names)
+        self._sweep = Sweep(host.bpf, found.state, self._numbers_used, self.news)
         self._passes = 0  # of the sweep when tables were put in force: the second one after it began later
         self._upkeep: Upkeep | None = None
         self._generation = found.generation  # goes on: flows of a process before this one must not look current
@@ -173,7 +176,7 @@ class Running:
 
     def _begin(self) -> None:
         """Count and sweep from here on."""
-        self._upkeep = Upkeep(self._sweep, self._tell_ends, self._emit)
+        self._upkeep = Upkeep(self._sweep, self._tell_ends, self._emit, self.news)
         if self._found.programs is not None:
             before = self._found.remembered
             names = [self._name_of(index) for index in self._forwarding.modes]
@@ -186,7 +189,13 @@ class Running:
 
     async def end(self, ending: Ending) -> Mapping[int, int]:
         """End flows: both ends of connections are reset."""
-        return await end_flows(self._bpf, self._state, ending, self._tell_ends)
+        return await end_flows(self._bpf, self._state, ending, self._tell_ends, self._parted)
+
+    def _parted(self, keyed: layout.KeyedFlow) -> None:
+        self.news.over(keyed.key, keyed.flow, Told.PARTED)
+
+    def _names(self) -> Names:
+        return names_of(self._numbers, self.rows(), self._departures.leaving, self._tables.outbound)
 
     async def without(self, leaving: Leaving) -> None:
         """Enter the same tables with these who leave."""
@@ -247,15 +256,18 @@ class Running:
         rules = {number: name for number, (name, _) in self._numbers.rules.names().items()}
         members, sources = self._numbers.members.names(), self._numbers.sources.names()
         rows = {row.rule.name: row for row in (*self._departures.leaving.rows, *self.rows())}
-        moment_ms = now_ms()
-        for found in flows_in(self._bpf, self._state):
-            if found.flow.flags & CONSTANTS["FLOW_RETURN"] or is_late(found.flow.deadline_ms, moment_ms):
-                continue
+        for found in self._open():
             flow = flow_view(found)
             if flow.source is None:
                 yield record_of(flow, rules, members, rows, time.monotonic())
             else:
                 yield outbound_record_of(flow, rules, members, sources, time.monotonic())
+
+    def _open(self) -> Iterator[layout.KeyedFlow]:
+        moment_ms = now_ms()
+        for found in flows_in(self._bpf, self._state):
+            if not found.flow.flags & CONSTANTS["FLOW_RETURN"] and not is_late(found.flow.deadline_ms, moment_ms):
+                yield found
 
     def ask(self, flow: Flow, interface: str | None) -> LiveVerdict | None:
         """Ask who would get a packet that begins a flow."""
@@ -284,6 +296,7 @@ class Running:
                         await self._enter(drained(self._tables), self._departures.leaving, self._around)
                     await self._upkeep.emptied()
         left = self._sweep.counted.open
+        self.news.close(self._open)
         await self._end(leave=False)
         return left
 

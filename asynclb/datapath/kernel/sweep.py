@@ -13,14 +13,17 @@ deletion, half a microsecond, makes a new flow to the member that the tables nam
 Cost: tests/bench/kernel_sweep.py.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from ctypes import c_uint32, sizeof
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from asynclb.datapath.core import layout
-from asynclb.datapath.core.layout import CONSTANTS, REMEMBERED
+from asynclb.datapath.core.layout import CONSTANTS, REMEMBERED, Told
 from asynclb.datapath.core.memory import MARKS
+from asynclb.datapath.kernel.lifetimes import KernelNews
 from asynclb.datapath.kernel.programs import State
 from asynclb.datapath.kernel.tally import Gauges, Moment, flow_at, is_late, is_remembered, judge, library, mark
 from asynclb.native.libbpf import Batch, Libbpf
@@ -53,13 +56,23 @@ class Counted:
 class Sweep:
     """One sweep after another. Owner: one task; `step` is called in a thread, never twice at the same time."""
 
-    def __init__(self, bpf: Libbpf, state: State, numbers: Callable[[], tuple[int, int, int]]) -> None:
-        """`numbers` says how many numbers rules, members and addresses of own connections have in use."""
+    def __init__(
+        self,
+        bpf: Libbpf,
+        state: State,
+        numbers: Callable[[], tuple[int, int, int]],
+        news: KernelNews | None = None,
+    ) -> None:
+        """`numbers` says how many numbers rules, members and addresses of own connections have in use.
+
+        `news` takes in flows that begin and end.
+        """
+        self._news = news
         self._bpf = bpf
         self._state = state
         self._numbers = numbers
         self._native = library()
-        self._late = (c_uint32 * BATCH)()
+        self._late, self._begun = (c_uint32 * BATCH)(), (c_uint32 * BATCH)()
         self._steps = self._passes()
         self._now_ms = 0
         self._moment: Moment | None = None
@@ -85,6 +98,8 @@ class Sweep:
             gauges, before, marks = Gauges(rules, members), self._moment, bytearray(sources * 2 * MARKS)
             since_ms = self._now_ms - CONSTANTS["EXPIRED_MS"] if before is None else before.now_ms
             self._moment = Moment(self._now_ms, since_ms & 0xFFFF_FFFF)
+            if self._news is not None:
+                self._news.passing(time.monotonic_ns() // 1_000_000_000)
             for name, kind in FLOW_MAPS:
                 yield from self._walk(self._state[name], kind, gauges, self._moment, marks)
             self.counted = Counted(gauges.flows, gauges.closed, _present(gauges.rules), _present(gauges.members), marks)
@@ -99,6 +114,8 @@ class Sweep:
             more = self._bpf.lookup_batch(fd, batch)
             late = judge(batch.values, batch.count, moment, gauges, self._late, self._native)
             mark(batch.keys, batch.values, batch.count, kind, moment.now_ms, marks, self._native)
+            if self._news is not None:
+                self._news.began(batch.values, batch.count, partial(_key_in, batch, kind), self._begun, self._native)
             ended = [self._end(fd, batch, index, kind, moment.now_ms) for index in late]
             yield [flow for flow in ended if flow is not None]
 
@@ -112,10 +129,23 @@ class Sweep:
         if not is_late(flow.deadline_ms, now_ms):
             return None
         if is_remembered(flow, now_ms):
+            self._over(kind, key, flow)
             return layout.KeyedFlow(full_key(kind, key), flow) if flow.flags & CONSTANTS["FLOW_RESET"] else None
         self.ended += self._bpf.delete(fd, key)
+        if (
+            flow.state not in REMEMBERED or flow.flags & CONSTANTS["FLOW_SNAT"]
+        ):  # others were told of when they idled out
+            self._over(kind, key, flow)
         own = flow.flags & CONSTANTS["FLOW_SNAT"] and flow.flags & CONSTANTS["FLOW_RESET"] and flow.state in REMEMBERED
         return layout.KeyedFlow(full_key(kind, key), flow) if own else None
+
+    def _over(self, kind: FlowKey, key: bytes, flow: layout.Flow) -> None:
+        if self._news is not None:
+            self._news.over(full_key(kind, key), flow, Told.LATE)
+
+
+def _key_in(batch: Batch, kind: FlowKey, index: int) -> layout.Key:
+    return full_key(kind, batch.key(index))
 
 
 def flows_in(bpf: Libbpf, state: State) -> Iterator[layout.KeyedFlow]:

@@ -41,6 +41,17 @@ ASYNCLB_EXPORT void asynclb_kernel_marks(const u8 *keys, u32 key_bytes, u32 port
 	}
 }
 
+/* Lists the flows that began from `since_s` on and before `until_s`; returns how many. Python twin: begun. */
+ASYNCLB_EXPORT u32 asynclb_kernel_begun(const struct flow *flows, u32 count, u32 since_s, u32 until_s, u32 *found)
+{
+	u32 number = 0;
+
+	for (u32 i = 0; i < count; i++)
+		if (!(flows[i].flags & FLOW_RETURN) && flows[i].created_s - since_s < until_s - since_s)
+			found[number++] = i;
+	return number;
+}
+
 /* Counts live flows by rule and by member, and lists those past their deadline that are due. Returns how many those are.
  * `closed` are those among the live ones that have ended and are remembered for their last packets. The other half of a
  * hairpin (FLOW_RETURN) is listed, and counted as nobody's.

@@ -125,6 +125,28 @@ def parting(
     return found[:number]
 
 
+def begun(
+    values: "Array[c_char]",
+    count: int,
+    since_s: int,
+    until_s: int,
+    found: "Array[c_uint32]",
+    native_library: Any | None,
+) -> Iterable[int]:
+    """Return the indexes of the flows of a batch that began from one second on and before another."""
+    if native_library is None:
+        flows = (flow_at(values, index) for index in range(count))
+        return [
+            index
+            for index, flow in enumerate(flows)
+            if since_s <= flow.created_s < until_s and not flow.flags & CONSTANTS["FLOW_RETURN"]
+        ]
+    number = native_library.asynclb_kernel_begun(
+        values, *map(c_uint32, (count, since_s & 0xFFFF_FFFF, until_s & 0xFFFF_FFFF)), found
+    )
+    return found[:number]
+
+
 def _late(values: "Array[c_char]", count: int, moment: Moment, gauges: Gauges) -> list[int]:
     found = []
     for index in range(count):

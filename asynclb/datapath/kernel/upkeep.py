@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import partial
 
 from asynclb.datapath.core import layout
+from asynclb.datapath.kernel.lifetimes import KernelNews
 from asynclb.datapath.kernel.sweep import Sweep
 from asynclb.datapath.kernel.thread import in_thread
 from asynclb.events import Emit, Event
@@ -24,10 +25,11 @@ Tell = Callable[[layout.KeyedFlow], None]
 class Upkeep:
     """Owner: the datapath."""
 
-    def __init__(self, sweep: Sweep, tell: Tell, emit: Emit) -> None:
+    def __init__(self, sweep: Sweep, tell: Tell, emit: Emit, news: KernelNews) -> None:
         self._sweep = sweep
         self._tell = tell
         self._emit = emit
+        self._news = news
         self._hurry = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="kernel-upkeep")
 
@@ -49,6 +51,7 @@ class Upkeep:
             try:
                 for flow in await in_thread(partial(self._sweep.step, now_ms(), BATCHES)):
                     self._tell(flow)
+                self._news.tell()
             except BpfError as error:
                 self._emit(Event.DATAPATH_FAILED, datapath="kernel", error=str(error))
             await asyncio.sleep(_HURRY_S if self._hurry.is_set() else SWEEP_S)

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS, Conn, Told
-from asynclb.datapath.core.leaving import MemberName
+from asynclb.datapath.core.leaving import Leaving, MemberName
 from asynclb.datapath.core.memory import flow_view
 from asynclb.datapath.core.values import FlowView
 from asynclb.datapath.lifetimes import NOBODY, End, Lifetime, Listeners
 from asynclb.datapath.packet.crew import Crew
+from asynclb.datapath.packet.numbers import Numbers
 from asynclb.datapath.packet.report import PROTOCOLS
 from asynclb.net.address import Address, endpoint
 from asynclb.tables.row import Row
@@ -36,6 +37,20 @@ class Names:
     rows: Mapping[str, Row]
     outbound: Mapping[str, SnatRule]
     gone: frozenset[str] = frozenset()
+
+
+def names_of(numbers: Numbers, rows: Iterable[Row], leaving: Leaving, outbound: Iterable[SnatRule]) -> Names:
+    """Return what the numbers mean now."""
+    old = {row.rule.name: row for row in leaving.rows}
+    live = {row.rule.name: row for row in rows}
+    return Names(
+        rules={number: name for number, (name, _) in numbers.rules.names().items()},
+        members=numbers.members.names(),
+        sources=numbers.sources.names(),
+        rows=old | live,
+        outbound={rule.name: rule for rule in outbound},
+        gone=frozenset(old.keys() - live.keys()),
+    )
 
 
 @dataclass(frozen=True, slots=True)

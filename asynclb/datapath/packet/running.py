@@ -31,7 +31,7 @@ from asynclb.datapath.packet.engine import Present
 from asynclb.datapath.packet.fanout import Pinning
 from asynclb.datapath.packet.gateways import client_gateways
 from asynclb.datapath.packet.guard import Guarded, guarded
-from asynclb.datapath.packet.lifetimes import FlowNews, Names
+from asynclb.datapath.packet.lifetimes import FlowNews, Names, names_of
 from asynclb.datapath.packet.limits import clashes, own_sources
 from asynclb.datapath.packet.neighbours import Link, Neighbours, Surroundings
 from asynclb.datapath.packet.numbers import Numbers, Over, member_addresses
@@ -245,16 +245,7 @@ class Running:
                         yield outbound_record_of(flow, rules, members, sources, time.monotonic())
 
     def _names(self) -> Names:
-        rows = {row.rule.name: row for row in self._leaving.rows}
-        live = {row.rule.name: row for row in self._rows()}
-        return Names(
-            rules={number: name for number, (name, _) in self._numbers.rules.names().items()},
-            members=self._numbers.members.names(),
-            sources=self._numbers.sources.names(),
-            rows=rows | live,
-            outbound={rule.name: rule for rule in self._tables.outbound},
-            gone=frozenset(rows.keys() - live.keys()),
-        )
+        return names_of(self._numbers, self._rows(), self._leaving, self._tables.outbound)
 
     def ask(self, flow: Flow, interface: str | None) -> LiveVerdict | None:
         """Ask who would get a packet that begins a flow."""

@@ -1,0 +1,71 @@
+"""Flows that begin and end, as the sweep finds them, to who listens.
+
+A flow begins in some second and is told of by the first pass that began later; it is over when a pass finds it past its
+deadline. So words come up to two passes late: half a second, and 10 s with a million flows. Not told of: flows that the
+kernel evicts for room, or that lose their place to another flow of the same ends, since it says nothing of them.
+"""
+
+from collections.abc import Callable, Iterable
+from ctypes import Array, c_char, c_uint32, sizeof
+from typing import Any
+
+from asynclb.datapath.core import layout
+from asynclb.datapath.core.layout import Told
+from asynclb.datapath.core.memory import flow_view
+from asynclb.datapath.kernel.tally import begun
+from asynclb.datapath.lifetimes import NOBODY, Listeners
+from asynclb.datapath.packet.lifetimes import Names, Seen, lifetimes, stopped
+
+
+class KernelNews:
+    """Owner: what runs the sweep. `passing`, `began` and `over` are for the sweep's thread, the others for the loop."""
+
+    def __init__(self, names: Callable[[], Names]) -> None:
+        self._names = names
+        self._listeners = NOBODY
+        self._found: list[layout.ToldFlow] = []
+        self._since_s = self._until_s = 0
+
+    def listen(self, listeners: Listeners) -> None:
+        """Tell these from here on."""
+        self._listeners = listeners
+
+    def passing(self, now_s: int) -> None:
+        """Begin a pass: it tells of flows that began since the pass before it did. Units: the core's seconds."""
+        self._since_s, self._until_s = (self._until_s if self._listeners.starts is not None else now_s), now_s
+
+    def began(
+        self,
+        values: "Array[c_char]",
+        count: int,
+        key_of: Callable[[int], layout.Key],
+        room: "Array[c_uint32]",
+        native_library: Any | None,
+    ) -> None:
+        """Take in those of a batch that began."""
+        if self._listeners.starts is None or self._since_s == self._until_s:
+            return
+        for index in begun(values, count, self._since_s, self._until_s, room, native_library):
+            flow = layout.Flow.from_buffer_copy(values, index * sizeof(layout.Flow))
+            self._found.append(layout.ToldFlow(key_of(index), flow, Told.BEGUN))
+
+    def over(self, key: layout.Key, flow: layout.Flow, why: Told) -> None:
+        """Take in a flow that is over."""
+        if self._listeners.ends is not None and not flow.flags & layout.CONSTANTS["FLOW_RETURN"]:
+            self._found.append(layout.ToldFlow(key, flow, why))
+
+    def tell(self) -> None:
+        """Tell what was found."""
+        found, self._found = self._found, []
+        tell = self._listeners.ends or self._listeners.starts
+        if found and tell is not None:
+            names, seen = self._names(), Seen.now()
+            tell(len(found), lambda: lifetimes(found, names, seen))
+
+    def close(self, left: Callable[[], Iterable[layout.KeyedFlow]]) -> None:
+        """Tell of what was found, and of the flows that end with the programs."""
+        self.tell()
+        if self._listeners.ends is not None:
+            names, seen = self._names(), Seen.now()
+            flows = [flow_view(keyed) for keyed in left()]
+            self._listeners.ends(len(flows), lambda: stopped(flows, names, seen))
