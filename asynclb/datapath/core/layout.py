@@ -81,13 +81,8 @@ class Conn(IntEnum):
 class Told(IntEnum):
     """What is told of a flow: that it begins, or why it is over. The state says which end of a connection it is."""
 
-    BEGUN = 0
-    LATE = 1
-    """Its deadline has passed."""
-    REPLACED = 2
-    """Another flow of the same ends took its place."""
-    PARTED = 3
-    """Its member's time was over."""
+    BEGUN, LATE = 0, 1  # the latter: past its deadline
+    REPLACED, PARTED = 2, 3  # another flow took its place; its member's time was over
 
 
 class Event(IntEnum):
@@ -159,7 +154,7 @@ CONSTANTS: Final[dict[str, int]] = {
     "FLOW_OVER": 32,  # its drain period is over: nothing passes, but for the resets that end it
     "FLOW_SNAT": 64,  # a member's own connection; with FLOW_RETURN the half that answers find
     "FLOW_BROKEN": 128,  # one of its ends reset it
-    "TELL_ENDS": 1,  # in CoreMemory.tells: somebody reads the ring of flows that end
+    "TELL_ENDS": 1,  # in CoreMemory.tells: what is put in the ring of flows
     "TELL_STARTS": 2,
     "TOLD_ROOM": 16_384,  # flows that begin and end between two looks; a power of two; 1.8 MB
     "SNAT_RESET": 1,  # tcp_reset
@@ -616,10 +611,7 @@ class CoreMemory(Structure):
         ("stateless", _U64),
         ("expired", _U64),
         ("told", _U64),
-        ("told_head", _U32),
-        ("told_tail", _U32),
-        ("untold", _U32),
-        ("tells", _U32),
+        *((name, _U32) for name in ("told_head", "told_tail", "untold", "tells")),
         ("interfaces", Interface * 64),
         ("egresses", Egress * 64),
     )
