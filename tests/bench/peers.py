@@ -162,7 +162,7 @@ async def build(lab: Lab) -> Arena:
     Raises: LabError -> a program does not start, or a member does not see the client's address.
     """
     client, member = lab.host("client"), lab.host("member")
-    subjects = {name: _subject(lab, client, member, number, name) for number, name in enumerate(SUBJECTS)}
+    subjects = {name: subject(lab, client, member, number, name) for number, name in enumerate(SUBJECTS)}
     for host in lab.hosts.values():
         for key, value in WIDE_PORTS.items():
             host.sysctl(key, value)
@@ -171,7 +171,7 @@ async def build(lab: Lab) -> Arena:
     await compile_program("udp_load.c", udp_program)
     await start_member(member, udp_program)
     arena = Arena(client, member, subjects, udp_program)
-    await start_asynclb(subjects[ASYNCLB], _ASYNCLB.format(**_words(subjects[ASYNCLB])))
+    await start_asynclb(subjects[ASYNCLB], proxy_config(subjects[ASYNCLB]))
     await start_haproxy(subjects[HAPROXY], _HAPROXY.format(**_words(subjects[HAPROXY])))
     await _start_nginx(subjects[NGINX])
     for subject in subjects.values():
@@ -179,7 +179,7 @@ async def build(lab: Lab) -> Arena:
     return arena
 
 
-def _subject(lab: Lab, client: Host, member: Host, number: int, name: str) -> Subject:
+def subject(lab: Lab, client: Host, member: Host, number: int, name: str) -> Subject:
     router = lab.host(f"lb-{name.lower()}", forwarding=True)
     lab.link(client, f"10.1.{number}.10/24", router, f"10.1.{number}.1/24")
     lab.link(router, f"10.2.{number}.1/24", member, f"10.2.{number}.11/24")
@@ -224,10 +224,19 @@ async def start_member(member: Host, udp_program: Path) -> None:
     await member.wait_listening(await member.run(udp_program, "echo", str(UDP)), UDP, "udp")
 
 
-async def start_asynclb(subject: Subject, config_text: str) -> None:
-    """Start asynclb with a configuration in the subject's router, and return when it serves."""
+def proxy_config(subject: Subject) -> str:
+    """Return what asynclb is configured with: the proxy, for every load."""
+    return _ASYNCLB.format(**_words(subject))
+
+
+async def start_asynclb(subject: Subject, config_text: str, checkout: Path | None = None) -> None:
+    """Start asynclb with a configuration in the subject's router, and return when it serves.
+
+    It is that of another checkout if one is given.
+    """
     config = subject.router.write("asynclb.yaml", config_text)
-    environment = os.environ | {"PYTHONPATH": str(Path(asynclb.__file__).parents[1])}
+    where = str(checkout or Path(asynclb.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": where, "PYTHONSAFEPATH": "1"}  # and not where this process was started
     words = (sys.executable, "-m", "asynclb", "run", config)
     subject.process = await subject.router.run(*words, name="asynclb", env=environment)
     await subject.process.wait_for_log('"event": "started"')

@@ -1,4 +1,5 @@
-"""Run the benchmarks: `sudo python tests/bench/run.py [--quick] [--only requests,udp] [--out FILE] [--update-readme]`.
+"""Run the benchmarks: `sudo python tests/bench/run.py [--quick] [--only requests,udp | --against REV] [--out FILE]
+[--update-readme]`.
 
 Needs root for network namespaces, and wrk, iperf3, HAProxy and nginx with its stream module (Debian: wrk, iperf3,
 haproxy, nginx-light, libnginx-mod-stream) beside asynclb. The tables go to standard output, progress to standard error.
@@ -19,7 +20,8 @@ from typing import TypeVar
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # this checkout, whatever is installed
 
-import control_bench  # noqa: E402  after the path
+import against  # noqa: E402  after the path
+import control_bench  # noqa: E402
 import kernel_bench  # noqa: E402
 import kernel_report  # noqa: E402
 import packet_bench  # noqa: E402
@@ -53,6 +55,9 @@ def main(words: Sequence[str]) -> int:
         sys.stderr.write(f"--only: no {', '.join(sorted(unknown))}; there are {', '.join(_KEYS)}\n")
         return 2
     try:
+        if options.against:
+            sys.stdout.write(compare(options.against, rounds=3 if options.quick else 7))
+            return 0
         if options.update_readme:
             placed(README.read_text(), "")  # refuse now, not in six minutes
         text = bench(keys, quick=options.quick)
@@ -110,6 +115,13 @@ def bench(keys: Collection[str], *, quick: bool) -> str:
     return report.render(results, figures, plan, report.describe_machine(), *tables)
 
 
+def compare(revision: str, *, rounds: int) -> str:
+    """Measure the common path beside that of another revision, and return the table. Raises: as `bench`."""
+    require_root("network namespaces")
+    require_tools("git", "nginx", "wrk", "iperf3")
+    return against.render(against.run(revision, rounds, _say), revision)
+
+
 async def _stoppable(work: Coroutine[None, None, _T]) -> _T:
     """Let SIGTERM end the measurements as Ctrl-C does, so that the lab is removed in order."""
     task = asyncio.current_task()
@@ -122,6 +134,7 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure asynclb beside HAProxy and nginx, and print Markdown tables.")
     parser.add_argument("--quick", action="store_true", help="two short rounds: does it work, not how fast is it")
     parser.add_argument("--only", metavar="NAMES", default="", help=f"some of {','.join(_KEYS)}")
+    parser.add_argument("--against", metavar="REV", help="only what a packet and a request cost, beside a revision's")
     parser.add_argument("--out", metavar="FILE", help="write the tables to a file as well")
     parser.add_argument("--update-readme", action="store_true", help="put the tables into README.md, between its marks")
     return parser.parse_args(words)

@@ -167,7 +167,7 @@ class FlowMemory:
         """Map memory for `count` items, zeroed when it is new; pages are taken from the system when they are used."""
         size = -(-count * sizeof(kind) // mmap.PAGESIZE) * mmap.PAGESIZE
         if self._shared is None:
-            memory = mmap.mmap(-1, size)
+            memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has no huge pages
         else:
             if os.fstat(self._shared).st_size < self._end + size:
                 os.ftruncate(self._shared, self._end + size)
