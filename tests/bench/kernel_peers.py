@@ -17,20 +17,23 @@ Bulk streams have a pool of one member, because iperf3's two connections belong 
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-import kernel_pins
 import loads
 import peers
 from loads import Sample
 from packet_peers import received
 from peers import ASYNCLB, BULK, DIRECT, HAPROXY, UDP, WEB, Arena, Subject
 
+from asynclb.datapath.kernel.bpffs import find_bpffs
+from asynclb.datapath.kernel.leftovers import remove_dead
+from asynclb.datapath.kernel.pins import HOME, Pins, namespace_cookie
 from asynclb.datapath.nft import Nftables
 from asynclb.errors import HostError
 from asynclb.lab import Host, Lab, LabError
+from asynclb.native.libbpf import Libbpf, LibbpfMissingError
 
 DNAT: Final = "nft DNAT"
 SUBJECTS = (DIRECT, DNAT, HAPROXY, ASYNCLB)
@@ -110,16 +113,20 @@ class Path:
 
 @asynccontextmanager
 async def kernel_lab(title: str, *, offload: bool = True) -> AsyncIterator[Lab]:
-    """Enter a lab, end every balancer in order before the lab goes, and see that nothing stays pinned."""
-    await asyncio.to_thread(kernel_pins.remove_dead)
-    try:
-        async with Lab(title, offload=offload) as lab:
-            try:
-                yield lab
-            finally:
-                await asyncio.gather(*(each.stop() for each in lab.processes if each.name.endswith("-asynclb")))
-    finally:
-        await asyncio.to_thread(kernel_pins.remove_own)
+    """Enter a lab, end every balancer in order before the lab goes, and remove what killed benches left pinned."""
+    await asyncio.to_thread(_remove_dead)
+    async with Lab(title, offload=offload) as lab:
+        try:
+            yield lab
+        finally:
+            await asyncio.gather(*(each.stop() for each in lab.processes if each.name.endswith("-asynclb")))
+
+
+def _remove_dead() -> None:
+    """Remove the pins of namespaces that are gone, as every start of the kernel datapath does."""
+    with suppress(LibbpfMissingError):  # so there are none
+        bpf = Libbpf()
+        remove_dead(bpf, Pins(bpf, find_bpffs(HOME), namespace_cookie()))
 
 
 async def build(lab: Lab) -> Arena:
@@ -154,7 +161,6 @@ async def start_kernel(subject: Subject, config: str) -> None:
 
     Raises: AbsentError -> it refuses the configuration, because this host or this version has no such datapath.
     """
-    kernel_pins.note(subject.router)
     try:
         await peers.start_asynclb(subject, config)
     except LabError as error:

@@ -6,6 +6,7 @@ so that a kernel that refuses them is known before a rule depends on it.
 
 import platform
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from asynclb.native.libbpf import LOADING, BpfError, Libbpf, LibbpfMissingError
 
 OLDEST_KERNEL = (5, 15)
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
+_CONF = Path("/proc/sys/net/ipv4/conf")
 _TRIAL = FlowLimits(1_024, 1_024)
 _OTHERWISE = "or use `datapath: packet` or `proxy`"
 
@@ -63,6 +65,22 @@ def look_at_host(library: Libbpf | None = None) -> KernelHost | Refusal:
         )
 
 
+def limits_of_host() -> Iterator[tuple[str, int, str]]:
+    """Yield what keeps the calling thread's network namespace from routing: (sysctl, value, what is lost and remedy).
+
+    The host's own routing takes packets whose next hop is not resolved yet, those that XDP cannot send, and the first
+    ones of members' own connections.
+    """
+    for name in forwarding_off():
+        lost = "packets whose next hop is not resolved yet, or that XDP cannot send, are lost"
+        yield name, 0, f"{lost}: sysctl -w {name}=1"
+    strict = strict_interfaces()
+    if strict:
+        lost = "of those, packets are lost whose sender is reached by another interface, and members' own connections"
+        what = f"net.ipv4.conf.rp_filter of {', '.join(strict)}"
+        yield what, 1, f"{lost}: sysctl -w net.ipv4.conf.all.rp_filter=2"
+
+
 def forwarding_off() -> tuple[str, ...]:
     """Return the sysctls of the calling thread's network namespace that keep the host from routing at all."""
     found = []
@@ -71,6 +89,18 @@ def forwarding_off() -> tuple[str, ...]:
             if Path("/proc/sys", *name.split(".")).read_text(encoding="ascii").strip() == "0":
                 found.append(name)
     return tuple(found)
+
+
+def strict_interfaces() -> tuple[str, ...]:
+    """Return the interfaces of the calling thread's network namespace with a strict reverse path filter.
+
+    In force is the stricter of an interface's own and that of all; 1 is strict, 2 loose.
+    Source: Documentation/networking/ip-sysctl.rst.
+    """
+    values = {path.parent.name: int(path.read_text(encoding="ascii")) for path in _CONF.glob("*/rp_filter")}
+    common = values.pop("all", 0)
+    ours = {name: value for name, value in values.items() if name not in ("default", "lo")}
+    return tuple(sorted(name for name, value in ours.items() if max(common, value) == 1))
 
 
 def _lacking_capabilities() -> list[str]:

@@ -36,7 +36,7 @@ from asynclb.datapath.kernel.drained import drained
 from asynclb.datapath.kernel.ending import end_flows
 from asynclb.datapath.kernel.features import xdp_features
 from asynclb.datapath.kernel.forwarding import Footing, Forwarding
-from asynclb.datapath.kernel.host import KernelHost, forwarding_off
+from asynclb.datapath.kernel.host import KernelHost, limits_of_host
 from asynclb.datapath.kernel.leftovers import Leftover, find_leftover
 from asynclb.datapath.kernel.lifetimes import KernelNews
 from asynclb.datapath.kernel.pins import Pins
@@ -99,11 +99,8 @@ class Running:
             raise
         running.settings = settings
         pins.hold()
-        for name in forwarding_off():
-            remedy = (
-                f"packets whose next hop is not resolved yet, or that XDP cannot send, are lost: sysctl -w {name}=1"
-            )
-            emit(Event.HOST_LIMIT, what=name, value=0, remedy=remedy)
+        for what, value, remedy in limits_of_host():
+            emit(Event.HOST_LIMIT, what=what, value=value, remedy=remedy)
         if pins.directory is None:
             remedy = f"forwarding ends with the process without it; {REMEDY}"
             emit(Event.HOST_LIMIT, what="bpffs that this user may write to", value="missing", remedy=remedy)

@@ -14,7 +14,7 @@ from asynclb.native.libbpf import BpfError, Libbpf, MapType
 from asynclb.net.flow import Protocol
 from asynclb.tables.row import FrontendKey
 
-MANY: dict[MemberName, int] = {(f"pool-{n % 9}", f"member-{n}", ip_address(0x0A000000 + n)): n for n in range(20_000)}
+MANY: dict[MemberName, int] = {(f"pool-{n % 9}", f"member-{n}", ip_address(0x0A000000 + n)): n for n in range(5_000)}
 
 
 def test_a_name_is_replaced_at_once(bpf: Libbpf, bpffs: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_namespace_has_a_number() -> None:
     assert namespace_cookie() == namespace_cookie() > 0
 
 
-@pytest.mark.parametrize("members", [{}, MANY], ids=["none", "twenty thousand"])
+@pytest.mark.parametrize("members", [{}, MANY], ids=["none", "five thousand"])
 def test_numbers_are_remembered(bpf: Libbpf, bpffs: Path, members: dict[MemberName, int]) -> None:
     """The next process reads the names and numbers that this one wrote."""
     rules: dict[RuleName, int] = {

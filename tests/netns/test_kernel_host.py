@@ -1,0 +1,59 @@
+"""What the kernel datapath says at the start of a host that is in its way, and what it stands."""
+
+import socket
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from asynclb.events import Event
+from asynclb.lab import VIP4, Site
+from tests.netns.kernel_site import FLOWS, kernel
+from tests.netns.packet_site import address_of, rule
+from tests.netns.proxy_site import Members
+from tests.netns.test_packet_traffic import greet
+from tests.unit.core.world import tcp
+
+CONF = Path("/proc/sys/net/ipv4/conf")
+FLOOD = 3 * FLOWS.flows4
+
+
+@pytest.mark.parametrize(("interface", "value", "told"), [("back", 1, True), ("back", 2, False), ("all", 1, True)])
+async def test_a_strict_reverse_path_filter(site: Site, interface: str, value: int, told: bool) -> None:
+    """It is told of once, with the interfaces and what mends it; a loose one is not in the way."""
+    with site.lb.entered():
+        (CONF / interface / "rp_filter").write_text(str(value))
+    async with kernel(site.lb) as balancer:
+        await balancer.apply(rule(site))
+        said = [found for found in balancer.events.of(Event.HOST_LIMIT) if "rp_filter" in str(found["what"])]
+    assert len(said) == told
+    for found in said:
+        assert "back" in str(found["what"])
+        assert "sysctl -w net.ipv4.conf.all.rp_filter=2" in str(found["remedy"])
+
+
+async def test_a_flood_of_syns(site: Site) -> None:
+    """Three times as many half-open flows as the table holds: who is open keeps his member, who comes is served."""
+    async with kernel(site.lb) as balancer:
+        await balancer.apply(rule(site))
+        with Members(site) as members:
+            async with members.joined(site.clients[0], VIP4) as (client, accepted):
+                with site.clients[1].open_socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as flood:
+                    for number in range(FLOOD):
+                        source = f"10.0.1.{64 + number % 128}"
+                        syn = tcp(source, 1_024 + number // 128, VIP4, 80)
+                        flood.sendto(syn.network, (VIP4, 0))
+                        if number % 2_000 == 0:
+                            await greet(client, accepted)
+                served = Counter[str]()
+                for _ in range(12):
+                    async with members.joined(site.clients[0], VIP4) as (fresh, far):
+                        await greet(fresh, far)
+                        served[far.name[0]] += 1
+                await greet(client, accepted)
+        counted = await balancer.counters()
+    assert len(served) > 1
+    assert set(served) <= {address_of(host) for host in site.members}
+    assert counted.rules["web"].syn > FLOOD
+    assert counted.rules["web"].new_flows > FLOOD
+    assert counted.flows <= FLOWS.flows4
