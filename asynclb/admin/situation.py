@@ -104,6 +104,12 @@ def member_state(admin_state: str, weight: int, probed: Iterable[str]) -> Member
     return MemberState.WAITING if "unknown" in states else MemberState.UP
 
 
+def told_why(detail: str, reason: str, address: str) -> str:
+    """Return why a member is down: what the check met, without the address that the reader has beside it."""
+    place, _, met = detail.partition(": ")
+    return met if met and address in place else detail or reason
+
+
 def of_state(state: State, counters: State | None = None, dropped: Mapping[str, float] | None = None) -> Situation:
     """Return what a state document says; with `counters` and drops in a second, what they say of the traffic too."""
     started_s = _epoch_s(state["started"])
@@ -140,8 +146,8 @@ def _members(state: State) -> Iterator[MemberFacts]:
             if down is None:
                 yield MemberFacts(pool["name"], member["name"], word)
             else:
-                why, since_s = down["detail"] or down["reason"], _epoch_s(down["since"])
-                yield MemberFacts(pool["name"], member["name"], word, why, since_s)
+                why = told_why(down["detail"], down["reason"], member["address"])
+                yield MemberFacts(pool["name"], member["name"], word, why, _epoch_s(down["since"]))
 
 
 def _sources(state: State) -> Iterator[SourceFacts]:

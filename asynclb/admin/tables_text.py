@@ -37,9 +37,12 @@ def flows_table(found: Document) -> str:
         for flow in found["flows"]
     )
     shown = len(found["flows"])
+    if not found["open"]:
+        return "no flow is open"
+    if not shown:
+        return f"no flow matches, {found['open']:,} are open"
     head = f"{shown:,} of {found['matching']:,} flows that match, {found['open']:,} open"
-    table = columns.columns(heads, rows, right=("IN", "OUT", "AGE", "IDLE"))
-    return f"{head}\n{table}" if shown else head
+    return f"{head}\n{columns.columns(heads, rows, right=('IN', 'OUT', 'AGE', 'IDLE'))}"
 
 
 def clients_table(found: Document) -> str:
@@ -49,9 +52,10 @@ def clients_table(found: Document) -> str:
         (c["client"], f"{c['flows']:,}", size(c["bytes_in"]), size(c["bytes_out"]), " ".join(c["rules"]))
         for c in found["clients"]
     )
+    if not found["clients"]:
+        return "no flow is open"
     head = f"{len(found['clients']):,} of {found['addresses']:,} client addresses, {found['open']:,} flows open"
-    table = columns.columns(heads, rows, right=("FLOWS", "IN", "OUT"))
-    return f"{head}\n{table}" if found["clients"] else head
+    return f"{head}\n{columns.columns(heads, rows, right=('FLOWS', 'IN', 'OUT'))}"
 
 
 def drops_table(found: Document) -> str:
@@ -76,7 +80,7 @@ def _table_rows(found: Document) -> Iterator[tuple[object, ...]]:
             yield (*head, "no member is eligible", None, None)
         for member in table["members"]:
             yield (*head, member["name"], f"{member['slots']:,}", f"{member['share']:.1%}")
-            head = ("", "", "", "", "")
+            head = (" ",) * 5  # said in the line above
 
 
 def generations_table(found: Document) -> str:

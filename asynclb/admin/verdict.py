@@ -61,12 +61,6 @@ class Verdict:
         """What somebody should mend, the worst first."""
         return [finding.text for finding in self.findings if finding.severity is not Severity.NOTE]
 
-    @property
-    def summary(self) -> str:
-        """The first line, with how much else is wrong."""
-        more = len(self.wrong) - 1
-        return f"{self.line} (and {more} more)" if more > 0 else self.line
-
 
 def judge(situation: Situation) -> Verdict:
     """Return what is wrong, the worst first."""

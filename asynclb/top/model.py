@@ -120,6 +120,8 @@ class Column:
     right: bool = False
     keep: int = 0
     """The higher, the longer a column stays when the terminal is narrow."""
+    least: int = 12
+    """Characters of a text that still say something: it is cut to them before a column is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ COLUMNS: Mapping[View, tuple[Column, ...]] = {
         Column("NEW/s", right=True, keep=2),
         Column("IN b/s", right=True, keep=5),
         Column("OUT b/s", right=True, keep=5),
-        Column("WHY", keep=6),
+        Column("WHY", keep=6, least=32),
     ),
     View.CLIENTS: (
         Column("CLIENT", keep=9),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from asynclb.admin.tables_text import duration, size
-from asynclb.admin.verdict import judge
+from asynclb.admin.verdict import Verdict, judge
 from asynclb.top.keys import Ui
 from asynclb.top.model import COLUMNS, Column, Document, Look, Rates, Row, Style, View, rows_of
 
@@ -50,21 +50,28 @@ def draw(look: Look | None, found: Rates, ui: Ui, width: int, height: int, troub
     start = min(max(0, place - page // 2), max(0, len(rows) - page))
     table = list(_table(COLUMNS[ui.view], rows[start : start + page], place - start, ui, width))
     table += [Line("")] * (1 + page - len(table))
-    return Picture(_fit([*_head(look, found, ui, trouble), *table, _foot(ui)], width, height), len(rows))
+    return Picture(_fit([*_head(look, found, ui, trouble, width), *table, _foot(ui)], width, height), len(rows))
 
 
 def _fit(lines: Sequence[Line], width: int, height: int) -> tuple[Line, ...]:
     return tuple(Line(line.text[:width], line.look) for line in lines[:height])
 
 
-def _head(look: Look, found: Rates, ui: Ui, trouble: str) -> Iterator[Line]:
+def _head(look: Look, found: Rates, ui: Ui, trouble: str, width: int) -> Iterator[Line]:
     verdict = judge(look.situation(found))
-    yield Line(trouble or verdict.summary, "good" if verdict.state == "ok" and not trouble else "bad")
+    yield Line(trouble or _first(verdict, width), "good" if verdict.state == "ok" and not trouble else "bad")
     yield Line(_totals(look, found, ui))
     tabs = " ".join(
         f"[{number} {view.upper()}]" if view is ui.view else f" {number} {view} " for number, view in enumerate(View, 1)
     )
     yield Line(tabs, "tab")
+
+
+def _first(verdict: Verdict, width: int) -> str:
+    """Return the verdict in one line that fits, with how much else is wrong."""
+    more = len(verdict.wrong) - 1
+    rest = f" (and {more} more)" if more > 0 else ""
+    return f"{_cut(verdict.line, max(1, width - len(rest)))}{rest}"
 
 
 def _totals(look: Look, found: Rates, ui: Ui) -> str:
@@ -73,8 +80,8 @@ def _totals(look: Look, found: Rates, ui: Ui) -> str:
     parts = [
         f"up {duration(look.state['uptime_s'])}",
         f"generation {look.state['generation']}",
-        f"{flows:,} flows",
-        f"{total.new_flows:,.0f} new/s",
+        f"flows {flows:,}",
+        f"new {total.new_flows:,.0f}/s",
         f"in {size(total.bits_in)}b/s",
         f"out {size(total.bits_out)}b/s",
         f"drops {drops:,.0f}/s",
@@ -127,18 +134,24 @@ def _widths(columns: Sequence[Column], rows: Sequence[Row], width: int) -> dict[
         index: max([len(column.head) + 1, *(len(row.cells[index]) for row in rows)])
         for index, column in enumerate(columns)
     }
-    least = min(wanted[0], 16)
-    for index in sorted(range(1, len(columns)), key=lambda index: columns[index].keep):
-        room = width - sum(wanted[other] + len(_GAP) for other in wanted if other)
-        if room >= least:
-            break
-        spare = least - room
-        if not columns[index].right and wanted[index] - spare >= 12:
-            wanted[index] -= spare  # a text that is cut still says something
-        else:
+    whole, first = dict(wanted), min(wanted[0], 16)
+
+    def lacking() -> int:
+        """Return how many characters are missing for the first column."""
+        return first + sum(wanted[index] + len(_GAP) for index in wanted if index) - width
+
+    order = sorted(range(1, len(columns)), key=lambda index: columns[index].keep)
+    for index in order:
+        if not columns[index].right:
+            wanted[index] -= max(0, min(lacking(), wanted[index] - columns[index].least))
+    for index in order:
+        if lacking() > 0:
             del wanted[index]
-    room = width - sum(wanted[other] + len(_GAP) for other in wanted if other)
-    return {index: min(wanted[0], max(1, room)) if index == 0 else size for index, size in wanted.items()}
+    for index in reversed(order):
+        if index in wanted and not columns[index].right:
+            wanted[index] = min(whole[index], wanted[index] - lacking())  # what those that were left out have freed
+    wanted[0] = min(whole[0], max(1, first - lacking()))
+    return wanted
 
 
 def _joined(cells: Sequence[str], columns: Sequence[Column], widths: dict[int, int]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from asynclb.admin.page.picture import Picture
 from asynclb.admin.page.rates import Rates, Reading
-from asynclb.admin.situation import MemberFacts, MemberState, RefusedReload, RuleFacts, Situation
+from asynclb.admin.situation import MemberFacts, MemberState, RefusedReload, RuleFacts, Situation, told_why
 from asynclb.admin.sources import facts_of
 from asynclb.control.status import Status
 
@@ -37,8 +37,8 @@ def _members(picture: Picture) -> Iterator[MemberFacts]:
         if down is None:
             yield MemberFacts(member["pool"], member["name"], state)
         else:
-            why, since_s = down["detail"] or down["reason"], down["since"] or 0.0
-            yield MemberFacts(member["pool"], member["name"], state, why, since_s)
+            why = told_why(down["detail"], down["reason"], member["address"])
+            yield MemberFacts(member["pool"], member["name"], state, why, down["since"] or 0.0)
 
 
 def _by_reason(rates: Rates) -> Mapping[str, float]:

@@ -71,7 +71,7 @@ def line(status: Status) -> tuple[str, str]:
         ({"a": UP}, ("ok", "No fault is known yet: 1 of 2 members wait for their first check.")),
         (
             {"a": DOWN, "b": UP},
-            ("warning", "a of pool web is down since 07:58:30 UTC: 10.1.0.11:80: connection refused."),
+            ("warning", "a of pool web is down since 07:58:30 UTC: connection refused."),
         ),
         ({"a": DOWN, "b": DOWN}, ("critical", "Rule web-0 drops every new flow: no member of pool web is eligible.")),
     ],
@@ -114,9 +114,8 @@ def test_a_refused_reload_is_told_with_its_first_problem() -> None:
         "critical",
         "The instance is starting: its first tables are not applied yet.",
     )
-    assert verdict_of(replace(status, stopping=True)).summary == (
-        "The instance is stopping and takes no new flows. (and 1 more)"
-    )
+    stopping = verdict_of(replace(status, stopping=True))
+    assert (stopping.line, len(stopping.wrong)) == ("The instance is stopping and takes no new flows.", 2)
 
 
 def test_full_tables_and_our_drops_are_told() -> None:

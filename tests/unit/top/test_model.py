@@ -29,7 +29,8 @@ def state() -> Any:
 
     def member(name: str, health: str) -> Any:
         found = {"state": health, "reason": f"Reason_{health}", "detail": "", "since": "2027-01-15T08:00:10.000Z"}
-        return {"name": name, "admin_state": "none", "weight": 1, "override": None, "health": [found]}
+        member: Any = {"name": name, "address": "10.1.0.11", "admin_state": "none", "weight": 1}
+        return member | {"override": None, "health": [found]}
 
     rule = {
         "kind": "load_balancing",
@@ -89,7 +90,7 @@ def test_the_first_line_says_what_is_wrong_and_bad_rows_stand_first() -> None:
     """A silent rule is in the first line, and its row before the one that serves."""
     lines = texts(Ui())
     assert lines[0] == "Rule dns drops every new flow: no member of pool web is eligible. (and 1 more)"
-    assert lines[1].startswith("up 100s  generation 4  6 flows  100 new/s  in 800kb/s  out 4.0Mb/s  drops 10/s")
+    assert lines[1].startswith("up 100s  generation 4  flows 6  new 100/s  in 800kb/s  out 4.0Mb/s  drops 10/s")
     assert lines[3].split()[:3] == ["RULE", "STATE", "UP"]
     assert [line.split()[0] for line in lines[4:6]] == ["dns", "web"]
     assert lines[-1].startswith("F1 help")
@@ -169,6 +170,27 @@ def test_filter_and_order() -> None:
     assert [line.split()[0] for line in texts(Ui(sort=0, down=False, view=View.MEMBERS))[4:6]] == ["web/b", "web/a"]
     shares = Ui(sort=3, view=View.MEMBERS)
     assert [line.split()[0] for line in texts(shares)[4:6]] == ["web/a", "web/b"]
+
+
+def test_the_first_line_fits_and_says_how_much_else_is_wrong() -> None:
+    """A sentence that is too long is cut, not the number of the others."""
+    assert texts(Ui(), 50)[0] == "Rule dns drops every new flow: no me~ (and 1 more)"
+
+
+def test_at_80_columns_members_show_traffic_and_why() -> None:
+    """A long reason is cut before the columns of traffic are left out."""
+    state_now: Any = state()
+    long = "GET /healthz answered 503, expected 200 to 299, after three redirections"
+    state_now["pools"][0]["members"][1]["health"][0]["detail"] = long
+    look = Look(state_now, counters(12.0, 200), {})
+    found = rates(counters(10.0, 100), look.counters)
+    lines = [line.text for line in draw(look, found, Ui(View.MEMBERS), 80, 24).lines]
+    assert lines[3].split()[:3] == ["MEMBER", "STATE", "FOR"]
+    assert "b/s" in lines[3]
+    assert lines[4].split()[:3] == ["web/b", "down", "90s"]
+    assert lines[4].endswith("~")
+    assert len(lines[4]) == 80
+    assert max(map(len, lines)) <= 80
 
 
 def test_nobody_answers() -> None:
