@@ -224,11 +224,8 @@ def test_the_example_of_every_key_is_sound(tmp_path: Path) -> None:
     text = (Path(__file__).parents[3] / "conf" / "full.yaml").read_text()
     begin = text.index("    # members_from:\n")
     example = text[begin : text.index("    drain_period:", begin)]
-    blocks = [
-        block
-        for block in re.sub(r"^    # ", "    ", example, flags=re.MULTILINE).split("    members_from:\n")
-        if block.strip()
-    ]
+    example = re.sub(r"^    # ", "    ", example, flags=re.MULTILINE)
+    blocks = [block for block in example.split("    members_from:\n") if block.strip()]
     assert len(blocks) == 3
     for block in blocks:
         path = tmp_path / "asynclb.yaml"

@@ -1,6 +1,6 @@
 """Stand-ins with behaviour: a datapath that records and can refuse and fail, a prober that is told, a loader."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network
 
@@ -166,6 +166,16 @@ class FakeParsed:
     digest: str
     warnings: tuple[Problem, ...] = ()
     source: FakeSource = field(default_factory=FakeSource)
+    most: int = 3
+
+    def with_members(self, discovered: Mapping[str, tuple[Member, ...]]) -> "FakeParsed":
+        """Put the members into the pools that have a source; a pool holds at most `most` of them."""
+        pools = dict(self.model.backend_pools)
+        for name, members in discovered.items():
+            if len(members) > self.most:
+                raise ConfigError([Problem(("backend_pools", name), "", "too many members", "remove some")])
+            pools[name] = replace(pools[name], members=members)
+        return replace(self, model=replace(self.model, backend_pools=pools))
 
 
 class FakeLoader:
