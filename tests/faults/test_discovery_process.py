@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from tests.faults.instance import Config, Instance, free_port, instance
@@ -108,6 +109,15 @@ async def state_of_source(running: Instance) -> dict[str, object]:
     return dict(state["pools"][0]["source"])
 
 
+async def metric(config: Config, name: str) -> dict[str, str]:
+    """Return labels -> value of each sample of a metric."""
+    url = f"http://127.0.0.1:{config.admin}/metrics"
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        lines = (await answer.text()).splitlines()
+    samples = (line.removeprefix(name).rsplit(" ", 1) for line in lines if line.startswith(f"{name}{{"))
+    return {labels: value for labels, value in samples}  # noqa: C416  # of lists, not of pairs
+
+
 async def test_etcd_adds_and_removes_members_under_traffic(tmp_path: Path) -> None:
     """A member that is written takes new flows within a second; a removed one keeps its flow until the drain's end."""
     async with etcd(tmp_path) as server:
@@ -148,6 +158,8 @@ async def test_a_dead_etcd_changes_nothing_over_a_restart(tmp_path: Path) -> Non
                 assert server.endpoint in failed["error"]
                 assert await reached(config) == {MEMBERS[0]}
                 assert (await state_of_source(running))["state"] == "failed"
+                assert await metric(config, "asynclb_discovery_up") == {'{pool="web",source="etcd"}': "0.0"}
+                assert await metric(config, "asynclb_discovery_members") == {'{pool="web"}': "1.0"}
             async with instance(config) as running:
                 started = await running.until("started")
                 assert started["members"] == 1
