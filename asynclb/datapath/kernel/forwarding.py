@@ -22,6 +22,9 @@ from asynclb.datapath.kernel.programs import FlowLimits, Programs, capacity_for,
 from asynclb.datapath.packet.neighbours import Link
 from asynclb.events import Emit
 
+_AT_ONCE = 1 << 20
+"""Bytes that the loop copies itself: some 100 us, which a thread takes longer to begin."""
+
 
 @dataclass(frozen=True, slots=True)
 class Footing:
@@ -100,7 +103,10 @@ class Forwarding:
 
     async def _replace_image(self, programs: Programs, image: bytes, generation: int, footing: Footing) -> None:
         await self.quiet()
-        await asyncio.to_thread(programs.write, image)
+        if len(image) > _AT_ONCE:
+            await asyncio.to_thread(programs.write, image)
+        else:
+            programs.write(image)
         self._widen(footing)
         self._attachments.widen(_pair(programs), footing.interfaces)
         if self._hops is not None:

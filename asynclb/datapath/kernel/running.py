@@ -34,7 +34,7 @@ from asynclb.datapath.kernel.bpffs import REMEDY
 from asynclb.datapath.kernel.counting import Counting
 from asynclb.datapath.kernel.drained import drained
 from asynclb.datapath.kernel.ending import end_flows
-from asynclb.datapath.kernel.features import xdp_features
+from asynclb.datapath.kernel.features import XdpFeatures, xdp_features
 from asynclb.datapath.kernel.forwarding import Footing, Forwarding
 from asynclb.datapath.kernel.host import KernelHost, limits_of_host
 from asynclb.datapath.kernel.leftovers import Leftover, find_leftover
@@ -139,8 +139,9 @@ class Running:
         self._give_back_old()
         plan = self._plan(live, leaving, around, tables)
         self._generation += 1
+        looking = asyncio.create_task(asyncio.to_thread(xdp_features))  # while the image is made
         image = await asyncio.to_thread(build_image, replace(tables, generation=self._generation), plan, self._images)
-        footing = await self._footing(rows, around, outbound=bool(tables.outbound))
+        footing = self._footing(rows, around, await looking, outbound=bool(tables.outbound))
         is_foreign = self._found.is_foreign and self._forwarding.programs is None
         if not is_foreign:  # whose maps have other numbers until ours are in their place
             await self._remember(live, leaving)
@@ -160,8 +161,9 @@ class Running:
         plan = self._numbers.plan(rows, leaving, around, outbound=tables.outbound)
         return replace(plan, local=plan.local | tables.elsewhere)
 
-    async def _footing(self, rows: Collection[Row], around: Surroundings, *, outbound: bool) -> Footing:
-        features = await asyncio.to_thread(xdp_features)
+    def _footing(
+        self, rows: Collection[Row], around: Surroundings, features: XdpFeatures, *, outbound: bool
+    ) -> Footing:
         links = dict(around.links) if outbound else needed(rows, around, self.settings.interfaces)
         return Footing(
             links=around.links,
