@@ -127,7 +127,7 @@ def _sentence(pool: str, members: Sequence[MemberFacts], word: str, size: int, a
     first = members[0]
     if len(members) > 1:
         names = _listed(member.name for member in members)
-        return f"{len(members):,} of {size:,} members of pool {pool} are {word}: {names}."
+        return f"{len(members):,} of {size:,} members of pool {pool} are {word}: {names}{_mostly(members)}."
     if first.state not in (MemberState.DOWN, MemberState.PARTLY):
         return f"{first.name} of pool {pool} is {word}."
     since = f" since {moment(first.since_s, at_s)}" if first.since_s else ""
@@ -150,6 +150,15 @@ def _sources(sources: Iterable[SourceFacts], at_s: float) -> Iterator[Finding]:
             more = f" (and {len(source.problems) - 1:,} more)" if len(source.problems) > 1 else ""
             text = f"What the source of pool {source.pool} says is refused, {keeps}: {source.problems[0]}{more}"
             yield Finding(Severity.WARNING, text, source.pool)
+
+
+def _mostly(members: Sequence[MemberFacts]) -> str:
+    """Return what most of the members have, and how many."""
+    reasons = Counter(member.why for member in members if member.why)
+    if not reasons:
+        return ""
+    ((why, number),) = reasons.most_common(1)
+    return f" ({'all' if number == len(members) else f'{number:,} of them'}: {why})"
 
 
 def moment(epoch_s: float, now_s: float) -> str:

@@ -82,11 +82,16 @@ def test_the_worst_is_told_first(states: dict[str, MemberHealth], told: tuple[st
 
 
 def test_many_members_are_counted_and_the_first_are_named() -> None:
-    """Nobody reads a thousand names."""
+    """Nobody reads a thousand names; what most of them have is told."""
     names = [f"m{number}" for number in range(20)]
-    states = {name: DOWN if number < 5 else UP for number, name in enumerate(names)}
-    told = "5 of 20 members of pool web are down: m0, m1, m2 and 2 more."
-    assert line(status_of(web_model(*names), states)) == ("warning", told)
+    refused = replace(DOWN, detail="connection refused")
+    states = {name: refused if number < 5 else UP for number, name in enumerate(names)}
+    told = "5 of 20 members of pool web are down: m0, m1, m2 and 2 more"
+    assert line(status_of(web_model(*names), states)) == ("warning", f"{told} (all: connection refused).")
+    late = replace(DOWN, detail="no answer within 2 s")
+    states |= {"m0": late, "m1": late, "m2": late}
+    found = line(status_of(web_model(*names), states))
+    assert found == ("warning", f"{told} (3 of them: no answer within 2 s).")
 
 
 def test_what_an_operator_wants_is_not_wrong() -> None:
