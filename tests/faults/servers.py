@@ -6,15 +6,17 @@ import json
 import os
 import shutil
 import signal
+import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from asynclb.model import AdminTls
 from tests.faults.instance import WAIT_S, free_port
 
 
@@ -105,19 +107,18 @@ class Etcd:
     """An etcd of one member; `put` and `delete` are other programs writing to it."""
 
     child: Child
-    token: str = ""
-    headers: dict[str, str] = field(default_factory=dict)
+    tls: ssl.SSLContext | None = None
 
     @property
     def endpoint(self) -> str:
         """Where it is asked."""
-        return f"http://127.0.0.1:{self.child.port}"
+        return f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self.child.port}"
 
     async def ask(self, path: str, question: Any) -> Any:
         """Send a question to the gateway."""
         async with (
-            aiohttp.ClientSession(self.endpoint, headers=self.headers) as session,
-            session.post(f"/v3/{path}", json=question) as response,
+            aiohttp.ClientSession(self.endpoint) as session,
+            session.post(f"/v3/{path}", json=question, ssl=self.tls or True) as response,
         ):
             document = json.loads(await response.read())
             assert response.status == 200, document
@@ -144,15 +145,25 @@ def encoded(text: str) -> str:
 
 
 @asynccontextmanager
-async def etcd(directory: Path) -> AsyncIterator[Etcd]:
-    """Run an etcd whose data is in the directory; it can be killed and started again."""
+async def etcd(directory: Path, certificate: AdminTls | None = None) -> AsyncIterator[Etcd]:
+    """Run an etcd whose data is in the directory; it can be killed and started again.
+
+    With a certificate, which is its own authority, it speaks TLS and wants the same from its clients.
+    """
     need("etcd")
     port, peer = free_port(), free_port()
-    client, peers = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{peer}"
+    scheme = "http" if certificate is None else "https"
+    client, peers = f"{scheme}://127.0.0.1:{port}", f"http://127.0.0.1:{peer}"
     words = ["etcd", "--name=one", f"--data-dir={directory / 'etcd'}", f"--initial-cluster=one={peers}"]
     words += [f"--listen-client-urls={client}", f"--advertise-client-urls={client}"]
     words += [f"--listen-peer-urls={peers}", f"--initial-advertise-peer-urls={peers}"]
-    server = Etcd(Child(words, port))
+    context = None
+    if certificate is not None:
+        words += [f"--cert-file={certificate.certificate_file}", f"--key-file={certificate.key_file}"]
+        words += [f"--trusted-ca-file={certificate.certificate_file}", "--client-cert-auth"]
+        context = ssl.create_default_context(cafile=certificate.certificate_file)
+        context.load_cert_chain(certificate.certificate_file, certificate.key_file)
+    server = Etcd(Child(words, port), context)
     await server.child.start()
     try:
         yield server

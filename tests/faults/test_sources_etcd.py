@@ -5,6 +5,7 @@ import json
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from aiohttp import web
 from asynclb.config import check_members
 from asynclb.discovery import Answer, Finding
 from asynclb.discovery.etcd import EtcdMembers
-from asynclb.model import AdminState, EtcdSource
+from asynclb.model import AdminState, AdminTls, EtcdSource
 from tests.faults.servers import encoded, etcd
+from tests.unit.admin.test_tls import certify
 from tests.unit.discovery.fakes import Listener
 
 
@@ -149,6 +151,22 @@ async def test_users_authenticate(tmp_path: Path) -> None:
         missing = EtcdSource((server.endpoint,), "/web/", 2.0, "root", "no-such-file")
         async with listening(missing, tmp_path) as listener:
             assert "no-such-file" in await listener.until_failed()
+
+
+async def test_tls_with_certificates_on_both_sides(tmp_path: Path) -> None:
+    """The files of the configuration's directory are used; without them, or with none that fit, it is a failure."""
+    certify(tmp_path, "etcd")
+    async with etcd(tmp_path, AdminTls(str(tmp_path / "cert.pem"), str(tmp_path / "key.pem"))) as server:
+        await server.put("/web/a", {"address": "10.0.0.1"})
+        trusted = EtcdSource((server.endpoint,), "/web/", 2.0, None, None, "cert.pem", "cert.pem", "key.pem")
+        async with listening(trusted, tmp_path) as listener:
+            await listener.until_addresses("10.0.0.1")
+        async with listening(replace(trusted, ca_file=None), tmp_path) as listener:
+            assert "certificate verify failed" in await listener.until_failed()
+        async with listening(replace(trusted, certificate_file=None, key_file=None), tmp_path) as listener:
+            assert server.endpoint in await listener.until_failed()
+        async with listening(replace(trusted, ca_file="none.pem"), tmp_path) as listener:
+            assert "No such file" in await listener.until_failed()
 
 
 async def test_a_thousand_keys(tmp_path: Path) -> None:
