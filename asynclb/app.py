@@ -26,6 +26,7 @@ import uvloop
 import asynclb
 from asynclb import config
 from asynclb.admin.api import Render, Sources
+from asynclb.admin.capture import CaptureOrder
 from asynclb.admin.page.routes import page_routes
 from asynclb.admin.page.stream import LiveSources, Stream
 from asynclb.admin.server import AdminServer, open_socket
@@ -47,6 +48,9 @@ from asynclb.events import Emit, Event
 from asynclb.health import Prober, Transition
 from asynclb.kinds import DATAPATHS, HostDatapath, live_candidates, make_source, probe_kinds
 from asynclb.model import Member, MembersFrom, Model, OnStop
+from asynclb.observe.capture.begin import begin
+from asynclb.observe.capture.scope import Wanted
+from asynclb.observe.capture.session import Capture, Limits
 from asynclb.observe.flowlog import FlowLog
 from asynclb.observe.health_events import snat_uses
 from asynclb.observe.metrics import Snapshot, render
@@ -259,7 +263,13 @@ class _Instance:
             return config.parse(text, file=name)
 
         planner = Planner(controller, parse, live_candidates(self._datapaths), seed_of)
-        return Sources(controller, controller, self._scrape, planner)
+
+        async def capture(order: CaptureOrder) -> Capture:
+            wanted = Wanted(order.member, order.client)
+            limits = Limits(order.count, order.duration_s, order.snaplen, wanted)
+            return begin(controller.status(), self._datapaths, order.rule, limits)
+
+        return Sources(controller, controller, self._scrape, planner, capture)
 
     def _make_stream(self, controller: Controller) -> Stream:
         return Stream(LiveSources(controller, self._prober.history, self._recent.since), self._emit)

@@ -15,6 +15,8 @@ from aiohttp import web
 
 from asynclb.admin import documents
 from asynclb.admin.audit import Audit, peer_of
+from asynclb.admin.capture import AT_ONCE as CAPTURES
+from asynclb.admin.capture import Begin, Captures
 from asynclb.admin.guard import Guard
 from asynclb.admin.limits import Crowd, send
 from asynclb.admin.openapi import openapi
@@ -45,6 +47,7 @@ class Sources:
     scrape: Callable[[], Render]
     """Take a snapshot of every metric; the function that it returns renders it."""
     planner: Planner | None = None
+    capture: Begin | None = None
 
 
 def make_app(sources: Sources, guard: Guard, emit: Emit, pages: Iterable[web.AbstractRouteDef] = ()) -> web.Application:
@@ -63,7 +66,8 @@ def api_routes(sources: Sources) -> tuple[Route, ...]:
     reads = Reads(sources.state)
     writes = Writes(sources.commands, reads, sources.planner)
     about = _About(sources.state)
-    routes = (*about.routes(), *reads.routes(), *writes.routes())
+    captures = Captures(sources.capture, Crowd(CAPTURES))
+    routes = (*about.routes(), *reads.routes(), *writes.routes(), *captures.routes())
     return (*routes, _description(routes))
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -59,6 +59,22 @@ class AdminClient:
         if status != 200:
             raise HostError(_refusal(self._url, status, document))
         return document
+
+    def stream(self, method: str, path: str, **query: str) -> Iterator[bytes]:
+        """Yield an answer's bytes as they come. Raises: HostError -> nobody answers there, or it says no."""
+        connection = self._connect()
+        try:
+            text = "&".join(f"{key}={quoted(value)}" for key, value in query.items())
+            connection.request(method, f"{path}?{text}", headers=self._headers)
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise HostError(_refusal(self._url, answer.status, json.loads(answer.read())))
+            while chunk := answer.read1(1 << 16):
+                yield chunk
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise HostError(f"the stream from {self._url} broke off: {error}; see that process' log") from error
+        finally:
+            connection.close()
 
     def _ask(
         self, method: str, target: str, body: bytes | None = None, headers: Mapping[str, str] | None = None

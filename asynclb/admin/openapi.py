@@ -78,9 +78,12 @@ def _locking(route: Route) -> Iterator[Schema]:
 
 
 def _responses(route: Route, schemas: Schemas) -> Iterator[tuple[str, Schema]]:
+    if route.answer is bytes:
+        yield "200", {"description": "a file, as it grows", "content": {"application/x-pcapng": {}}}
     media = "application/x-ndjson" if route.streams else "application/json"
-    schema = {"type": "object"} if route.answer is dict else schemas.of(route.answer)
-    yield "200", {"description": "done", "content": {media: {"schema": schema}}}
+    schema = {"type": "object"} if route.answer is dict else {} if route.answer is bytes else schemas.of(route.answer)
+    if schema:
+        yield "200", {"description": "done", "content": {media: {"schema": schema}}}
     for status, kind in route.answers.items():
         what = route.errors.get(status, "refused")
         yield str(status), {"description": what, "content": {"application/json": {"schema": schemas.of(kind)}}}

@@ -9,7 +9,7 @@ import traceback
 import click
 
 from asynclb import __version__
-from asynclb.cli import files, host, live
+from asynclb.cli import capture, files, host, live
 from asynclb.cli.options import CONTEXT, EXIT_CODES, Exit, some
 from asynclb.errors import AsynclbError, ConfigError
 
@@ -40,7 +40,7 @@ def cli() -> None:
     """Transparent layer-4 load balancer for Linux."""
 
 
-for _module in (files, host, live):
+for _module in (capture, files, host, live):
     for _command in vars(_module).values():
         if isinstance(_command, click.Command):
             cli.add_command(_command)

@@ -57,7 +57,7 @@ def test_help_names_every_command_in_a_line() -> None:
     assert found.exit_code == 0
     commands = re.findall(r"^  (\w+)  +\S", found.output.partition("Commands:")[2], re.MULTILINE)
     asked = ["drain", "explain", "plan", "reload", "run", "set", "show", "top", "version"]
-    assert commands == ["check", "completion", "demo", "detach", "doctor", *asked]
+    assert commands == ["capture", "check", "completion", "demo", "detach", "doctor", *asked]
 
 
 def test_every_help_says_what_the_exit_codes_mean() -> None:

@@ -1,0 +1,108 @@
+"""Which frames are a rule's, which way they go, and what becomes of them. Pure.
+
+A rule that translates has two sides: client and VIP, VIP and member. A frame belongs to it when its ends are those of
+one side; the client's flow is the same one on both, which is what the datapath is asked about.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from asynclb.datapath.ask import LiveVerdict
+from asynclb.net.address import Address, Prefix
+from asynclb.net.flow import PROTOCOL_NUMBERS, Flow, Protocol
+from asynclb.tables.row import FrontendKey, Row
+
+
+class Leg(StrEnum):
+    """Where a frame is on its way."""
+
+    FROM_CLIENT = "from client"
+    TO_CLIENT = "to client"
+    TO_MEMBER = "to member"
+    FROM_MEMBER = "from member"
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A frame that is a rule's: `flow` is the client's, as it reaches the frontend."""
+
+    leg: Leg
+    flow: Flow
+    member: str = ""
+    """Whose address is on the frame, '' where none is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What somebody wants to see. Empty fields let everything through."""
+
+    member: str = ""
+    client: Prefix | None = None
+
+
+class Scope:
+    """The rows of one rule, as they were when the capture began."""
+
+    def __init__(self, rows: Collection[Row], wanted: Wanted) -> None:
+        self.rule = next(iter(rows)).rule.name
+        self._wanted = wanted
+        self._rows: Mapping[FrontendKey, Row] = {row.key: row for row in rows}
+        self._vips = {row.key.address for row in rows}
+        self._members = {member.address: member.name for row in rows for member in row.pool.members}
+
+    @property
+    def addresses(self) -> frozenset[Address]:
+        """Every address that the rule's frames have one of."""
+        return frozenset(self._vips | self._members.keys())
+
+    def match(self, found: Flow) -> Match | None:
+        """Return what a frame with these ends is to the rule, or None."""
+        match = self._match(found)
+        client = self._wanted.client
+        if match is None or client is None:
+            return match
+        return match if match.flow.source.version == client.version and match.flow.source in client else None
+
+    def comment(self, match: Match, verdict: LiveVerdict | None) -> str | None:
+        """Return what is written beside a frame, None for one that is not wanted."""
+        member = match.member or (verdict.member[1] if verdict is not None and verdict.member is not None else "")
+        if self._wanted.member not in ("", member):
+            return None
+        said = f"rule {self.rule}: {match.leg}"
+        if verdict is not None and verdict.drop is not None and not match.member:
+            return f"{said}, dropped: {verdict.drop}"
+        return f"{said}, member {member}" if member else said
+
+    def _match(self, found: Flow) -> Match | None:
+        if found.destination in self._vips and self._has(found.destination, found.destination_port, found.protocol):
+            return Match(Leg.FROM_CLIENT, found)
+        if found.source in self._vips and self._has(found.source, found.source_port, found.protocol):
+            return Match(Leg.TO_CLIENT, _turned(found))
+        if found.destination in self._members:
+            return self._of_member(found, Leg.TO_MEMBER)
+        return self._of_member(_turned(found), Leg.FROM_MEMBER) if found.source in self._members else None
+
+    def _has(self, address: Address, port: int, protocol: int) -> bool:
+        return any(
+            row.key.address == address and row.key.port in (0, port) and _speaks(row, protocol)
+            for row in self._rows.values()
+        )
+
+    def _of_member(self, inward: Flow, leg: Leg) -> Match | None:
+        """Return the match of a frame between a client and a member's own address."""
+        for row in self._rows.values():
+            port = row.rule.backend_port or row.key.port
+            if port in (0, inward.destination_port) and _speaks(row, inward.protocol):
+                to = row.key.port or inward.destination_port
+                flow = Flow(inward.source, inward.source_port, row.key.address, to, inward.protocol)
+                return Match(leg, flow, self._members[inward.destination])
+        return None
+
+
+def _turned(flow: Flow) -> Flow:
+    return Flow(flow.destination, flow.destination_port, flow.source, flow.source_port, flow.protocol)
+
+
+def _speaks(row: Row, protocol: int) -> bool:
+    return row.key.protocol is Protocol.ALL or PROTOCOL_NUMBERS[row.key.protocol] == protocol

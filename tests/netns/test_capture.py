@@ -1,0 +1,163 @@
+"""The packet view of each datapath: real traffic, read by tcpdump, with the member that really answered beside it."""
+
+import asyncio
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asynclb.datapath.kernel import KernelDatapath
+from asynclb.datapath.packet import PacketDatapath
+from asynclb.datapath.proxy import ProxyDatapath
+from asynclb.lab import VIP4, Site
+from asynclb.observe.capture import pcapng
+from asynclb.observe.capture.scope import Scope, Wanted
+from asynclb.observe.capture.session import Capture, Limits
+from asynclb.tables.row import Row
+from tests.netns.balancer import Balancer, balancer
+from tests.netns.packet_site import UdpMembers, ask, once, udp_rule
+from tests.netns.proxy_site import address_of, udp_socket
+from tests.unit.proxy.world import Driver
+
+KINDS: dict[str, Callable[..., Any]] = {
+    "proxy": ProxyDatapath,
+    "packet": PacketDatapath,
+    "kernel": KernelDatapath,
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A packet of a file."""
+
+    interface: str
+    outbound: bool
+    comment: str
+
+
+def read(data: bytes) -> tuple[list[Seen], int]:
+    """Return the packets of a pcapng file, and how many are missing in it; written from the draft, not the writer."""
+    links, packets, missing = [], [], 0
+    while data:
+        kind, size = struct.unpack_from("=II", data)
+        body, data = data[8 : size - 4], data[size:]
+        if kind == 1:
+            links.append(dict(_options(body[8:]))[2].decode())
+        elif kind == 5:
+            missing += int.from_bytes(dict(_options(body[12:]))[5], "little")
+        elif kind == 6:
+            place, kept = struct.unpack_from("=I", body)[0], struct.unpack_from("=I", body, 12)[0]
+            options = dict(_options(body[20 + kept + -kept % 4 :]))
+            packets.append(Seen(links[place], options[2][0] == pcapng.OUTBOUND, options[1].decode()))
+    return packets, missing
+
+
+def _options(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while data[:2] not in (b"", b"\0\0"):
+        code, size = struct.unpack_from("=HH", data)
+        yield code, data[4 : 4 + size]
+        data = data[4 + size + -size % 4 :]
+
+
+async def capturing(datapath: Balancer, row: Row, limits: Limits, into: bytearray) -> asyncio.Event:
+    """Begin a capture where the datapath lives; the event is set when it is over."""
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
+
+    def start(driver: Driver) -> asyncio.Task[None]:
+        capture = Capture(Scope([row], limits.wanted), limits, driver.proxy.verdict)
+
+        async def run() -> None:
+            async for block in capture.blocks():
+                into.extend(block)
+            capture.close()
+            loop.call_soon_threadsafe(over.set)
+
+        return asyncio.get_running_loop().create_task(run())
+
+    await datapath.ask(start)
+    return over
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_was_answered_and_by_whom(site: Site, kind: str, tmp_path: Path) -> None:
+    """Every frame of an exchange is there, on both sides and both ways, and names the member that answered it."""
+    row, data, client = udp_rule(site), bytearray(), address_of(site.clients[0])
+    async with balancer(site.lb, KINDS[kind]) as datapath:
+        await datapath.apply(row)
+        over = await capturing(datapath, row, Limits(duration_s=3.0), data)
+        with UdpMembers(site), udp_socket(site.clients[0], client, 42_000) as sock:
+            sock.connect((VIP4, 53))
+            member, _, _ = await ask(sock, b"which")
+        await asyncio.wait_for(over.wait(), 20)
+    packets, missing = read(bytes(data))
+    assert missing == 0
+    assert {(packet.comment, packet.outbound) for packet in packets} == {
+        (f"rule dns: from client, member {member}", False),
+        (f"rule dns: to member, member {member}", True),
+        (f"rule dns: from member, member {member}", False),
+        (f"rule dns: to client, member {member}", True),
+    }
+    assert len({packet.interface for packet in packets}) >= 1
+    file = tmp_path / "dns.pcapng"
+    file.write_bytes(data)
+    printed = subprocess.run(["tcpdump", "-nr", str(file)], capture_output=True, text=True, check=True).stdout
+    assert len(printed.splitlines()) == len(packets)
+    assert f"{client}.42000 > {VIP4}.53" in printed
+    assert f"{VIP4}.53 > {client}.42000" in printed
+
+
+@pytest.mark.parametrize("kind", ["packet", "kernel"])
+async def test_what_is_dropped_and_why(site: Site, kind: str) -> None:
+    """A packet that nobody takes is there with the reason."""
+    row, data, client = udp_rule(site), bytearray(), address_of(site.clients[0])
+    async with balancer(site.lb, KINDS[kind]) as datapath:
+        await datapath.apply(row, down=[host.name for host in site.members])
+        over = await capturing(datapath, row, Limits(duration_s=2.0), data)
+        with udp_socket(site.clients[0], client, 42_001) as sock:
+            sock.connect((VIP4, 53))
+            assert await once(sock, b"anybody", wait_s=0.5) is None
+        await asyncio.wait_for(over.wait(), 20)
+    assert {packet.comment for packet in read(bytes(data))[0]} == {"rule dns: from client, dropped: no_eligible_member"}
+
+
+async def test_only_what_was_asked_for(site: Site) -> None:
+    """A client's packets alone are there, and a count ends the capture."""
+    row, data = udp_rule(site), bytearray()
+    first, second = (address_of(host) for host in site.clients[:2])
+    async with balancer(site.lb, PacketDatapath) as datapath:
+        await datapath.apply(row)
+        limits = Limits(count=4, duration_s=20.0, snaplen=64, wanted=Wanted(client=_prefix(second)))
+        over = await capturing(datapath, row, limits, data)
+        with UdpMembers(site):
+            for host, address in zip(site.clients[:2], (first, second), strict=True):
+                with udp_socket(host, address, 42_002) as sock:
+                    sock.connect((VIP4, 53))
+                    await ask(sock, b"?" * 200)
+        await asyncio.wait_for(over.wait(), 20)
+    assert len(read(bytes(data))[0]) == 4
+
+
+async def test_a_reader_that_does_not_read_costs_the_datapath_nothing(site: Site) -> None:
+    """While nobody reads a capture, all is answered, and what the file misses is counted in it."""
+    row, client = udp_rule(site), address_of(site.clients[0])
+    async with balancer(site.lb, PacketDatapath) as datapath:
+        await datapath.apply(row)
+        captures = await datapath.ask(
+            lambda driver: [Capture(Scope([row], Wanted()), Limits(), driver.proxy.verdict, waiting=2)]
+        )
+        with UdpMembers(site), udp_socket(site.clients[0], client, 42_003) as sock:
+            sock.connect((VIP4, 53))
+            for _ in range(5):
+                await ask(sock, b"still here")
+        dropped = await datapath.ask(lambda _driver: captures[0].dropped)
+        await datapath.ask(lambda _driver: captures[0].close())
+    assert dropped >= 18, "four frames for each of five exchanges, and room for two"
+
+
+def _prefix(text: str) -> Any:
+    return ip_network(text)
