@@ -1,8 +1,10 @@
 # asynclb as an unprivileged user.
 #
 #   docker build -t asynclb .
-#   docker run -d --network host --cap-add NET_ADMIN --ulimit nofile=65536 \
-#       -v /etc/asynclb:/etc/asynclb:ro -v asynclb-state:/var/lib/asynclb asynclb
+#   docker run -d --network host --cap-drop ALL --cap-add NET_ADMIN --cap-add NET_BIND_SERVICE \
+#       --ulimit nofile=65536 -v /etc/asynclb:/etc/asynclb:ro -v asynclb-state:/var/lib/asynclb asynclb
+#
+# That is for the datapath proxy; conf/DEPLOYMENT.md has the capabilities of each.
 #
 # /etc/asynclb is a directory with asynclb.yaml in it. Mount the directory: a single file that is mounted never shows a
 # change. --network host: VIPs and routes are the host's; a network namespace with routes of its own does as well.
@@ -30,13 +32,13 @@ LABEL org.opencontainers.image.title="asynclb" \
 # so versions are not pinned.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends libcap2-bin libnftables1 netbase \
+    && apt-get install -y --no-install-recommends libbpf1 libcap2-bin libnftables1 netbase \
     && rm -rf /var/lib/apt/lists/* \
     && install -d -o 65532 -g 65532 -m 700 /var/lib/asynclb
 COPY --from=build /opt/asynclb /opt/asynclb
 # A user that is not root gets nothing from --cap-add alone: the program has to have the capability as well. Permitted
 # only (=p), not effective (=ep): with that, a container without --cap-add could not even start it. asynclb raises them.
-RUN setcap cap_net_admin,cap_net_bind_service,cap_net_raw=p /opt/asynclb/bin/python \
+RUN setcap cap_net_admin,cap_net_bind_service,cap_net_raw,cap_bpf,cap_perfmon=p /opt/asynclb/bin/python \
     && ln -s /opt/asynclb/bin/asynclb /usr/local/bin/asynclb
 ENV PYTHONUNBUFFERED=1 STATE_DIRECTORY=/var/lib/asynclb
 USER 65532:65532
