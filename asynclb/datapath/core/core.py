@@ -41,6 +41,7 @@ class RxRing:
         self._view = _view(ring, 0)
         vnet_bytes = CONSTANTS["VNET_BYTES"] if vnet_header else 0
         self.record = layout.Ingress(addressof(self._view), ifindex, frame_size, frame_count, 0, vnet_bytes, 0)
+        self.place = byref(self.record)
 
     @property
     def ready(self) -> bool:
@@ -96,6 +97,9 @@ class Core:
         self._before: Staged | None = None
         self._egresses: dict[int, tuple[int, Any]] = {}
         self._batch = layout.BatchRecord()
+        self._dirty: dict[int, tuple[int, ...]] = {}  # interfaces by the egresses' bits, until there are others
+        self._place, self._batch_place = byref(memory), byref(self._batch)
+        self._receive = self._library.asynclb_core_receive
         self._resets = (layout.KeyedFlow * _RESETS)()
 
     def stage(self, image: bytes) -> Staged:
@@ -210,29 +214,43 @@ class Core:
         view = _view(ring, offset)
         vnet_bytes = CONSTANTS["VNET_BYTES"] if vnet else 0
         self._egresses[ifindex] = (free, view)
+        self._dirty.clear()
         self._memory.egresses[free] = layout.Egress(addressof(view), ifindex, frame_size, frame_count, 0, vnet_bytes, 1)
 
     def detach_egress(self, ifindex: int) -> None:
         """Forget a transmit ring; frames for it are dropped with a reason."""
         index, _ = self._egresses.pop(ifindex)
         self._memory.egresses[index] = layout.Egress()
+        self._dirty.clear()
 
     def receive(self, rx: RxRing, budget: int, now_ns: int) -> Batch:
         """Take at most `budget` frames off the ring, decide each, give it back, fill the egress rings."""
+        frames, dirty = self.take(rx, budget, now_ns)
         batch = self._batch
-        self._library.asynclb_core_receive(
-            byref(self._memory), byref(rx.record), c_uint32(budget), c_uint64(now_ns), byref(batch)
-        )
-        dirty, egresses = batch.dirty, self._memory.egresses
         return Batch(
-            frames=batch.frames,
+            frames=frames,
             passed=batch.passed,
             dropped=batch.dropped,
             sent=batch.sent,
             held=batch.held,
-            dirty=tuple(egresses[i].ifindex for i in range(dirty.bit_length()) if dirty >> i & 1),
+            dirty=dirty,
             more=bool(batch.more),
         )
+
+    def take(self, rx: RxRing, budget: int, now_ns: int) -> tuple[int, tuple[int, ...]]:
+        """Do what `receive` does, and return only how many frames there were, and where some leave.
+
+        Cost: a fifth of `receive`'s; it is done for every batch.
+        """
+        batch = self._batch
+        self._receive(self._place, rx.place, budget, c_uint64(now_ns), self._batch_place)
+        dirty = batch.dirty
+        found = self._dirty.get(dirty)
+        if found is None:
+            egresses = self._memory.egresses
+            found = tuple(egresses[i].ifindex for i in range(dirty.bit_length()) if dirty >> i & 1)
+            self._dirty[dirty] = found
+        return batch.frames, found
 
     def collect(self, ifindex: int, outlet: layout.Outlet, now_ns: int) -> int:
         """Take the frames that wait for an interface from the outlet's tail on, and return how many.

@@ -346,6 +346,7 @@ EXPORT void asynclb_core_receive(struct core_memory *core, struct ingress *rx, u
 
 		if (!(status & FRAME_USER))
 			return;
+		fetch_frame(rx);
 		look_ahead(core, rx, &ahead, batch->frames);
 		receive_frame(core, rx, frame, status, now_ns, batch);
 		__atomic_store_n(&frame->status, FRAME_KERNEL, __ATOMIC_RELEASE);
@@ -386,9 +387,9 @@ static u64 collect_one(const struct core_memory *core, const struct egress *egre
  * receives again. A frame that the guard has to see gets the message's control part, which is for the caller to fill;
  * none does when there is no room for notes. Python twin and user: packet/ring.py, Egress.
  */
-EXPORT u32 asynclb_core_collect(const struct core_memory *core, u32 index, struct outlet *outlet, u64 now_ns)
+EXPORT u32 asynclb_core_collect(struct core_memory *core, u32 index, struct outlet *outlet, u64 now_ns)
 {
-	const struct egress *egress = &core->egresses[index];
+	struct egress *egress = &core->egresses[index];
 	struct message *messages = POINTER(struct message, outlet->messages);
 	u32 count = 0;
 
@@ -400,6 +401,8 @@ EXPORT u32 asynclb_core_collect(const struct core_memory *core, u32 index, struc
 		messages[count].control_bytes = /* its hash, until the note is there */
 			collect_one(core, egress, outlet, frame, POINTER(struct io_vector, outlet->vectors) + count);
 	}
+	if (outlet->tail == egress->head)
+		outlet->tail = egress->head = 0;
 	for (u32 i = 0; i < count; i++) {
 		u64 hash = messages[i].control_bytes;
 		int quiet = is_quiet(core_image(core), outlet, hash, (u32)(now_ns / 1000000), &messages[i].note);

@@ -145,7 +145,11 @@ class Egress:
         self.sock, self.ifindex = sock, ifindex
         self._frames = frames
         self.buffer = mmap.mmap(-1, frames * STRIDE)
-        self._notes = mmap.mmap(-1, _NOTE_SETS * _NOTE_WAYS * _NOTE_BYTES)
+        self._notes = mmap.mmap(
+            -1, _NOTE_SETS * _NOTE_WAYS * _NOTE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        )
+        with suppress(OSError):
+            self._notes.madvise(mmap.MADV_HUGEPAGE)
         self._vectors = ctypes.create_string_buffer(_IOVEC_BYTES * frames)
         self._messages = ctypes.create_string_buffer(_MMSGHDR.size * frames)
         self._shown = ctypes.create_string_buffer(_SHOWN, len(_SHOWN))
