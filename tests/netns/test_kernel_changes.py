@@ -25,6 +25,7 @@ from tests.netns.test_packet_changes import (
     test_a_reload_keeps_what_is_open,
     test_a_rule_that_is_removed,
     test_generations_take_turns_while_clients_come,
+    test_room_for_flows_is_told,
 )
 from tests.netns.test_packet_traffic import BOTH, greet
 from tests.unit.proxy.world import member, pool, row
@@ -34,6 +35,7 @@ __all__ = [
     "test_a_reload_keeps_what_is_open",
     "test_a_rule_that_is_removed",
     "test_generations_take_turns_while_clients_come",
+    "test_room_for_flows_is_told",
 ]
 
 

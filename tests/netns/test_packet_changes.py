@@ -218,3 +218,16 @@ async def test_both_directions_by_one_appliance(lab: Lab, version: int) -> None:
 def _routed(address: str, backend: BackendPool, interface: str) -> Row:
     found = row(address, 0, backend, 0, name=interface, protocol=Protocol.ALL, delivery=Delivery.ROUTED)
     return replace(found, frontend=replace(found.frontend, interface=interface, routed=True), symmetric=True)
+
+
+@BOTH
+async def test_room_for_flows_is_told(site: Site, balancer: Balancer, version: int) -> None:
+    """Beside the number of flows stands how many there can be, also before there are any."""
+    await balancer.apply(udp_rule(site, version))
+    before = await balancer.counters()
+    with UdpMembers(site, version), site.clients[0].udp(VIPS[version], 53) as sock:
+        await ask(sock)
+        await balancer.until(lambda counters: counters.flows > 0, "the flow is counted")
+    counters = await balancer.counters()
+    assert before.flows == 0
+    assert before.capacity >= counters.capacity >= 20_000

@@ -3,19 +3,20 @@
 import asyncio
 import ipaddress
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import ExitStack
 
 import pytest
 
-from asynclb.datapath.packet import announce
-from asynclb.datapath.packet.limits import CLASH_CODE
+from asynclb.datapath.packet import announce, neighbours
+from asynclb.datapath.packet.limits import CLASH_CODE, MAX_INTERFACES
 from asynclb.datapath.packet.ruleset import TABLE
 from asynclb.errors import ApplyError
 from asynclb.events import Event
 from asynclb.lab import VIP4, Host, Site
 from asynclb.lab.namespace import ip_batch
 from asynclb.lab.topology import LB_FRONT4, LB_FRONT6, ON_LINK_VIP4, ON_LINK_VIP6
+from asynclb.net.address import Address
 from asynclb.net.drop import Drop
 from tests.netns.balancer import Balancer
 from tests.netns.packet_site import (
@@ -187,13 +188,11 @@ async def test_an_interface_that_vanishes_and_comes_back(site: Site, balancer: B
         ip_batch(["link set dev back up"], namespace=site.lb.namespace)
         async with members.joined(site.clients[0], VIP4) as (client, accepted):
             await greet(client, accepted)
-    ip_batch(["link add dev extra type veth peer name other", "link set dev extra up", "link set dev other up"],
-             namespace=site.lb.namespace)  # fmt: skip
+    ip_batch(_pair("extra", "other"), namespace=site.lb.namespace)
     await _until_guarded(site, "extra", present=True)
     ip_batch(["link del dev extra"], namespace=site.lb.namespace)
     await _until_guarded(site, "extra", present=False)
-    ip_batch(["link add dev extra type veth peer name other", "link set dev extra up", "link set dev other up"],
-             namespace=site.lb.namespace)  # fmt: skip
+    ip_batch(_pair("extra", "other"), namespace=site.lb.namespace)
     await _until_guarded(site, "extra", present=True)
     assert balancer.events.of(Event.DATAPATH_FAILED) == []
 
@@ -206,6 +205,49 @@ async def test_an_interface_that_is_down_for_a_moment(site: Site, balancer: Bala
             ip_batch([f"link set dev {device} down", f"link set dev {device} up"], namespace=site.lb.namespace)
             async with members.joined(site.clients[0], VIP4) as (client, accepted):
                 await greet(client, accepted)
+
+
+async def test_an_interface_that_vanishes_before_it_is_opened(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are served as if it had never been there, and nothing is said to have failed."""
+    ip_batch(_pair("extra", "other"), namespace=site.lb.namespace)
+    seen = neighbours.look_around
+
+    def look_and_lose(wanted: Collection[Address]) -> neighbours.Surroundings:
+        found = seen(wanted)
+        if "extra" in {link.name for link in found.links.values()}:
+            ip_batch(["link del dev extra"], namespace=site.lb.namespace)
+        return found
+
+    monkeypatch.setattr(neighbours, "look_around", look_and_lose)
+    async with packets(site.lb) as balancer:
+        await balancer.apply(rule(site))
+        with Members(site) as members:
+            async with members.joined(site.clients[0], VIP4) as (client, accepted):
+                await greet(client, accepted)
+        assert balancer.events.of(Event.DATAPATH_FAILED) == []
+
+
+async def test_more_interfaces_than_there_is_room_for(site: Site) -> None:
+    """The tables are refused with the number and the remedy; with fewer they are taken, and more do not end that."""
+    pairs = [(f"a{number}", f"b{number}") for number in range(MAX_INTERFACES // 2)]
+    ip_batch([line for pair in pairs for line in _pair(*pair)], namespace=site.lb.namespace)
+    async with packets(site.lb) as balancer:
+        with pytest.raises(ApplyError, match=f"{MAX_INTERFACES + 1} interfaces.* has room for {MAX_INTERFACES}; run"):
+            await balancer.apply(rule(site))
+        ip_batch(["link del dev a0"], namespace=site.lb.namespace)
+        await asyncio.sleep(0.5)  # the kernel's word is heard within a tenth of that
+        await balancer.apply(rule(site))
+        ip_batch(_pair("a0", "b0"), namespace=site.lb.namespace)
+        async with asyncio.timeout(5):
+            while not balancer.events.of(Event.DATAPATH_FAILED):
+                await asyncio.sleep(0.05)
+        with Members(site) as members:
+            async with members.joined(site.clients[0], VIP4) as (client, accepted):
+                await greet(client, accepted)
+
+
+def _pair(one: str, other: str) -> list[str]:
+    return [f"link add dev {one} type veth peer name {other}", f"link set dev {one} up", f"link set dev {other} up"]
 
 
 async def _until_guarded(site: Site, device: str, *, present: bool) -> None:
@@ -291,6 +333,23 @@ async def test_a_guard_that_was_left_behind(site: Site) -> None:
             assert "set old" not in await _filter(site)
             assert (TABLE in await _filter(site)) == bool(rows)
             assert len(balancer.events.of(Event.LEFTOVERS_REMOVED)) == 1
+
+
+async def test_what_a_killed_instance_saw_of_flows_is_kept(site: Site) -> None:
+    """A connection of the host to a member, where the member speaks first, goes on under the next instance's guard."""
+    origin = site.members[0]
+    with Listener(address_of(origin), 8443, host=origin) as listener:
+        async with packets(site.lb) as balancer:
+            await balancer.apply(ha_rule(site))
+            host = await connect(address_of(origin), 8443, host=site.lb)
+            accepted = await listener.accept()
+            left = await _filter(site)
+        with host, accepted:
+            await site.lb.check_output("nft", "-f", site.lb.write("left.nft", left))
+            async with packets(site.lb) as balancer:
+                await balancer.apply(ha_rule(site))
+                await accepted.send(b"!")
+                assert await host.exactly(1) == b"!"
 
 
 async def test_two_instances_are_refused(site: Site, balancer: Balancer) -> None:

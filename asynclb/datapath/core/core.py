@@ -208,14 +208,26 @@ class Core:
         `vnet`: the socket has PACKET_VNET_HDR.
         Raises: ValueError -> there are 64 already, or one for this interface.
         """
+        vnet_bytes = CONSTANTS["VNET_BYTES"] if vnet else 0
+        self._attach(ifindex, _view(ring, offset), layout.Egress(0, ifindex, frame_size, frame_count, 0, vnet_bytes, 1))
+
+    def attach_buffer(self, ifindex: int, buffer: mmap.mmap) -> None:
+        """Write frames for `ifindex` into a buffer, one behind the other, until they are collected.
+
+        Raises: ValueError -> as `attach_egress`.
+        """
+        cell = CONSTANTS["EGRESS_CELL"]
+        egress = layout.Egress(0, ifindex, cell, len(buffer) // cell, 0, CONSTANTS["VNET_BYTES"], 1, packed=1)
+        self._attach(ifindex, _view(buffer, 0), egress)
+
+    def _attach(self, ifindex: int, view: Any, egress: layout.Egress) -> None:
         free = next((i for i, egress in enumerate(self._memory.egresses) if not egress.used), None)
         if free is None or ifindex in self._egresses:
             raise ValueError(f"interface {ifindex} cannot have a transmit ring: {len(self._egresses)} are attached")
-        view = _view(ring, offset)
-        vnet_bytes = CONSTANTS["VNET_BYTES"] if vnet else 0
+        egress.ring = addressof(view)
         self._egresses[ifindex] = (free, view)
         self._dirty.clear()
-        self._memory.egresses[free] = layout.Egress(addressof(view), ifindex, frame_size, frame_count, 0, vnet_bytes, 1)
+        self._memory.egresses[free] = egress
 
     def detach_egress(self, ifindex: int) -> None:
         """Forget a transmit ring; frames for it are dropped with a reason."""

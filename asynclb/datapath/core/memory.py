@@ -48,7 +48,7 @@ class FlowMemory:
         `look`: somebody else forwards; else this core begins, with whatever is there.
         """
         self._library = core_library()
-        self._shared, self._end = shared, 0
+        self._shared, self._end, self._max_flows = shared, 0, max_flows
         self._maps: list[mmap.mmap] = []
         buckets = max(2, max_flows // 8)  # 9 flows each, so that 8 of 9 ways are used when the table is full
         self._kept = self._map(layout.CoreMemory, 1)
@@ -93,6 +93,7 @@ class FlowMemory:
             },
             drops={drop: self._drops[number] for number, drop in enumerate(DROPS, 1) if self._drops[number]},
             flows=kept.flow_count,
+            capacity=self._max_flows,
             stateless=kept.stateless,
             expired=kept.expired,
         )

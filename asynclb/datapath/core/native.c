@@ -332,15 +332,18 @@ static void receive_frame(struct core_memory *core, const struct ingress *rx, st
 	receive_one(core, &p, &virtio, vlan, now_ns, batch);
 }
 
-/* Takes at most `budget` frames off a receive ring, decides each, and gives its slot back. */
+/* Takes at most `budget` frames off a receive ring, and no more once they have BATCH_BYTES; decides each, and gives its
+ * slot back.
+ */
 EXPORT void asynclb_core_receive(struct core_memory *core, struct ingress *rx, u32 budget, u64 now_ns,
 				 struct batch_record *batch)
 {
 	struct ahead ahead = {0};
+	u32 bytes = 0;
 
 	batch->dirty = 0;
 	batch->frames = batch->passed = batch->dropped = batch->sent = batch->held = batch->more = 0;
-	for (; batch->frames < budget; batch->frames++) {
+	for (; batch->frames < budget && bytes < BATCH_BYTES; batch->frames++) {
 		struct ring_frame *frame = ring_at(rx->ring, rx->head, rx->frame_size);
 		u32 status = __atomic_load_n(&frame->status, __ATOMIC_ACQUIRE);
 
@@ -348,6 +351,7 @@ EXPORT void asynclb_core_receive(struct core_memory *core, struct ingress *rx, u
 			return;
 		fetch_frame(rx);
 		look_ahead(core, rx, &ahead, batch->frames);
+		bytes += frame->snapped;
 		receive_frame(core, rx, frame, status, now_ns, batch);
 		__atomic_store_n(&frame->status, FRAME_KERNEL, __ATOMIC_RELEASE);
 		rx->head = rx->head + 1 == rx->frame_count ? 0 : rx->head + 1;
@@ -365,6 +369,23 @@ static void sweep_held(struct core_memory *core, u32 now_ms)
 	}
 }
 
+/* Whether a device has nothing to complete in a frame: neither a checksum nor segments. */
+INLINE u32 needs_nothing(const struct egress *egress, const struct ring_frame *frame)
+{
+	const struct virtio_header *virtio = (const void *)((const u8 *)frame + FRAME_DATA);
+
+	return egress->vnet_bytes && !(virtio->flags | virtio->gso_type);
+}
+
+/* Takes the headers off frames that are plain: reading them costs the kernel a copy of its own. */
+static void strip(struct io_vector *vectors, u32 count)
+{
+	for (u32 i = 0; i < count; i++) {
+		vectors[i].base += VNET_BYTES;
+		vectors[i].length -= VNET_BYTES;
+	}
+}
+
 /* Takes a frame off an egress buffer, and begins to fetch its note: the next ones are looked at meanwhile. */
 static u64 collect_one(const struct core_memory *core, const struct egress *egress, struct outlet *outlet,
 		       struct ring_frame *frame, struct io_vector *vector)
@@ -377,7 +398,8 @@ static u64 collect_one(const struct core_memory *core, const struct egress *egre
 	frame->status = FRAME_KERNEL;
 	vector->base = (u64)(__UINTPTR_TYPE__)frame + FRAME_DATA;
 	vector->length = frame->length;
-	outlet->tail = outlet->tail + 1 == egress->frame_count ? 0 : outlet->tail + 1;
+	outlet->tail = egress_behind(egress, outlet->tail, frame->length);
+	outlet->plain &= needs_nothing(egress, frame);
 	if (hash > NOTE_SHOWN)
 		__builtin_prefetch(note_place(outlet, hash), 1);
 	return hash;
@@ -391,18 +413,22 @@ EXPORT u32 asynclb_core_collect(struct core_memory *core, u32 index, struct outl
 {
 	struct egress *egress = &core->egresses[index];
 	struct message *messages = POINTER(struct message, outlet->messages);
+	struct io_vector *vectors = POINTER(struct io_vector, outlet->vectors);
 	u32 count = 0;
 
+	outlet->plain = 1;
 	for (; count < outlet->limit; count++) {
 		struct ring_frame *frame = ring_at(egress->ring, outlet->tail, egress->frame_size);
 
-		if (frame->status != FRAME_REQUEST)
+		if (egress->packed ? outlet->tail == egress->head : frame->status != FRAME_REQUEST)
 			break;
 		messages[count].control_bytes = /* its hash, until the note is there */
-			collect_one(core, egress, outlet, frame, POINTER(struct io_vector, outlet->vectors) + count);
+			collect_one(core, egress, outlet, frame, vectors + count);
 	}
-	if (outlet->tail == egress->head)
+	if (egress->packed && outlet->tail == egress->head)
 		outlet->tail = egress->head = 0;
+	if (outlet->plain)
+		strip(vectors, count);
 	for (u32 i = 0; i < count; i++) {
 		u64 hash = messages[i].control_bytes;
 		int quiet = is_quiet(core_image(core), outlet, hash, (u32)(now_ns / 1000000), &messages[i].note);

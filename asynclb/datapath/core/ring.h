@@ -86,11 +86,29 @@ INLINE struct egress *egress_find(struct core_memory *core, u32 ifindex, u32 *in
 	return 0;
 }
 
+/* Returns where in its egress a frame with so many bytes behind the header goes, or 0 when there is no room. */
+INLINE struct ring_frame *egress_room(const struct egress *egress, u32 length)
+{
+	struct ring_frame *frame = ring_at(egress->ring, egress->head, egress->frame_size);
+
+	if (egress->packed)
+		return FRAME_DATA + length <= (egress->frame_count - egress->head) * EGRESS_CELL ? frame : 0;
+	return __atomic_load_n(&frame->status, __ATOMIC_ACQUIRE) & (FRAME_REQUEST | FRAME_SENDING) ? 0 : frame;
+}
+
+/* Returns the place behind a frame. */
+INLINE u32 egress_behind(const struct egress *egress, u32 index, u32 length)
+{
+	if (egress->packed)
+		return index + (FRAME_DATA + length + EGRESS_CELL - 1) / EGRESS_CELL;
+	return index + 1 == egress->frame_count ? 0 : index + 1;
+}
+
 /* Puts a frame into its egress ring; returns a drop reason. `vlan` is a tag with its TPID above, or NONE. */
 static u32 ring_send(struct core_memory *core, const struct packet *p, const struct virtio_header *virtio, u32 vlan,
 		     u32 ifindex, u64 *dirty)
 {
-	u32 index, tag = vlan == NONE ? 0 : 4, offset = FRAME_DATA;
+	u32 index, length, tag = vlan == NONE ? 0 : 4, offset = FRAME_DATA;
 	struct egress *egress = egress_find(core, ifindex, &index);
 	struct ring_frame *frame;
 	u8 *to;
@@ -99,10 +117,11 @@ static u32 ring_send(struct core_memory *core, const struct packet *p, const str
 		return DROP_NO_EGRESS;
 	if (!egress->vnet_bytes && virtio->flags & VIRTIO_NEEDS_CSUM)
 		return DROP_NO_EGRESS;
-	if (p->length < 12 || p->length + tag + egress->vnet_bytes > egress->frame_size - FRAME_DATA)
+	length = p->length + tag + egress->vnet_bytes;
+	if (p->length < 12 || (!egress->packed && length > egress->frame_size - FRAME_DATA))
 		return DROP_TOO_BIG;
-	frame = ring_at(egress->ring, egress->head, egress->frame_size);
-	if (__atomic_load_n(&frame->status, __ATOMIC_ACQUIRE) & (FRAME_REQUEST | FRAME_SENDING))
+	frame = egress_room(egress, length);
+	if (!frame)
 		return DROP_EGRESS_FULL;
 	if (egress->vnet_bytes) {
 		struct virtio_header *out = (void *)((u8 *)frame + offset);
@@ -123,9 +142,9 @@ static u32 ring_send(struct core_memory *core, const struct packet *p, const str
 	} else {
 		copy_bytes(to, p->data, p->length);
 	}
-	frame->length = p->length + tag + egress->vnet_bytes;
+	frame->length = length;
 	__atomic_store_n(&frame->status, FRAME_REQUEST, __ATOMIC_RELEASE);
-	egress->head = egress->head + 1 == egress->frame_count ? 0 : egress->head + 1;
+	egress->head = egress_behind(egress, egress->head, length);
 	*dirty |= 1ull << index;
 	return DROP_NONE;
 }

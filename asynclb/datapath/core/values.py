@@ -131,12 +131,13 @@ class Swept:
 class CoreCounters:
     """Counters by rule id, by member id, by reason; they only grow, but for `flows`.
 
-    `stateless` packets were balanced without an entry, because the table was full.
+    `stateless` packets were balanced without an entry, because the table was full; it has room for `capacity` flows.
     """
 
     rules: Mapping[int, RuleCounters] = field(default_factory=dict)
     members: Mapping[int, MemberCounters] = field(default_factory=dict)
     drops: Mapping[Drop, int] = field(default_factory=dict)
     flows: int = 0
+    capacity: int = 0
     stateless: int = 0
     expired: int = 0

@@ -13,7 +13,7 @@ from asynclb.datapath.core import layout
 from asynclb.datapath.core.memory import DROPS
 from asynclb.datapath.core.values import CoreCounters
 from asynclb.datapath.kernel.programs import State
-from asynclb.datapath.kernel.sweep import Counted
+from asynclb.datapath.kernel.sweep import FLOW_MAPS, Counted
 from asynclb.datapath.kernel.tally import library, sums
 from asynclb.native.libbpf import Batch, Libbpf
 
@@ -28,6 +28,7 @@ class Counting:
         self._bpf = bpf
         self._state = state
         self._cpus = bpf.possible_cpus()
+        self._limits = tuple(bpf.map_info(state[name]).max_entries for name, _ in FLOW_MAPS)
         self._native = library()
 
     def read(self, rules: int, members: int, counted: Counted) -> CoreCounters:
@@ -53,6 +54,7 @@ class Counting:
             },
             drops={drop: drops[number] for number, drop in enumerate(DROPS, 1) if drops[number]},
             flows=counted.flows,
+            capacity=capacity(counted, self._limits),
             stateless=self._sums("totals", 1, sizeof(layout.KernelTotals) // 8)[0],
         )
 
@@ -72,6 +74,20 @@ class Counting:
         if entries:
             self._bpf.lookup_batch(self._state[name], batch)
         return sums(batch.values, min(batch.count, entries), self._cpus, words, native_library=self._native)
+
+
+def capacity(counted: Counted, limits: tuple[int, ...]) -> int:
+    """Return how many flows there is room for, with as many of IPv4 to one of IPv6 as there are now.
+
+    The maps fill by themselves: what is told beside the flows is the share of the one that is fuller.
+    """
+    used, limit = max(zip(counted.by_map, limits, strict=False), key=_share, default=(0, 0))
+    return counted.flows * limit // used if used else sum(limits)
+
+
+def _share(found: tuple[int, int]) -> float:
+    used, limit = found
+    return used / limit
 
 
 _RULE = ("bytes_in", "bytes_out", "packets_in", "packets_out", "syn", "new_flows")

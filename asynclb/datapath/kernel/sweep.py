@@ -42,6 +42,8 @@ class Counted:
     flows: int = 0
     closed: int = 0
     """Connections among them that have ended."""
+    by_map: tuple[int, ...] = ()
+    """Flows in each of `FLOW_MAPS`."""
     rules: dict[int, int] = field(default_factory=dict)
     members: dict[int, int] = field(default_factory=dict)
     marks: bytearray = field(default_factory=bytearray, repr=False)
@@ -98,11 +100,16 @@ class Sweep:
             gauges, before, marks = Gauges(rules, members), self._moment, bytearray(sources * 2 * MARKS)
             since_ms = self._now_ms - CONSTANTS["EXPIRED_MS"] if before is None else before.now_ms
             self._moment = Moment(self._now_ms, since_ms & 0xFFFF_FFFF)
+            by_map: list[int] = []
             if self._news is not None:
                 self._news.passing(time.monotonic_ns() // 1_000_000_000)
             for name, kind in FLOW_MAPS:
                 yield from self._walk(self._state[name], kind, gauges, self._moment, marks)
-            self.counted = Counted(gauges.flows, gauges.closed, _present(gauges.rules), _present(gauges.members), marks)
+                by_map.append(gauges.flows - sum(by_map))
+            self.counted = Counted(
+                *(gauges.flows, gauges.closed, tuple(by_map)),
+                *(_present(gauges.rules), _present(gauges.members), marks),
+            )
             self.passes += 1
             yield []
 

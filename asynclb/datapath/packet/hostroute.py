@@ -17,7 +17,7 @@ from ipaddress import ip_address
 
 from asynclb.datapath.core.core import Core
 from asynclb.datapath.core.reset import checksum
-from asynclb.datapath.packet.ring import STRIDE
+from asynclb.datapath.packet.ring import FRAME_BYTES
 from asynclb.datapath.packet.ruleset import MARK
 from asynclb.net.drop import Drop
 
@@ -38,10 +38,10 @@ class HostRoute:
 
     def __init__(self, core: Core) -> None:
         """Let the core write. Raises: OSError -> no memory."""
-        self._buffer = mmap.mmap(-1, _FRAMES * STRIDE)
+        self._buffer = mmap.mmap(-1, _FRAMES * FRAME_BYTES)
         self._next = 0
         self._sockets: dict[int, socket.socket] = {}
-        core.attach_egress(HOST, self._buffer, STRIDE, _FRAMES)
+        core.attach_egress(HOST, self._buffer, FRAME_BYTES, _FRAMES)
 
     def flush(self, core: Core, _now_ns: int) -> None:
         """Send everything that waits; what cannot be sent is counted as a drop."""
@@ -60,7 +60,7 @@ class HostRoute:
 
     def _waiting(self) -> Iterator[tuple[bytes, bytes]]:
         while True:
-            place = self._next * STRIDE
+            place = self._next * FRAME_BYTES
             status, length = _STATUS.unpack_from(self._buffer, place)
             if not status:
                 return

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterable
 
 from asynclb.datapath.base import Refusal
+from asynclb.datapath.core.layout import CONSTANTS
 from asynclb.errors import Problem
 from asynclb.model import ProxyProtocol
 from asynclb.net.address import Address
@@ -11,6 +12,9 @@ from asynclb.tables.snat import SnatRule
 
 CLASH_CODE = "RulesOfSameLoadBalancerTypeUseSameBackendPortProtocolAndIPConfig"
 """Azure's name for it. Source: the common deployment errors of Azure Load Balancer."""
+
+MAX_INTERFACES = CONSTANTS["EGRESSES"] - 1
+"""One place is the host's routing's."""
 
 
 def static_refusal(row: Row) -> Refusal | None:
@@ -27,6 +31,17 @@ def static_refusal(row: Row) -> Refusal | None:
 def outbound_refusal(_rule: SnatRule) -> Refusal | None:
     """Return why no packet datapath on any host can carry an outbound rule: it can."""
     return None
+
+
+def too_many_interfaces(count: int) -> tuple[Problem, ...]:
+    """Return a problem if the core cannot send by so many interfaces."""
+    if count <= MAX_INTERFACES:
+        return ()
+    rule = f"the packet datapath takes in every Ethernet interface that is up, and has room for {MAX_INTERFACES}"
+    remedy = (
+        "run it in a network namespace that has only the balancer's, set down what is not used, or use another datapath"
+    )
+    return (Problem(("interfaces",), f"{count} interfaces", rule, remedy),)
 
 
 def own_sources(rules: Iterable[SnatRule], own: Collection[Address]) -> tuple[Problem, ...]:

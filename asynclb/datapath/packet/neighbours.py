@@ -69,6 +69,16 @@ class Surroundings:
     ways: Mapping[Address, Neighbour] = field(default_factory=dict, compare=False)
     """Wanted address -> the neighbour that it is reached by, resolved or not."""
 
+    def without(self, gone: Collection[int]) -> "Surroundings":
+        """Return what is left when these interfaces have gone."""
+        return Surroundings(
+            links={index: link for index, link in self.links.items() if index not in gone},
+            addresses={address: index for address, index in self.addresses.items() if index not in gone},
+            prefixes=tuple((network, index) for network, index in self.prefixes if index not in gone),
+            hops={address: hop for address, hop in self.hops.items() if hop.ifindex not in gone},
+            ways={address: way for address, way in self.ways.items() if way[0] not in gone},
+        )
+
     def homes(self, addresses: Collection[Address]) -> set[tuple[Address, int]]:
         """Return (address, interface index) for each network that has one of them, but for the host's own."""
         foreign = set(addresses) - self.addresses.keys()
@@ -277,6 +287,18 @@ def look_around(wanted: Collection[Address]) -> Surroundings:
         (ip_network((_address(entry), entry["prefixlen"]), strict=False), entry["index"]) for entry in found
     )
     return Surroundings(links, addresses, prefixes, hops, ways)
+
+
+def vanished(links: Mapping[int, Link]) -> frozenset[int]:
+    """Return the interfaces that are not there any more, or have another name."""
+    return frozenset(index for index, link in links.items() if _name_of(index) != link.name)
+
+
+def _name_of(index: int) -> str:
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return ""
 
 
 def known_neighbours() -> dict[Neighbour, bytes]:

@@ -12,15 +12,14 @@ from typing import Protocol
 
 from asynclb.datapath.core.core import Core
 from asynclb.datapath.packet.neighbours import Link
-from asynclb.datapath.packet.ring import Egress, ReceiveRing, send_one
+from asynclb.datapath.packet.ring import Egress, ReceiveRing
 
 RING_FRAMES = 480
 """Frames that may wait for the loop: large ones hold 30 MiB of streams, small ones 2 ms at 250,000 a second."""
 
 _EGRESS_FRAMES = 512
 _BUDGET = 384
-"""Frames a call: 128 large ones take about 2 ms, then the loop's other work has its turn."""
-
+"""Frames a call: small ones take about a millisecond, then the loop has other work. Large ones: BATCH_BYTES."""
 
 _SLOW_NS = 20_000_000
 """A frame that is announced but not there after so long is not being written: it stands elsewhere in the ring."""
@@ -39,7 +38,7 @@ class Port:
     def __init__(self, link: Link, receiver: socket.socket, sender: socket.socket, *, own: bool = False) -> None:
         """Map the ring and make a buffer; `own`: the sockets are the port's. Raises: OSError -> no memory."""
         self.link, self._own = link, own
-        self._ring = ReceiveRing(receiver, link.index, RING_FRAMES)
+        self._sender, self._ring = sender, ReceiveRing(receiver, link.index, RING_FRAMES)
         try:
             self.egress = Egress(sender, link.index, _EGRESS_FRAMES)
             self._poll = select.epoll()
@@ -77,7 +76,7 @@ class Port:
 
     def send(self, frame: bytes) -> None:
         """Send one frame of our own."""
-        send_one(self.egress.sock, frame)
+        self.egress.send(frame)
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when there is something to serve."""
@@ -92,4 +91,4 @@ class Port:
             self._attached.forget_interface(self.link.index)
         if self._own:
             self._ring.sock.close()
-            self.egress.sock.close()
+            self._sender.close()

@@ -35,6 +35,7 @@ def counters_of(
         members=summed((*before.members.items(), *by_member)),
         drops={**core.drops, Drop.LISTEN_OVERFLOW: lost},
         flows=core.flows,
+        capacity=core.capacity,
         stateless=core.stateless,
     )
 
@@ -136,6 +137,7 @@ def total(parts: Iterable[CoreCounters]) -> CoreCounters:
         members=summed(item for part in found for item in part.members.items()),
         drops={reason: sum(part.drops.get(reason, 0) for part in found) for part in found for reason in part.drops},
         flows=sum(part.flows for part in found),
+        capacity=sum(part.capacity for part in found),
         stateless=sum(part.stateless for part in found),
         expired=sum(part.expired for part in found),
     )

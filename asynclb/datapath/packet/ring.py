@@ -1,16 +1,17 @@
 """AF_PACKET sockets: a mapped ring to receive from, and batched sends. The only file that names their options.
 
-The core writes frames that leave into a buffer laid out as a transmit ring, and sendmmsg(2) sends them from there. A
-real one would save the kernel's copy, but the pages of its frames are given back as soon as a virtual device
-orphans the packet, which may be before the receiver has read it: data would change on its way.
+The core writes frames that leave into a buffer, one behind the other, and sendmmsg(2) sends them from there. A transmit
+ring would save the kernel's copy, but the pages of its frames are given back as soon as a virtual device orphans the
+packet, which may be before the receiver has read it: data would change on its way.
 
 The guard's egress chain costs half as much as sending. A sender's mark lets frames pass it at once; those that it has
 to see (core/note.h says which) carry another mark in a control message, on the same socket, so the order stays. An
 engine that may not set marks leaves the socket as it was opened, where every frame is seen: slower, not wrong.
 PACKET_QDISC_BYPASS would not help: that hook comes before it.
 
-Every frame carries a `virtio_net_hdr` in front: large unsegmented TCP frames and partial checksums arrive as they are
-on the device and leave as they came, and the device that they leave by segments and completes them.
+Every frame arrives with a `virtio_net_hdr` in front: large unsegmented TCP frames and partial checksums arrive as they
+are on the device and leave as they came, and the device that they leave by segments and completes them. A sender is
+switched between frames with and without that header: the kernel reads it with a copy of its own.
 
 Source: packet(7), Documentation/networking/packet_mmap.rst, linux/if_packet.h, linux/virtio_net.h; tpacket_destruct_skb
 in net/packet/af_packet.c and skb_orphan in net/ipv4/ip_input.c for what is said of transmit rings.
@@ -42,9 +43,6 @@ FRAME_BYTES = 17 << 12
 _BLOCK_FRAMES = 15 if mmap.PAGESIZE == 1 << 12 else 16
 """Frames fill a block, which is whole pages: of 15, for which the kernel takes 1 MiB; 16 where pages are larger."""
 
-STRIDE = FRAME_BYTES + 192
-"""From one frame to the next of what is sent: no multiple of a page, or they push one another out of the cache."""
-
 _NO_OFFLOAD = bytes(10)  # struct virtio_net_hdr of a whole frame with complete checksums
 _MMSGHDR = struct.Struct("=QIIQQQQiiII")  # struct mmsghdr on 64-bit Linux: 64 bytes, the last 4 its padding
 _NOTE = struct.Struct("=60xI")  # what the core writes into that padding
@@ -52,6 +50,9 @@ _NOTE_BYTES = 16
 _IOVEC_BYTES = 16
 _SHOWN = struct.pack("=QiiI4x", 20, socket.SOL_SOCKET, socket.SO_MARK, MARK)
 """A control message that gives one frame another mark than its socket's. Source: cmsg(3), socket(7)."""
+
+_BUFFER_BYTES = 10 << 20
+"""Room for what one batch sends (BATCH_BYTES) though each frame has a header, and for every fragment that is held."""
 
 _NOTE_SETS, _NOTE_WAYS = 1 << 16, 4
 """Room for 262,144 flows that the guard was shown lately, as many as it notes; pages are taken when first used."""
@@ -88,7 +89,10 @@ def open_receiver(
 
 
 def open_sender(interface: str) -> socket.socket:
-    """Open a socket whose frames leave by an interface, marked as ours. Raises: OSError -> as `open_receiver`."""
+    """Open a socket whose frames, each behind a `virtio_net_hdr`, leave by an interface, marked as ours.
+
+    Raises: OSError -> as `open_receiver`.
+    """
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
     try:
         sock.setsockopt(SOL_PACKET, _PACKET_VNET_HDR, 1)
@@ -142,12 +146,10 @@ class Egress:
 
     def __init__(self, sock: socket.socket, ifindex: int, frames: int) -> None:
         """Make the buffer. Raises: OSError -> no memory."""
-        self.sock, self.ifindex = sock, ifindex
-        self._frames = frames
-        self.buffer = mmap.mmap(-1, frames * STRIDE)
-        self._notes = mmap.mmap(
-            -1, _NOTE_SETS * _NOTE_WAYS * _NOTE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        )
+        self.ifindex, self._sock, self._plain = ifindex, sock, True
+        self._set_plain(plain=False)  # whoever had this socket before may have left it otherwise
+        self.buffer = mmap.mmap(-1, _BUFFER_BYTES)
+        self._notes = mmap.mmap(-1, _NOTE_SETS * _NOTE_WAYS * _NOTE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with suppress(OSError):
             self._notes.madvise(mmap.MADV_HUGEPAGE)
         self._vectors = ctypes.create_string_buffer(_IOVEC_BYTES * frames)
@@ -161,6 +163,7 @@ class Egress:
             interval_ms=SHOWN_MS,
             limit=frames,
         )
+        self._descriptor, self._first, self._frames = sock.fileno(), self._outlet.messages, frames
         control = ctypes.addressof(self._shown)
         for index in range(frames):
             vector = self._outlet.vectors + index * _IOVEC_BYTES
@@ -168,7 +171,7 @@ class Egress:
 
     def attach(self, core: Core) -> None:
         """Let the core write frames for this interface into the buffer."""
-        core.attach_egress(self.ifindex, self.buffer, STRIDE, self._frames)
+        core.attach_buffer(self.ifindex, self.buffer)
 
     def flush(self, core: Core, now_ns: int) -> None:
         """Send everything that waits: quietly, but for what the guard has to see.
@@ -176,13 +179,27 @@ class Egress:
         A frame that the device does not take (its queue is full, it is down, the frame is too long) is lost, as it
         would be on a wire; those behind it are still sent.
         """
-        count = core.collect(self.ifindex, self._outlet, now_ns)
-        base, at = self._outlet.messages, 0
-        while at < count:
-            sent = _LIBC.sendmmsg(self.sock.fileno(), base + at * _MMSGHDR.size, count - at, 0)
-            if sent < 0:
-                self._take_back(at)
-            at += max(sent, 1)
+        while count := core.collect(self.ifindex, self._outlet, now_ns):
+            if self._outlet.plain != self._plain:
+                self._set_plain(plain=not self._plain)
+            at = 0
+            while at < count:
+                sent = _LIBC.sendmmsg(self._descriptor, self._first + at * _MMSGHDR.size, count - at, 0)
+                if sent < 0:
+                    self._take_back(at)
+                at += max(sent, 1)
+            if count < self._frames:
+                return
+
+    def send(self, frame: bytes) -> None:
+        """Send one frame of our own."""
+        with suppress(OSError):
+            self._sock.send(frame if self._plain else _NO_OFFLOAD + frame)
+
+    def _set_plain(self, *, plain: bool) -> None:
+        """Let frames be sent without a `virtio_net_hdr`, or with one."""
+        self._sock.setsockopt(SOL_PACKET, _PACKET_VNET_HDR, not plain)
+        self._plain = plain
 
     def _take_back(self, index: int) -> None:
         """Forget that the guard was shown the flow of a message: it was not sent."""

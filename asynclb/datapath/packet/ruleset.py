@@ -10,8 +10,9 @@ carry a mark. Laws for what members send:
      Only what is sent to such members is noted: nothing asks about others, and each note is paid for by a packet.
   3. What members answer to an address of the host is the core's, if the datapath has sent in that address' name.
   4. Later fragments, which have no ports, go where their first went (`parts`); one that comes before it is the host's.
-  5. What was seen of flows is kept when the table is replaced.
-  5. A note outlives its flow: of each the chain is shown a frame every few seconds (note.h), and its first SYN. The
+  5. What was seen of flows is kept when the table is replaced, also by the instance after a killed one: connections of
+     the host's own go on, and members' late answers still reach nobody. `_SAME` says that it understands these notes.
+  6. A note outlives its flow: of each the chain is shown a frame every few seconds (note.h), and its first SYN. The
      others are quiet and leave by the first rule. Until the next that is shown, what the host itself sends between the
      same ends prevails: such answers look alike.
 
@@ -24,6 +25,7 @@ Source: nft(8), netdev family; net/core/dev.c, __dev_queue_xmit (nf_hook_egress)
 from collections.abc import Collection, Iterable
 from ipaddress import collapse_addresses, ip_network
 from typing import Any
+from zlib import crc32
 
 from asynclb.datapath.nft import Nftables
 from asynclb.datapath.packet.guard import Guarded, Port
@@ -77,6 +79,11 @@ def watches_egress(nft: Nftables) -> bool:
     return True
 
 
+def keeps_notes(nft: Nftables) -> bool:
+    """Return whether what a killed instance has left, if anything, has seen flows as this one would."""
+    return TABLE not in nft.run("list tables netdev") or _SAME in nft.run("list chains netdev")
+
+
 def ruleset(guarded: Guarded, *, egress: bool = True) -> str:
     """Return the commands that replace the table in one transaction, all but what it has seen of flows."""
     if not guarded.interfaces:
@@ -84,7 +91,7 @@ def ruleset(guarded: Guarded, *, egress: bool = True) -> str:
     sets = [found for version in (4, 6) for found in _sets(guarded, version)]
     lines = [f"add table netdev {TABLE}"]
     lines += [f"add chain netdev {TABLE} {name}\nflush chain netdev {TABLE} {name}" for name in _CHAINS]
-    lines += [f"delete chain netdev {TABLE} {name}" for name in _CHAINS]
+    lines += [f"delete chain netdev {TABLE} {name}" for name in _CHAINS] + [f"add chain netdev {TABLE} {_SAME}"]
     for name, kind, _ in sets:
         lines += [f"add set netdev {TABLE} {name} {{ type {kind}; }}", f"delete set netdev {TABLE} {name}"]
     lines.append(f"table netdev {TABLE} {{")
@@ -117,6 +124,10 @@ def _seen(version: int) -> str:
 set taken{version} {{ type {flow}; {flags} size {_TAKEN_FLOWS}; }}
 set pairs{version} {{ type {pair}; {flags} size {_TAKEN_FLOWS}; }}
 set parts{version} {{ typeof {_DATAGRAM[version]}; {flags} timeout {_PARTS_S}s; size {_PARTS}; }}"""
+
+
+_SAME = f"same_{crc32(repr((_CHAINS, _seen(4), _seen(6))).encode()):08x}"
+"""An empty chain, named after all that one instance takes over from another."""
 
 
 def _way_in(guarded: Guarded, version: int, *, egress: bool) -> str:

@@ -32,12 +32,12 @@ from asynclb.datapath.packet.fanout import Pinning
 from asynclb.datapath.packet.gateways import client_gateways
 from asynclb.datapath.packet.guard import Guarded, guarded
 from asynclb.datapath.packet.lifetimes import FlowNews, Names, names_of
-from asynclb.datapath.packet.limits import clashes, own_sources
-from asynclb.datapath.packet.neighbours import Link, Neighbours, Surroundings
+from asynclb.datapath.packet.limits import clashes, own_sources, too_many_interfaces
+from asynclb.datapath.packet.neighbours import Link, Neighbours, Surroundings, vanished
 from asynclb.datapath.packet.numbers import Numbers, Over, member_addresses
 from asynclb.datapath.packet.report import outbound_record_of, record_of, with_snat
-from asynclb.datapath.packet.ring import send_one
-from asynclb.datapath.packet.ruleset import NO_TABLE, ruleset, watches_egress
+from asynclb.datapath.packet.ring import open_sender, send_one
+from asynclb.datapath.packet.ruleset import NO_TABLE, keeps_notes, ruleset, watches_egress
 from asynclb.datapath.packet.sockets import LinkSockets, open_sockets
 from asynclb.datapath.packet.workers import Workers
 from asynclb.errors import ApplyError, HostError
@@ -77,6 +77,7 @@ class Running:
         self._lost = 0  # frames that came while a ring was full
         self._guarded: Guarded | None = None
         self._egress = watches_egress(self._nft)
+        self._afresh = "" if keeps_notes(self._nft) else f"{NO_TABLE}\n"
         if not self._egress:
             remedy = "members of `nat` rules are reached through them only; Linux 5.16 or later lifts that"
             emit(Event.HOST_LIMIT, what="nftables egress hook", value="missing", remedy=remedy)
@@ -123,6 +124,20 @@ class Running:
         return [entry.row for entry in self._tables.entries.values()]
 
     async def _enter(self, tables: Tables, live: list[Row], leaving: Leaving, around: Surroundings) -> None:
+        """Prepare, commit, tidy. An interface that vanishes meanwhile is left out: netlink will tell of it, too."""
+        while True:
+            try:
+                return await self._entered(tables, live, leaving, around)
+            except OSError:
+                gone = vanished(around.links)
+                if not gone:
+                    raise
+                around = around.without(gone)
+
+    async def _entered(self, tables: Tables, live: list[Row], leaving: Leaving, around: Surroundings) -> None:
+        problems = too_many_interfaces(len(around.links))
+        if problems:
+            raise ApplyError(problems)
         rows = (*live, *leaving.rows)
         plan = self._numbers.plan(live, leaving, around, self._gateways, tables.outbound)
         image = await asyncio.to_thread(build_image, tables, plan, self._images)
@@ -193,7 +208,7 @@ class Running:
                 self._numbers.release_members(over, rows, leaving, self._crew.release_ids)
                 self.news.take()
                 self._numbers.release_rules(rows, leaving, self._crew.counters(), self._crew.release_ids)
-        except (OSError, HostError, LookupError, ValueError) as error:
+        except (OSError, ApplyError, HostError, LookupError, ValueError) as error:
             self._emit(Event.DATAPATH_FAILED, datapath="packet", error=str(error))
         finally:
             self._over = None
@@ -216,9 +231,8 @@ class Running:
     async def _guard(self, wanted: Guarded) -> None:
         """Put the guard up in one transaction, if it is another one. Raises: OSError -> the old one stays."""
         if wanted != self._guarded:
-            afresh = f"{NO_TABLE}\n" if self._guarded is None else ""
-            await asyncio.to_thread(self._nft.run, afresh + ruleset(wanted, egress=self._egress))
-            self._guarded = wanted
+            await asyncio.to_thread(self._nft.run, self._afresh + ruleset(wanted, egress=self._egress))
+            self._guarded, self._afresh = wanted, ""
 
     def counters(self) -> Counters:
         """Return the engines' counters by name."""
@@ -295,7 +309,7 @@ class Running:
                 self._news = None
                 try:
                     await self._enter(self._tables, self._rows(), self._leaving, around)
-                except (OSError, HostError, LookupError, ValueError) as error:
+                except (OSError, ApplyError, HostError, LookupError, ValueError) as error:
                     self._emit(Event.DATAPATH_FAILED, datapath="packet", error=str(error))
 
     def _open_links(self, links: Mapping[int, Link]) -> Mapping[int, LinkSockets]:
@@ -320,7 +334,8 @@ class Running:
         for vip, index in due - self._announced:
             sockets = self._present.links.get(index)
             if sockets is not None:
-                send_one(sockets.senders[0], announcement(vip, sockets.link.address))
+                with suppress(OSError), open_sender(sockets.link.name) as sender:  # the engines' are theirs
+                    send_one(sender, announcement(vip, sockets.link.address))
         self._announced = due
 
 

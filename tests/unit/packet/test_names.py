@@ -9,7 +9,7 @@ from asynclb.datapath.base import MemberCounters, RuleCounters
 from asynclb.datapath.core.values import CoreCounters, FlowView
 from asynclb.datapath.packet.ids import Ids
 from asynclb.datapath.packet.limits import CLASH_CODE, clashes, static_refusal
-from asynclb.datapath.packet.report import counters_of, record_of
+from asynclb.datapath.packet.report import counters_of, record_of, total
 from asynclb.model import ProxyProtocol
 from asynclb.net.drop import Drop
 from asynclb.net.flow import Protocol
@@ -47,6 +47,7 @@ def test_counters_by_name() -> None:
         members={0: MemberCounters(1, 2, 3, 4), 1: MemberCounters(10, 20, 30, 40), 5: MemberCounters(7, 7, 7, 7)},
         drops={Drop.NO_RULE: 2},
         flows=4,
+        capacity=9,
         stateless=0,
         expired=0,
     )
@@ -55,7 +56,8 @@ def test_counters_by_name() -> None:
     assert found.rules == {"r": RuleCounters(packets_in=3)}
     assert found.members == {name: MemberCounters(11, 22, 33, 44)}
     assert found.drops[Drop.NO_RULE] == 2
-    assert found.flows == 4
+    assert (found.flows, found.capacity) == (4, 9)
+    assert total([core, core]).capacity == 18
 
 
 @pytest.mark.parametrize(("backend_port", "target"), [(8080, "10.0.0.1:8080"), (0, "10.0.0.1:443")])
