@@ -250,10 +250,7 @@ class Core:
         )
 
     def take(self, rx: RxRing, budget: int, now_ns: int) -> tuple[int, tuple[int, ...]]:
-        """Do what `receive` does, and return only how many frames there were, and where some leave.
-
-        Cost: a fifth of `receive`'s; it is done for every batch.
-        """
+        """Do what `receive` does at a fifth of its cost, and return only how many frames came, and where some leave."""
         batch = self._batch
         self._receive(self._place, rx.place, budget, c_uint64(now_ns), self._batch_place)
         dirty = batch.dirty
