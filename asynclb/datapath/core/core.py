@@ -216,8 +216,7 @@ class Core:
 
         Raises: ValueError -> as `attach_egress`.
         """
-        cell = CONSTANTS["EGRESS_CELL"]
-        egress = layout.Egress(0, ifindex, cell, len(buffer) // cell, 0, CONSTANTS["VNET_BYTES"], 1, packed=1)
+        egress = layout.Egress(0, ifindex, 0, len(buffer), 0, CONSTANTS["VNET_BYTES"], 1)
         self._attach(ifindex, _view(buffer, 0), egress)
 
     def _attach(self, ifindex: int, view: Any, egress: layout.Egress) -> None:
@@ -261,16 +260,16 @@ class Core:
             self._dirty[dirty] = found
         return batch.frames, found
 
-    def collect(self, ifindex: int, outlet: layout.Outlet, now_ns: int) -> int:
-        """Take the frames that wait for an interface from the outlet's tail on, and return how many.
+    def collect(self, ifindex: int, outlet: layout.Outlet, now_ns: int) -> tuple[int, bool]:
+        """Take the frames that wait for an interface from the outlet's tail on; return how many, and if all are plain.
 
+        Plain frames are complete, and without a virtio_net_hdr; if one is not, all of them have it.
         Of those that the guard has to see, `msg_controllen` is that of one number, else 0; and the padding behind
         `msg_len` has the number of the note that was made, from 1, or 0 (note.h). An outlet without notes has none.
         """
         index = self._egresses[ifindex][0]
-        return int(
-            self._library.asynclb_core_collect(byref(self._memory), c_uint32(index), byref(outlet), c_uint64(now_ns))
-        )
+        count = int(self._library.asynclb_core_collect(self._place, index, byref(outlet), c_uint64(now_ns)))
+        return abs(count), count < 0
 
     def sweep(self, now_ns: int, budget: int) -> Swept:
         """Visit at most `budget` buckets (9 flows each) of the flow table, and expire what is past its deadline."""

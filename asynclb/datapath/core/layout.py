@@ -181,8 +181,6 @@ CONSTANTS: Final[dict[str, int]] = {
     "HELD_MS": 1_000,
     "HELD_BYTES": 9_216,  # a jumbo frame; larger ones are dropped
     "EGRESSES": 64,
-    "BATCH_BYTES": 4 << 20,  # what one call receives and sends: 64 of the largest frames take about a millisecond
-    "EGRESS_CELL": 128,  # holds the smallest frames, and begins where a line of memory does
     "INTERFACES": 64,
     "APPLIANCES": 16_384,  # link addresses, hashed; more than three for each of 5,000 members
     "PART_SOME": 1,  # the fate of a member's flows in asynclb_core_part: those that are named
@@ -509,10 +507,7 @@ class KernelTotals(Structure):
 
 
 class Egress(Structure):
-    """A mapped TPACKET_V2 transmit ring; or `packed`, a buffer in which frames stand one behind the other.
-
-    There `frame_size` is EGRESS_CELL, a frame takes as many as it needs, and `head` begins at 0 when all are collected.
-    """
+    """A mapped TPACKET_V2 transmit ring; or, where `frame_size` is 0, a buffer of `frame_count` bytes (ring.h)."""
 
     _fields_ = (
         ("ring", _U64),
@@ -522,16 +517,11 @@ class Egress(Structure):
         ("head", _U32),
         ("vnet_bytes", _U32),
         ("used", _U32),
-        ("packed", _U32),
-        ("reserved", _U32),
     )
 
 
 class Outlet(Structure):
-    """What sends an egress' frames: `limit` each of struct iovec and struct mmsghdr, and what the guard was shown.
-
-    `plain`: nothing that was collected last is for the device to complete, and none has a virtio_net_hdr.
-    """
+    """What sends an egress' frames: `limit` each of struct iovec and struct mmsghdr, and what the guard was shown."""
 
     _fields_ = (
         ("vectors", _U64),
@@ -541,8 +531,6 @@ class Outlet(Structure):
         ("interval_ms", _U32),
         ("limit", _U32),
         ("tail", _U32),
-        ("plain", _U32),
-        ("reserved", _U32),
     )
 
 

@@ -399,7 +399,6 @@ static u64 collect_one(const struct core_memory *core, const struct egress *egre
 	vector->base = (u64)(__UINTPTR_TYPE__)frame + FRAME_DATA;
 	vector->length = frame->length;
 	outlet->tail = egress_behind(egress, outlet->tail, frame->length);
-	outlet->plain &= needs_nothing(egress, frame);
 	if (hash > NOTE_SHOWN)
 		__builtin_prefetch(note_place(outlet, hash), 1);
 	return hash;
@@ -407,27 +406,28 @@ static u64 collect_one(const struct core_memory *core, const struct egress *egre
 
 /* Describes the frames that wait in an egress buffer, for one sendmmsg(2), and takes them off: the caller sends before it
  * receives again. A frame that the guard has to see gets the message's control part, which is for the caller to fill;
- * none does when there is no room for notes. Python twin and user: packet/ring.py, Egress.
+ * none does when there is no room for notes. Returns how many; negative when a device has nothing to complete in any of
+ * them: then they are without a virtio_net_hdr. Python twin and user: packet/ring.py, Egress.
  */
-EXPORT u32 asynclb_core_collect(struct core_memory *core, u32 index, struct outlet *outlet, u64 now_ns)
+EXPORT s32 asynclb_core_collect(struct core_memory *core, u32 index, struct outlet *outlet, u64 now_ns)
 {
 	struct egress *egress = &core->egresses[index];
 	struct message *messages = POINTER(struct message, outlet->messages);
 	struct io_vector *vectors = POINTER(struct io_vector, outlet->vectors);
-	u32 count = 0;
+	u32 count = 0, plain = 1;
 
-	outlet->plain = 1;
 	for (; count < outlet->limit; count++) {
-		struct ring_frame *frame = ring_at(egress->ring, outlet->tail, egress->frame_size);
+		struct ring_frame *frame = egress_at(egress, outlet->tail);
 
-		if (egress->packed ? outlet->tail == egress->head : frame->status != FRAME_REQUEST)
+		if (is_buffer(egress) ? outlet->tail == egress->head : frame->status != FRAME_REQUEST)
 			break;
+		plain &= needs_nothing(egress, frame);
 		messages[count].control_bytes = /* its hash, until the note is there */
 			collect_one(core, egress, outlet, frame, vectors + count);
 	}
-	if (egress->packed && outlet->tail == egress->head)
+	if (is_buffer(egress) && outlet->tail == egress->head)
 		outlet->tail = egress->head = 0;
-	if (outlet->plain)
+	if (plain)
 		strip(vectors, count);
 	for (u32 i = 0; i < count; i++) {
 		u64 hash = messages[i].control_bytes;
@@ -435,7 +435,7 @@ EXPORT u32 asynclb_core_collect(struct core_memory *core, u32 index, struct outl
 
 		messages[i].control_bytes = quiet ? 0 : CONTROL_BYTES;
 	}
-	return count;
+	return plain ? -(s32)count : (s32)count;
 }
 
 /* Visits `budget` buckets from where the last call stopped; connections that idled out and want a reset are copied out,

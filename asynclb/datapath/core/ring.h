@@ -58,6 +58,9 @@ _Static_assert(sizeof(struct message) == 64, "struct mmsghdr");
 
 #define VIRTIO_NEEDS_CSUM 1
 
+#define CELL_BYTES 128 /* holds the smallest frames, and begins where a line of memory does */
+#define BATCH_BYTES (4u << 20) /* what one call receives: 64 of the largest frames, which take about a millisecond */
+
 typedef u64 word16 __attribute__((vector_size(16), aligned(1), may_alias));
 
 /* Copies in steps of 16 bytes; what is behind the end of a frame is still in its slot. */
@@ -86,21 +89,34 @@ INLINE struct egress *egress_find(struct core_memory *core, u32 ifindex, u32 *in
 	return 0;
 }
 
+/* In a buffer frames stand one behind the other, each in as many cells as it needs, from the first on when all that were
+ * there have been collected.
+ */
+INLINE int is_buffer(const struct egress *egress)
+{
+	return !egress->frame_size;
+}
+
+INLINE struct ring_frame *egress_at(const struct egress *egress, u32 index)
+{
+	return ring_at(egress->ring, index, is_buffer(egress) ? CELL_BYTES : egress->frame_size);
+}
+
 /* Returns where in its egress a frame with so many bytes behind the header goes, or 0 when there is no room. */
 INLINE struct ring_frame *egress_room(const struct egress *egress, u32 length)
 {
-	struct ring_frame *frame = ring_at(egress->ring, egress->head, egress->frame_size);
+	struct ring_frame *frame = egress_at(egress, egress->head);
 
-	if (egress->packed)
-		return FRAME_DATA + length <= (egress->frame_count - egress->head) * EGRESS_CELL ? frame : 0;
+	if (is_buffer(egress))
+		return egress->head * CELL_BYTES + FRAME_DATA + length <= egress->frame_count ? frame : 0;
 	return __atomic_load_n(&frame->status, __ATOMIC_ACQUIRE) & (FRAME_REQUEST | FRAME_SENDING) ? 0 : frame;
 }
 
 /* Returns the place behind a frame. */
 INLINE u32 egress_behind(const struct egress *egress, u32 index, u32 length)
 {
-	if (egress->packed)
-		return index + (FRAME_DATA + length + EGRESS_CELL - 1) / EGRESS_CELL;
+	if (is_buffer(egress))
+		return index + (FRAME_DATA + length + CELL_BYTES - 1) / CELL_BYTES;
 	return index + 1 == egress->frame_count ? 0 : index + 1;
 }
 
@@ -118,7 +134,7 @@ static u32 ring_send(struct core_memory *core, const struct packet *p, const str
 	if (!egress->vnet_bytes && virtio->flags & VIRTIO_NEEDS_CSUM)
 		return DROP_NO_EGRESS;
 	length = p->length + tag + egress->vnet_bytes;
-	if (p->length < 12 || (!egress->packed && length > egress->frame_size - FRAME_DATA))
+	if (p->length < 12 || (!is_buffer(egress) && length > egress->frame_size - FRAME_DATA))
 		return DROP_TOO_BIG;
 	frame = egress_room(egress, length);
 	if (!frame)

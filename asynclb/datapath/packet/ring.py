@@ -179,17 +179,17 @@ class Egress:
         A frame that the device does not take (its queue is full, it is down, the frame is too long) is lost, as it
         would be on a wire; those behind it are still sent.
         """
-        while count := core.collect(self.ifindex, self._outlet, now_ns):
-            if self._outlet.plain != self._plain:
-                self._set_plain(plain=not self._plain)
+        count = self._frames
+        while count == self._frames:
+            count, plain = core.collect(self.ifindex, self._outlet, now_ns)
+            if count and plain != self._plain:
+                self._set_plain(plain=plain)
             at = 0
             while at < count:
                 sent = _LIBC.sendmmsg(self._descriptor, self._first + at * _MMSGHDR.size, count - at, 0)
                 if sent < 0:
                     self._take_back(at)
                 at += max(sent, 1)
-            if count < self._frames:
-                return
 
     def send(self, frame: bytes) -> None:
         """Send one frame of our own."""

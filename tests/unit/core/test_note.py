@@ -63,7 +63,7 @@ class Wire:
         for frame in frames:
             self.rings.arrive(bytes(frame))
         assert self.core.receive(self._rx, FRAMES, now_ns).sent == len(frames)
-        assert self.core.collect(self.egress, self._outlet, now_ns) == len(frames)
+        assert self.core.collect(self.egress, self._outlet, now_ns) == (len(frames), True)
         sizes = [unpack_from("=Q", self.messages, 64 * i + 40)[0] for i in range(len(frames))]
         assert set(sizes) <= {0, CONTROL_BYTES}
         return [bool(size) for size in sizes]
