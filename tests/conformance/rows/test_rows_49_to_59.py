@@ -126,6 +126,37 @@ async def test_row_49_outbound_snat(bed: Bed) -> None:
     assert all(one[1] < other[0] for one, other in pairwise(every))
 
 
+async def test_row_49_outbound_snat_over_ipv6(bed: Bed) -> None:
+    """Over IPv6 it is the same: TCP and UDP, ports of the member's own, and a ninth connection that finds none."""
+    six = {"vip": frontend(vip(49, 6))}
+    pools = {"web": pool(*bed.members, version=6)}
+    await bed.load(frontends=six, backend_pools=pools, outbound_rules=[outbound(allocated_ports=8)])
+    runs = slices(await bed.state(), "be1")
+    client, member = address_of("cli1", 6), bed.members["be1"]
+    place, source = (client, OUTSIDE), (address_of("be1", 6), 0)
+    with services([(bed.client(), client, OUTSIDE)]):
+        async with AsyncExitStack() as open_ones:
+            ports = set()
+            for _ in range(8):
+                wire = open_ones.enter_context(await connect(*place, host=member, source=source, wait_s=5.0))
+                seen = Answer.read(await line(wire)).client
+                assert seen[0] == vip(49, 6)
+                assert within(seen[1], runs)
+                ports.add(seen[1])
+                assert await wire.echoes(bytes(range(256)) * 40)
+            assert len(ports) == 8
+            with pytest.raises(TimeoutError):
+                await connect(*place, host=member, source=source, wait_s=SILENCE_S)
+        with member.open_socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.bind(source)
+            sock.sendto(b"?", place)
+            async with asyncio.timeout(5):
+                told = Answer.read(await asyncio.get_running_loop().sock_recv(sock, 1 << 16))
+            assert told.client[0] == vip(49, 6)
+            assert within(told.client[1], runs)
+
+
 async def test_row_50_snat_port_arithmetic(bed: Bed) -> None:
     """Ports come in blocks of 8, what does not fit is refused with numbers, and 0 is by the size of the pool."""
     parts: dict[str, Any] = {"frontends": {"vip": frontend(vip(50)), "more": frontend(vip(150))}}
