@@ -4,7 +4,7 @@ The other revision is checked out and built aside. Both are measured in turns, t
 because what else a machine does changes from minute to minute: a ratio is the median of the rounds' own.
 
     core, kernel   ns a packet: `common_path.py`, a process for each checkout and round
-    requests       1/s through the proxy over kept-alive connections: two balancers in one lab
+    requests       through the proxy, over kept-alive connections, and the processor time of one: two balancers in a lab
 """
 
 import asyncio
@@ -30,6 +30,7 @@ HERE = Path(__file__).resolve()
 ROOT = HERE.parents[2]
 BOUND = 1.05
 REQUESTS = "proxy, requests over 64 connections"
+REQUEST_COST = "proxy, processor time of a request"
 _WARM_UP_S = 0.5
 _SECONDS = 2.0
 _ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -118,8 +119,9 @@ async def _requests(trees: tuple[Path, Path], rounds: int, pairs: Pairs, say: Ca
         for number in range(rounds):
             found = {}
             for name in names if number % 2 else names[::-1]:
-                found[name] = (await loads.requests(arena, subjects[name], _SECONDS)).value
-            pairs.add({REQUESTS: found["before"]}, {REQUESTS: found["after"]})
+                sample = await loads.requests(arena, subjects[name], _SECONDS)
+                found[name] = {REQUESTS: sample.value, REQUEST_COST: sample.cpu_s / sample.work * 1e9}
+            pairs.add(found["before"], found["after"])
             say(f"round {number + 1} of {rounds}: requests")
 
 

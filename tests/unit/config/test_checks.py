@@ -306,6 +306,18 @@ def test_limits_can_be_raised(changes: Changes, key: str, most: int, where: str)
         ({"inbound_nat_rules.0.frontend_port_range": "5000-5000"}, "NAT_RANGE_EXHAUSTED"),
         ({"datapath": "packet", "inbound_nat_rules.+": nat()}, BACKEND_PORT_CLASH),
         ({"rules": THREE_HUNDRED}, RULE_COUNT),
+        ({"outbound_rules.0.allocated_ports": 12}, "SNAT_PORTS_NOT_IN_BLOCKS"),
+        ({"outbound_rules.0.allocated_ports": 4}, "SNAT_PORTS_NOT_IN_BLOCKS"),
+        ({"outbound_rules.0.allocated_ports": 63_984, "outbound_rules.0.frontends": ["web"]}, "SNAT_PORTS_EXCEEDED"),
+        (
+            {
+                "outbound_rules.0.allocated_ports": 20_000,
+                "outbound_rules.0.protocol": "tcp",
+                "outbound_rules.+": OUTBOUND | {"name": "p", "protocol": "udp", "allocated_ports": 20_000},
+            },
+            "SNAT_PORTS_EXCEEDED",
+        ),
+        ({"outbound_rules.+": OUTBOUND | {"name": "p", "protocol": "udp"}}, "OUTBOUND_MEMBER_TAKEN"),
     ],
 )
 def test_codes(changes: Changes, code: str) -> None:
