@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from asynclb.lab import Host
 
@@ -71,7 +72,12 @@ class Service:
                 return
             task = self._loop.create_task(self._serve(sock))
             self._open.add(task)
-            task.add_done_callback(self._open.discard)
+            task.add_done_callback(partial(self._ended, sock))
+
+    def _ended(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
+        """Close a connection whose task may have been cancelled before it began."""
+        sock.close()
+        self._open.discard(task)
 
     async def _serve(self, sock: socket.socket) -> None:
         sock.setblocking(False)
