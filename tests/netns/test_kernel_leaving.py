@@ -1,5 +1,6 @@
 """Members and rules that leave the kernel datapath while connections are open: as the packet datapath does it."""
 
+import errno
 import os
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -10,8 +11,9 @@ import pytest
 from asynclb.datapath.kernel.bpffs import find_bpffs
 from asynclb.datapath.kernel.pins import HOME, Pins, namespace_cookie
 from asynclb.datapath.kernel.remembered import NAME, recall
+from asynclb.events import Event
 from asynclb.lab import Site
-from asynclb.native.libbpf import Libbpf
+from asynclb.native.libbpf import BpfError, Libbpf
 from tests.netns.balancer import Balancer
 from tests.netns.kernel_site import kernel
 from tests.netns.packet_site import VIPS, address_of, rule
@@ -73,6 +75,36 @@ async def test_a_rule_with_another_backend_port(site: Site, balancer: Balancer) 
             await greet(*pair)
         for pair in pairs:
             await ended(pair)
+
+
+class Stumbling(Libbpf):
+    """The library, whose next call to silence a flow fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fails = 1
+
+    def replace(self, fd: int, key: bytes, value: bytes) -> bool:
+        """Fail as told, or set the value."""
+        if self.fails:
+            self.fails -= 1
+            raise BpfError("update a map", errno.ENOMEM)
+        return super().replace(fd, key, value)
+
+
+async def test_an_end_that_fails_half_way(site: Site) -> None:
+    """It is told of and done again, and both ends of every connection are reset all the same."""
+    web = rule(site)
+    async with kernel(site.lb, library=Stumbling()) as balancer:
+        await balancer.apply(web)
+        with Members(site) as members, ExitStack() as stack:
+            pairs = await join(stack, members, site, VIPS[4], 4)
+            await balancer.apply(without(web, *(host.name for host in site.members), drain_s=0.3))
+            for pair in pairs:
+                await ended(pair)
+        await balancer.until_idle()
+        (failed,) = balancer.events.of(Event.DATAPATH_FAILED)
+    assert "Cannot allocate memory" in str(failed["error"])
 
 
 def is_free(site: Site, name: str) -> bool:

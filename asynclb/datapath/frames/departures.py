@@ -17,7 +17,7 @@ from typing import Protocol
 from asynclb.datapath.core.leaving import Leaving, MemberName, Parting, member_names
 from asynclb.datapath.core.parting import Ending
 from asynclb.datapath.packet.numbers import Numbers, Over
-from asynclb.errors import HostError
+from asynclb.errors import ApplyError, HostError
 from asynclb.events import Emit, Event
 from asynclb.tables.row import Row
 
@@ -35,7 +35,7 @@ class Parts(Protocol):
         """End flows; return how many connections that were, by member. Raises: OSError."""
 
     async def without(self, leaving: Leaving) -> None:
-        """Enter the tables in force, with these who leave. Raises: OSError, HostError, LookupError, ValueError."""
+        """Enter the tables in force, with these who leave. Raises: as the datapath's `execute`."""
 
     async def give_back(self, over: Over) -> None:
         """Let the numbers of what ended be used again. Raises: OSError."""
@@ -107,7 +107,7 @@ class Departures:
                 if over.partings:
                     await self._parts.without(self.leaving.without(over.partings))
                 await self._parts.give_back(over)
-        except (OSError, HostError, LookupError, ValueError) as error:
+        except (OSError, ApplyError, HostError, LookupError, ValueError) as error:
             self._emit(Event.DATAPATH_FAILED, datapath=self._datapath, error=str(error))
         finally:
             self._over = None

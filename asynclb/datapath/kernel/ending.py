@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from ctypes import c_uint32, sizeof
 from functools import partial
+from typing import NamedTuple
 
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS, Conn
@@ -29,8 +30,15 @@ _PAUSE_S = 0.005  # between two batches of 4,096 flows: a million are seen twice
 _TCP = 6
 
 
+class Found(NamedTuple):
+    """Of a batch: connections whose ends are to be told, and flows that were open and are removed."""
+
+    told: list[layout.KeyedFlow]
+    removed: list[layout.KeyedFlow]
+
+
 async def end_flows(bpf: Libbpf, state: State, ending: Ending, tell: Tell, over: Tell) -> Mapping[int, int]:
-    """End flows, `tell` the ends of connections, say which are `over`, and return how many those were, by member.
+    """End flows: `tell` the ends of connections, say which flows are `over`; return the connections by member.
 
     Cancel: some have ended; it can be done again. Raises: BpfError -> as above.
     """
@@ -38,45 +46,47 @@ async def end_flows(bpf: Libbpf, state: State, ending: Ending, tell: Tell, over:
     for last in (False, True):
         steps = part(bpf, state, going, now_ms, last=last)
         while (found := await in_thread(partial(next, steps, None))) is not None:
-            for keyed in found:
+            for keyed in found.told:
                 tell(keyed)
+            for keyed in found.removed:
+                over(keyed)
             if last:
-                ended.update(keyed.flow.member for keyed in found)
-                for keyed in found:
-                    over(keyed)
+                ended.update(keyed.flow.member for keyed in found.told)
             await asyncio.sleep(_PAUSE_S)
         await asyncio.sleep(0 if last else HUSH_S)
     return ended
 
 
-def part(
-    bpf: Libbpf, state: State, going: Going, clock_ms: Callable[[], int], *, last: bool
-) -> Iterator[list[layout.KeyedFlow]]:
-    """Go through the flows once, a batch a step, and yield the connections whose ends are to be told."""
+def part(bpf: Libbpf, state: State, going: Going, clock_ms: Callable[[], int], *, last: bool) -> Iterator[Found]:
+    """Go through the flows once, a batch a step."""
     native, found = library(), (c_uint32 * BATCH)()
     for name, kind in FLOW_MAPS:
         batch, more = Batch(sizeof(kind), sizeof(layout.Flow), BATCH), True
         while more:
             more = bpf.lookup_batch(state[name], batch)
             indexes = parting(batch.values, batch.count, going, found, native)
-            ends = (_end(bpf, state[name], kind, batch.key(index), clock_ms(), last=last) for index in indexes)
-            yield [keyed for keyed in ends if keyed is not None]
+            yield _ended(bpf, state[name], kind, [batch.key(index) for index in indexes], clock_ms(), last=last)
 
 
-def _end(bpf: Libbpf, fd: int, kind: FlowKey, key: bytes, now: int, *, last: bool) -> layout.KeyedFlow | None:
-    """Silence a flow, or at last remove it; return it if its ends are to be told."""
-    value = bpf.lookup(fd, key, sizeof(layout.Flow))
-    if value is None:
-        return None
-    keyed = layout.KeyedFlow(full_key(kind, key), layout.Flow.from_buffer_copy(value))
-    told = keyed if _is_open(keyed, now) else None
-    if last:
-        bpf.delete(fd, key)
-    elif told is not None:
-        silent = layout.Flow.from_buffer_copy(value)
-        silent.flags |= CONSTANTS["FLOW_OVER"]
-        bpf.replace(fd, key, bytes(silent))
-    return told
+def _ended(bpf: Libbpf, fd: int, kind: FlowKey, keys: list[bytes], now: int, *, last: bool) -> Found:
+    """Silence flows, or at last remove them."""
+    ended = Found([], [])
+    for key in keys:
+        value = bpf.lookup(fd, key, sizeof(layout.Flow))
+        if value is None:
+            continue
+        keyed = layout.KeyedFlow(full_key(kind, key), layout.Flow.from_buffer_copy(value))
+        if is_open := _is_open(keyed, now):
+            ended.told.append(keyed)
+        if last:
+            bpf.delete(fd, key)
+            if not is_late(keyed.flow.deadline_ms, now):
+                ended.removed.append(keyed)
+        elif is_open:
+            silent = layout.Flow.from_buffer_copy(value)
+            silent.flags |= CONSTANTS["FLOW_OVER"]
+            bpf.replace(fd, key, bytes(silent))
+    return ended
 
 
 def _is_open(keyed: layout.KeyedFlow, now: int) -> bool:

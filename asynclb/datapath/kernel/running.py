@@ -188,7 +188,9 @@ class Running:
 
     async def end(self, ending: Ending) -> Mapping[int, int]:
         """End flows: both ends of connections are reset."""
-        return await end_flows(self._bpf, self._state, ending, self._tell_ends, self._parted)
+        ended = await end_flows(self._bpf, self._state, ending, self._tell_ends, self._parted)
+        self.news.tell()  # while what ended has its names
+        return ended
 
     def _parted(self, keyed: layout.KeyedFlow) -> None:
         self.news.over(keyed.key, keyed.flow, Told.PARTED)
