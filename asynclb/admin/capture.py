@@ -18,6 +18,7 @@ from asynclb.net.address import Prefix
 
 AT_ONCE = 2
 SLOW_S = 10.0  # a reader that has taken nothing for so long is let go
+_LOOK_S = 0.5  # how long a capture without packets goes on without its reader
 MOST_FRAMES, MOST_S, SNAPLEN = 1_000_000, 3_600, 65_535
 
 
@@ -105,6 +106,7 @@ def _order(call: Call) -> CaptureOrder:
 async def _stream(request: web.Request, capture: Blocks) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "application/x-pcapng", "Cache-Control": "no-store"})
     await response.prepare(request)
+    gone = asyncio.create_task(_end_without_reader(request, asyncio.current_task()))
     try:
         async for block in capture.blocks():
             async with asyncio.timeout(SLOW_S):
@@ -113,4 +115,14 @@ async def _stream(request: web.Request, capture: Blocks) -> web.StreamResponse:
     except (TimeoutError, ConnectionError):  # the reader has gone, or might as well
         if request.transport is not None:
             request.transport.abort()
+    finally:
+        gone.cancel()
     return response
+
+
+async def _end_without_reader(request: web.Request, capturing: asyncio.Task[None] | None) -> None:
+    """End a capture whose reader has gone, also while nothing comes that could be written to it."""
+    while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110  nobody tells
+        await asyncio.sleep(_LOOK_S)
+    if capturing is not None:
+        capturing.cancel()
