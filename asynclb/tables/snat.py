@@ -135,7 +135,8 @@ def _allot(
     kept = {place: blocks for demand in demands for place, blocks in _kept(demand, free, before)}
     taken = {block for blocks in kept.values() for block in blocks}
     left = {
-        a: [block for block in sorted(blocks, reverse=True) if (a, block) not in taken] for a, blocks in free.items()
+        a: [block for block in sorted(blocks, reverse=True) if not taken or (a, block) not in taken]
+        for a, blocks in free.items()
     }
     found: dict[Place, tuple[Block, ...]] = {}
     for demand in demands:

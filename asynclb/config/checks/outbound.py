@@ -5,7 +5,7 @@ load-balancing rule only if that one has `disable_outbound_snat` (Azure Load Bal
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from asynclb.config.checks.frontends import scope_of
 from asynclb.config.checks.ha_ports import EXTENDED
@@ -29,12 +29,13 @@ MEMBER_TAKEN = "OUTBOUND_MEMBER_TAKEN"
 def check_outbound(draft: Draft, report: Report) -> None:
     """Refuse allocations that do not fit, and rules that contradict each other."""
     free = {frontend.address: free_blocks(_ranges(name, draft)) for name, frontend in draft.frontends.items()}
+    left: dict[Address, Collection[int]] = dict(free)
     demands: list[Demand] = []
     for index, rule in draft.outbound_rules.items():
         path = ("outbound_rules", index)
         _frontends(rule, path, draft, report)
         demand = _demand(rule, path, draft, report)
-        if demand is not None and _fits(demand, demands, free, path, report):
+        if demand is not None and _fits(demand, demands, free, left, path, report):
             demands.append(demand)
     _members(draft, report)
     if draft.settings.compat is Compat.AZURE:
@@ -80,9 +81,14 @@ def _demand(rule: OutboundRuleSpec, path: Path, draft: Draft, report: Report) ->
 
 
 def _fits(
-    demand: Demand, before: list[Demand], free: Mapping[Address, tuple[int, ...]], path: Path, report: Report
+    demand: Demand,
+    before: list[Demand],
+    free: Mapping[Address, tuple[int, ...]],
+    left: dict[Address, Collection[int]],
+    path: Path,
+    report: Report,
 ) -> bool:
-    """Return whether a demand fits beside those before; report it if not."""
+    """Return whether a demand fits beside those before; report it if not. What it takes is taken from `left`."""
     members, addresses, where = len(demand.members), len(demand.addresses), (*path, "allocated_ports")
     room = sum(len(free[address]) for address in demand.addresses)
     if demand.blocks * members > room:
@@ -93,12 +99,16 @@ def _fits(
         remedy = f"allocate at most {room // members * BLOCK}, or add frontends"
         report.problem(where, demand.blocks * BLOCK, law, remedy, code=PORTS_EXCEEDED)
         return False
-    if allot([*before, demand], free, {}) is None:
+    found = allot([demand], {address: left[address] for address in demand.addresses}, {})
+    if found is None:
         others = ", ".join(one.rule for one in before if set(one.addresses) & set(demand.addresses))
         law = f"with the ports of {others} on the same frontends there are not enough left for {members} members"
         remedy = "allocate fewer ports to each member, or add frontends"
         report.problem(where, demand.blocks * BLOCK, law, remedy, code=PORTS_EXCEEDED)
         return False
+    for address in demand.addresses:
+        given = {block for blocks in found.values() for at, block in blocks if at == address}
+        left[address] = [block for block in left[address] if block not in given]
     return True
 
 
