@@ -99,7 +99,8 @@ class Departures:
         """End what is over: flows first, then the tables without it, then its numbers."""
         async with self._turn:
             over = self._over = self._numbers.over(self._parts.rows(), self.leaving, time.monotonic())
-        if over is None:
+        if over is None:  # the loop's clock may be a millisecond ahead of ours
+            self._await_end()
             return
         try:
             self._report(over.partings, await self._parts.end(over.ending))
