@@ -28,7 +28,7 @@ class Counting:
         self._bpf = bpf
         self._state = state
         self._cpus = bpf.possible_cpus()
-        self._limits = tuple(bpf.map_info(state[name]).max_entries for name, _ in FLOW_MAPS)
+        self._limits: tuple[int, ...] = ()
         self._native = library()
 
     def read(self, rules: int, members: int, counted: Counted) -> CoreCounters:
@@ -36,6 +36,8 @@ class Counting:
 
         Cost: about a microsecond for each number and processor.
         """
+        if not self._limits:  # the first programs make the maps
+            self._limits = tuple(self._bpf.map_info(self._state[name]).max_entries for name, _ in FLOW_MAPS)
         by_rule = self._counts("rule_counts", rules)
         by_member = self._counts("member_counts", members)
         drops = self._sums("drops", len(DROPS) + 1, 1)
