@@ -22,6 +22,7 @@ struct glance {
 	u8 *l3, *l4, *check; /* the last: the checksum of the transport */
 	u32 size;   /* from the network header on */
 	u32 length; /* of the frame, at least that of the packet */
+	u32 widest; /* what the network sees of it at once: packet_size */
 	u32 ack;
 	u32 segmented;
 	u8 version;
@@ -86,7 +87,7 @@ INLINE int glance_network(struct glance *g, u8 *h, u32 version)
  */
 INLINE int glance_at(struct glance *g, u8 *data, const u8 *end, u32 version)
 {
-	u32 header = version == 4 ? 20 : 40, room;
+	u32 header = version == 4 ? 20 : 40, room, transport = 8;
 	u8 *h = data + ETHERNET_BYTES + header;
 
 	if (h + 8 > end || !glance_network(g, data + ETHERNET_BYTES, version))
@@ -104,11 +105,13 @@ INLINE int glance_at(struct glance *g, u8 *data, const u8 *end, u32 version)
 		g->check = h + 16;
 		g->tcp_flags = h[13];
 		g->ack = WIRE32(RAW(u32, h + 8));
-		if ((h[12] >> 4) < 5 || (h[12] >> 4) * 4u > room || (g->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		transport = (h[12] >> 4) * 4u;
+		if (transport < 20 || transport > room || (g->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
 			return 0;
 	} else if (g->key.protocol != IP_UDP || WIRE16(RAW(u16, h + 4)) < 8 || WIRE16(RAW(u16, h + 4)) > room) {
 		return 0;
 	}
+	g->widest = g->segmented ? header + transport + g->segmented : g->size;
 	g->key.source_port = WIRE16(RAW(u16, h));
 	g->key.destination_port = WIRE16(RAW(u16, h + 2));
 	g->key.kind = 0;
@@ -145,7 +148,7 @@ INLINE int course_to(struct work *w, const struct glance *g, const struct member
 
 	if (!hop || !hop->resolved || must_route(w, hop))
 		return 0;
-	if (hop->mtu && g->size > hop->mtu && !g->segmented)
+	if (hop->mtu && g->widest > hop->mtu)
 		return 0;
 	course->ifindex = hop->ifindex;
 	course->to = hop->destination;
@@ -211,6 +214,7 @@ INLINE int fast_reverse(struct work *w, const struct image *image, const struct 
 	const struct member_record *member;
 	struct flow *flow;
 	struct key key;
+	u32 mtu;
 
 	if (!entry || is_martian(&g->key.source, g->version) || same_address(&g->key.source, &g->key.destination))
 		return 0;
@@ -226,7 +230,8 @@ INLINE int fast_reverse(struct work *w, const struct image *image, const struct 
 	if (!member || !same_address(&member->address, &g->key.source))
 		return 0;
 	course->from = our_link(w, flow->ifindex);
-	if (!course->from)
+	mtu = our_mtu(w, flow->ifindex);
+	if (!course->from || (mtu && g->widest > mtu))
 		return 0;
 	course->to = flow->client_link;
 	course->ifindex = flow->ifindex;

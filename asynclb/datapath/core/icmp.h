@@ -11,15 +11,13 @@
 #define ASYNCLB_ICMP_H
 
 #include "rewrite.h"
+#ifdef __bpf__
+#include "bpf.h"
+#endif
 
 #define ICMP_TTL 64           /* what hosts send with */
 #define ICMP_PRECEDENCE 0xc0  /* internetwork control: RFC 1812, 4.3.2.5 */
 #define DONT_FRAGMENT 0x40    /* in the seventh byte of an IPv4 header */
-#ifdef __bpf__
-#define MOVED 72 /* the headers of a ping: the longest of IPv4, and the first 8 bytes behind */
-#else
-#define MOVED QUOTE_BYTES
-#endif
 
 INLINE u32 sum32(u32 word)
 {
@@ -46,18 +44,29 @@ INLINE u32 store_address(u8 *to, const struct address *from, u32 version)
 	return sum;
 }
 
+#ifdef __bpf__
+/* As below. The verifier wants no branches here: what is behind them is moved too, and a helper sums up. */
+INLINE u32 move_up(struct packet *p, u32 from, u32 by, u32 size)
+{
+	u8 *source = p->data + bound(from, COPY_BYTES - 1), *to = p->data + bound(from + by, COPY_BYTES - 1);
+
+	UNROLL
+	for (u32 i = QUOTE_BYTES; i; i -= 8)
+		*(volatile u64 *)(to + i - 8) = *(volatile u64 *)(source + i - 8);
+	return __builtin_bswap16((u16)fold((u32)bpf_csum_diff(0, 0, to, bound(size, COPY_BYTES - 4), 0)));
+}
+#else
 /* Moves `size` bytes (a multiple of 4) up by `by` bytes, last ones first, and returns their sum. */
 INLINE u32 move_up(struct packet *p, u32 from, u32 by, u32 size)
 {
 	u32 sum = 0;
 
-	UNROLL
-	for (u32 i = 4; i <= MOVED; i += 4) {
+	for (u32 i = 4; i <= QUOTE_BYTES && i <= size; i += 4) {
 		const u8 *source = at(p, from + size - i, 4);
 		u8 *to = at(p, from + size - i + by, 4);
 		u32 word;
 
-		if (i > apart(size) || !source || !to)
+		if (!source || !to)
 			break;
 		word = load_be32(source);
 		store_be32(to, word);
@@ -65,6 +74,7 @@ INLINE u32 move_up(struct packet *p, u32 from, u32 by, u32 size)
 	}
 	return sum;
 }
+#endif
 
 INLINE void write_ipv4(u8 *h, u32 total, const struct address *from, const struct address *to)
 {
@@ -109,23 +119,21 @@ INLINE void make_error(struct packet *p, const struct network *net, const struct
 	p->segmented = 0;
 }
 
-#ifndef __bpf__ /* there, a frame cannot grow at its front while it is decided: it is dropped, and counted */
-
 /* Whether one more message may be sent now. */
-INLINE int icmp_allowed(struct core_memory *core, u32 now_ms)
+INLINE int icmp_allowed(struct icmp_limit *limit, u32 now_ms)
 {
-	u32 due = (now_ms - core->icmp_ms) / ICMP_MS;
+	u32 due = (now_ms - limit->filled_ms) / ICMP_MS;
 
-	if (due >= ICMP_BURST - core->icmp_tokens) {
-		core->icmp_tokens = ICMP_BURST;
-		core->icmp_ms = now_ms;
+	if (due >= ICMP_BURST - limit->tokens) {
+		limit->tokens = ICMP_BURST;
+		limit->filled_ms = now_ms;
 	} else {
-		core->icmp_tokens += due;
-		core->icmp_ms += due * ICMP_MS;
+		limit->tokens += due;
+		limit->filled_ms += due * ICMP_MS;
 	}
-	if (!core->icmp_tokens)
+	if (!limit->tokens)
 		return 0;
-	core->icmp_tokens--;
+	limit->tokens--;
 	return 1;
 }
 
@@ -160,7 +168,5 @@ INLINE int make_too_big(struct packet *p, const struct parsed *in, const struct 
 	make_error(p, net, from, net->version == 4 ? 0x0304 : 0x0200, mtu, size);
 	return 1;
 }
-
-#endif
 
 #endif

@@ -449,6 +449,12 @@ class Count(Structure):
     )
 
 
+class IcmpLimit(Structure):
+    """How many messages of our own may be sent at once, and since when the next is due."""
+
+    _fields_ = (("tokens", _U32), ("filled_ms", _U32))
+
+
 class Interface(Structure):
     """Our own link address on an interface: told (`fixed`), or learnt from the frames that were sent to it.
 
@@ -605,8 +611,7 @@ class CoreMemory(Structure):
         ("flow_limit", _U32),
         ("cursor", _U32),
         ("held_count", _U32),
-        ("icmp_tokens", _U32),
-        ("icmp_ms", _U32),
+        ("icmp", IcmpLimit),
         ("flow_count", _U64),
         ("stateless", _U64),
         ("expired", _U64),
@@ -636,7 +641,19 @@ STRUCTURES: Final[tuple[type[Structure], ...]] = (
         ToldFlow,
         KeyedFlow,
     ),
-    *(Fragment, Client, Held, Count, Interface, Key4, FragmentKey, KernelControl, KernelSettings, KernelTotals),
+    *(
+        Fragment,
+        Client,
+        Held,
+        Count,
+        IcmpLimit,
+        Interface,
+        Key4,
+        FragmentKey,
+        KernelControl,
+        KernelSettings,
+        KernelTotals,
+    ),
     *(Egress, Outlet, Ingress, Answer, BatchRecord, CoreMemory),
 )
 ENUMERATIONS: Final[tuple[type[IntEnum], ...]] = (Verdict, Kind, Delivery, Distribution, Conn, Told, Event)

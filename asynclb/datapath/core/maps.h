@@ -105,6 +105,11 @@ INLINE const u8 *our_link(const struct work *w, u32 ifindex)
 }
 
 /* How large a packet may be that leaves by an interface; 0 when that is not known. */
+INLINE struct icmp_limit *icmp_limit_of(struct work *w)
+{
+	return &w->core->icmp;
+}
+
 INLINE u32 our_mtu(const struct work *w, u32 ifindex)
 {
 	const struct interface *known = w->core->interfaces;

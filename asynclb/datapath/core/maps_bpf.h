@@ -251,6 +251,18 @@ INLINE const u8 *our_link(struct work *w, u32 ifindex)
 	return w->redirects_all || ifindex == w->p->ifindex || known->flags & INTERFACE_REDIRECT ? known->link : 0;
 }
 
+INLINE struct icmp_limit *icmp_limit_of(struct work *w)
+{
+	return &w->icmp;
+}
+
+INLINE u32 our_mtu(struct work *w, u32 ifindex)
+{
+	const struct interface *known = find_interface(w, ifindex);
+
+	return known ? known->mtu : 0;
+}
+
 /* Nothing is learnt here: the process says which link addresses are ours. */
 INLINE void learn_link(const struct work *w)
 {

@@ -27,6 +27,8 @@ struct packet {
 	u32 place;	      /* of this memory among this processor's */
 	u32 copied;	      /* how much of the frame is in `data` */
 	u32 deferred;	      /* the transport's checksum is changed by the kernel's helper, and by these differences */
+	u32 front;	      /* bytes that a message of our own has before the packet that it quotes; 0: it is none */
+	u32 turned;	      /* a message of our own, which leaves as its cause came */
 	u32 addresses, ports; /* what of them the pseudo-header covers, and what it does not */
 #endif
 };

@@ -48,48 +48,33 @@ INLINE u32 transmit(struct work *w, u32 ifindex, const u8 *destination, const u8
 }
 
 /* What does not fit the next link goes nowhere; its sender is told, if it may and wants to be. */
-INLINE u32 too_big(struct work *w, const struct address *from, u32 mtu)
+STEP u32 too_big(struct work *w, const struct address *from, u32 mtu)
 {
-#ifdef __bpf__
-	(void)from, (void)mtu;
-	return drop(w, DROP_TOO_BIG);
-#else
-	const u8 *links = at(w->p, 0, 12);
-	u8 back[6], ours[6];
-
-	if (!links || !wants_too_big(w->p, &w->in) || !icmp_allowed(w->core, w->now_ms))
-		return drop(w, DROP_TOO_BIG);
-	copy_link(ours, links);
-	copy_link(back, links + 6);
-	if (!make_too_big(w->p, &w->in, from, mtu))
+	OWN(w);
+	GIVEN(from);
+	if (!wants_too_big(w->p, &w->in) || !icmp_allowed(icmp_limit_of(w), w->now_ms) ||
+	    !make_too_big(w->p, &w->in, from, mtu))
 		return drop(w, DROP_TOO_BIG);
 	count_reason(w, DROP_TOO_BIG);
 	w->answer->length = w->p->length;
-	return transmit(w, w->p->ifindex, back, ours);
+#ifdef __bpf__
+	w->p->front = w->in.net.version == 4 ? 28 : 48;
 #endif
+	return turn_back(w);
 }
 
 /* The MTU of a link towards a client if the packet does not fit it, else 0. */
 INLINE u32 client_mtu(struct work *w, u32 ifindex)
 {
-#ifdef __bpf__
-	(void)w, (void)ifindex; /* the kernel says so itself, to the member */
-	return 0;
-#else
 	u32 mtu = our_mtu(w, ifindex);
 
 	return mtu && packet_size(w->p, &w->in.net) > mtu ? mtu : 0;
-#endif
 }
 
 /* Whether the packet does not fit the link to a member. */
 INLINE int exceeds(struct work *w, u32 mtu)
 {
-#ifdef __bpf__
-	return mtu && w->in.net.end - w->in.net.l3 > mtu && !w->p->segmented;
-#else
 	return mtu && packet_size(w->p, &w->in.net) > mtu;
-#endif
 }
 
 INLINE void hear_ack(struct flow *flow, u32 ack, int outward)
@@ -254,22 +239,17 @@ INLINE struct key hairpin_key(const struct passage *way, const struct address *m
 			    .protocol = way->key.protocol};
 }
 
-/* Gives a hairpin flow a port of the VIP, and the way back an entry of its own, whose counters hold the client.
- * Python twin: Oracle.hairpin.
+/* Gives a hairpin flow a port of the VIP, one of those from `first` on, and the way back an entry of its own, whose
+ * counters hold the client. Python twin: Oracle.hairpin.
  */
-STEP u32 hairpin_port(struct work *w, const struct address *member, u32 rule, u32 idle_ms)
+STEP u32 hairpin_port(struct work *w, const struct address *member, u32 rule, u32 idle_ms, u32 first)
 {
 	const struct passage *way;
-	const struct image *image;
 	struct flow *back;
-	u32 first;
 
 	OWN(w);
 	GIVEN(member);
 	way = &w->way;
-	image = work_image(w);
-	if (!image)
-		return 0;
 	back = &w->fresh;
 	*back = (struct flow){.flags = FLOW_RETURN,
 			      .rule = (u16)rule,
@@ -279,7 +259,6 @@ STEP u32 hairpin_port(struct work *w, const struct address *member, u32 rule, u3
 			      .target_port = way->key.source_port,
 			      .hairpin_port = way->key.destination_port,
 			      .deadline_ms = w->now_ms + idle_ms};
-	first = (u32)passage_hash(image, way);
 	UNROLL
 	for (u32 i = 0; i < HAIRPIN_TRIES; i++) {
 		u16 port = (u16)(HAIRPIN_FIRST + ((first + i) & (HAIRPIN_PORTS - 1)));
@@ -306,19 +285,21 @@ INLINE void hairpin_touch(struct work *w, const struct address *member, u32 idle
 }
 
 /* Translates a client that is a member of the pool; returns a drop reason. */
-INLINE u32 passage_hairpin(struct work *w, const struct entry *entry, const struct member_record *member,
-			   struct flow_ref *found)
+INLINE u32 passage_hairpin(struct work *w, const struct image *image, const struct entry *entry,
+			   const struct member_record *member, struct flow_ref *found)
 {
 	struct passage *way = &w->way;
-	struct address address = member->address;
+	u32 first;
 
+	w->source = member->address;
 	if (found->flow && !way->fresh && found->flow->flags & FLOW_HAIRPIN) {
 		way->translated = found->flow->hairpin_port;
-		hairpin_touch(w, &address, entry->idle_ms);
+		hairpin_touch(w, &w->source, entry->idle_ms);
 	} else if (way->fresh && is_hairpin(w, entry)) {
 		if (!is_plain(&w->in) || (w->key.protocol != IP_TCP && w->key.protocol != IP_UDP))
 			return DROP_NO_HAIRPIN;
-		way->translated = (u16)hairpin_port(w, &address, entry->rule, entry->idle_ms);
+		first = (u32)passage_hash(image, way);
+		way->translated = (u16)hairpin_port(w, &w->source, entry->rule, entry->idle_ms, first);
 		if (!way->translated)
 			return DROP_FLOW_TABLE_FULL;
 		*found = flow_find(w, &way->key, way->hash); /* it may have moved */
@@ -477,7 +458,6 @@ STEP u32 forward(struct work *w, u32 index)
 	const struct entry *entry;
 	struct passage *way;
 	struct flow_ref found;
-	struct address from;
 	struct hop *hop;
 	const u8 *link;
 	u32 reason;
@@ -513,11 +493,11 @@ STEP u32 forward(struct work *w, u32 index)
 		return VERDICT_TX;
 	}
 	if (reason == DROP_TOO_BIG && hop) {
-		from = entry->vip;
-		return too_big(w, &from, hop->mtu);
+		w->source = entry->vip;
+		return too_big(w, &w->source, hop->mtu);
 	}
 	if (!reason && member)
-		reason = passage_hairpin(w, entry, member, &found);
+		reason = passage_hairpin(w, image, entry, member, &found);
 	if (reason || !hop || !member)
 		return drop(w, reason);
 	if (way->fresh && is_plain(&w->in) && way->event != EVENT_RST && !flow_start(w, image, entry, &found)) {
@@ -525,8 +505,7 @@ STEP u32 forward(struct work *w, u32 index)
 		if (entry->delivery == DELIVERY_NAT)
 			remember_sender(w);
 		if (way->translated) {
-			from = member->address;
-			hairpin_touch(w, &from, 0);
+			hairpin_touch(w, &w->source, 0);
 			return drop(w, DROP_FLOW_TABLE_FULL);
 		}
 	}

@@ -33,6 +33,9 @@ INLINE u32 turn_back(struct work *w)
 		links[6 + i] = swap;
 	}
 	w->answer->ifindex = w->p->ifindex;
+#ifdef __bpf__
+	w->p->turned = 1;
+#endif
 	return VERDICT_TX;
 }
 

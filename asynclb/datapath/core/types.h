@@ -12,6 +12,7 @@ typedef __UINT16_TYPE__ u16;
 typedef __UINT32_TYPE__ u32;
 typedef __UINT64_TYPE__ u64;
 typedef __INT32_TYPE__ s32;
+typedef __INT64_TYPE__ s64;
 typedef __UINTPTR_TYPE__ uptr;
 
 #define INLINE static inline __attribute__((always_inline))

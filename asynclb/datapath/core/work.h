@@ -41,6 +41,7 @@ struct recent {
 struct work {
 #ifdef __bpf__
 	struct packet p[1];	/* first, for its alignment */
+	struct icmp_limit icmp; /* each processor's own */
 	u64 tick;		/* when now_ms and now_s were set */
 	struct recent recent[RECENT];
 	u32 active;		/* which of the two images this frame meets */
@@ -57,7 +58,7 @@ struct work {
 	struct passage way;
 	struct key back;   /* of the other half of a hairpin */
 	struct flow fresh; /* about to be put into the flow table */
-	struct address source; /* that a member's own connection leaves from */
+	struct address source; /* that a member's own connection leaves from; a member's; that a message comes from */
 	u32 now_ms, now_s;
 };
 

@@ -57,6 +57,7 @@ INLINE void begin_copy(struct work *w, u32 place, u32 length)
 	w->p->segmented = 0;
 	w->p->deferred = 0;
 	w->p->asked = 0;
+	w->p->front = w->p->turned = 0;
 	w->p->addresses = w->p->ports = 0;
 }
 
@@ -200,10 +201,24 @@ INLINE int xdp_cut(struct xdp_md *frame, const struct work *w, u32 before)
 	return !length || length >= before || !bpf_xdp_adjust_tail(frame, (int)(length - before));
 }
 
+/* Whether a message of our own has to take the host's routing: a veth whose other end has no ring for frames loses what
+ * is sent back. Then it is addressed to us again.
+ */
+INLINE int xdp_routes(struct work *w)
+{
+	const struct interface *known = find_interface(w, w->p->ifindex);
+
+	if (!w->p->turned || (known && known->flags & INTERFACE_REDIRECT))
+		return 0;
+	turn_back(w);
+	return 1;
+}
+
 /* Decides any frame, on a copy. */
 INLINE int xdp_slow(struct xdp_md *frame, struct work *w, u32 length)
 {
 	u32 verdict;
+	int routes;
 
 	begin_copy(w, 0, length);
 	w->p->copied = xdp_copy(w->p, DATA(frame), DATA_END(frame));
@@ -214,8 +229,9 @@ INLINE int xdp_slow(struct xdp_md *frame, struct work *w, u32 length)
 		return XDP_PASS;
 	if (!xdp_cut(frame, w, length))
 		return XDP_DROP;
+	routes = xdp_routes(w);
 	xdp_write(w->p, DATA(frame), DATA_END(frame));
-	return w->answer->ifindex ? xdp_leave(frame, w->answer->ifindex) : XDP_PASS;
+	return w->answer->ifindex && !routes ? xdp_leave(frame, w->answer->ifindex) : XDP_PASS;
 }
 
 /* One of the two XDP programs, which differ in how they learn how long frames are. The fast path of each version is a
@@ -357,6 +373,49 @@ INLINE int tc_reply(struct __sk_buff *frame, const struct work *w)
 	return (int)bpf_redirect(w->answer->ifindex, 0);
 }
 
+/* Keeps a message right whose quote has a checksum that the device is yet to complete: in its place will be the sum of
+ * what is quoted from the transport on. Where no device completes it, nobody looks at either checksum.
+ */
+INLINE void tc_quote(struct __sk_buff *frame, struct work *w)
+{
+	const struct network *net = &w->in.net;
+	u32 start = net->l4 + w->p->front, length = w->answer->length, offset = checksum_offset(net);
+	u8 *quote = w->p->data + bound(start, COPY_BYTES - 1);
+	u8 *check = w->p->data + bound(net->l3 + w->p->front - 6, COPY_BYTES - 1);
+	u16 before, now = 0, after;
+	s64 sum;
+
+	if (!offset || start + offset + 2 > length)
+		return;
+	before = RAW(u16, w->p->data + bound(start + offset, COPY_BYTES - 1));
+	bpf_l4_csum_replace(frame, start + offset, 0, 1, 0);
+	bpf_skb_load_bytes(frame, start + offset, &now, 2);
+	if (now != before) {
+		bpf_skb_store_bytes(frame, start + offset, &before, 2, 0);
+		return;
+	}
+	sum = bpf_csum_diff(0, 0, quote, bound(length - start, COPY_BYTES - 4), 0);
+	after = (u16)~fold((u32)sum);
+	after = !after && net->protocol == IP_UDP ? 0xffff : after;
+	put_check(check, (u16)~before + after, 0);
+}
+
+/* Tells the sender what does not fit. The quote stays where it is, for a checksum that is yet to be completed stands in
+ * it, and headers are put before it.
+ */
+INLINE int tc_tell(struct __sk_buff *frame, struct work *w)
+{
+	u32 front = bound(w->p->front, 63);
+
+	if (w->in.net.l3 != ETHERNET_BYTES || front < 28 || bpf_skb_change_tail(frame, w->answer->length - front, 0) ||
+	    bpf_skb_adjust_room(frame, (int)front, BPF_ADJ_ROOM_MAC, 0))
+		return TC_DROP;
+	tc_quote(frame, w);
+	bpf_skb_store_bytes(frame, 0, w->p->data, ETHERNET_BYTES, 0);
+	bpf_skb_store_bytes(frame, ETHERNET_BYTES, w->p->data + ETHERNET_BYTES, front, BPF_F_RECOMPUTE_CSUM);
+	return (int)bpf_redirect(w->answer->ifindex, 0);
+}
+
 /* Decides any frame, on a copy. */
 INLINE int tc_slow(struct __sk_buff *frame, struct work *w)
 {
@@ -374,6 +433,8 @@ INLINE int tc_slow(struct __sk_buff *frame, struct work *w)
 		return TC_DROP;
 	if (verdict != VERDICT_TX)
 		return TC_NEXT;
+	if (w->p->front)
+		return tc_tell(frame, w);
 	if (w->answer->length)
 		return tc_reply(frame, w);
 	tc_write(frame, w, copied);

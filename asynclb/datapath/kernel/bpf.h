@@ -32,6 +32,7 @@
 #define TC_NEXT (-1)
 #define TC_DROP 2
 
+#define BPF_ADJ_ROOM_MAC 1
 #define BPF_F_RECOMPUTE_CSUM 1u
 #define BPF_F_PSEUDO_HDR (1u << 4)
 #define BPF_F_MARK_MANGLED_0 (1u << 5)
@@ -61,7 +62,9 @@ static long (*const bpf_skb_store_bytes)(struct __sk_buff *skb, u32 offset, cons
 static long (*const bpf_l4_csum_replace)(struct __sk_buff *skb, u32 offset, u64 from, u64 to, u64 flags) = (void *)11;
 static long (*const bpf_redirect)(u32 ifindex, u64 flags) = (void *)23;
 static long (*const bpf_skb_load_bytes)(const struct __sk_buff *skb, u32 offset, void *to, u32 size) = (void *)26;
+static s64 (*const bpf_csum_diff)(const void *from, u32 from_size, const void *to, u32 to_size, u32 seed) = (void *)28;
 static long (*const bpf_skb_change_tail)(struct __sk_buff *skb, u32 length, u64 flags) = (void *)38;
+static long (*const bpf_skb_adjust_room)(struct __sk_buff *skb, int by, u32 mode, u64 flags) = (void *)50;
 static long (*const bpf_xdp_adjust_tail)(struct xdp_md *frame, int by) = (void *)65;
 static u64 (*const bpf_jiffies64)(void) = (void *)118;
 static u64 (*const bpf_ktime_get_coarse_ns)(void) = (void *)160;

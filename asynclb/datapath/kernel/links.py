@@ -54,7 +54,7 @@ class LinkMaps:
 
 def _interface(link: Link, is_target: bool) -> bytes:
     flags = CONSTANTS["INTERFACE_LINK"] | CONSTANTS["INTERFACE_REDIRECT"] * is_target
-    record = layout.Interface(link.index, flags, 1)
+    record = layout.Interface(link.index, flags, link.mtu, 1)
     record.link[:] = link.address
     return bytes(record)
 

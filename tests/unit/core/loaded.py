@@ -80,9 +80,9 @@ class Loaded:
             record.destination[:], record.source[:] = hop.destination, hop.source
         self._hops[index] = record
 
-    def set_interface(self, ifindex: int, link: bytes, flags: int = 3) -> None:
-        """Say which link address is ours."""
-        record = layout.Interface(ifindex, flags, 1)
+    def set_interface(self, ifindex: int, link: bytes, flags: int = 3, *, mtu: int = 0) -> None:
+        """Say which link address is ours, and what fits the link."""
+        record = layout.Interface(ifindex, flags, mtu, 1)
         record.link[:] = link
         self.bpf.update(self.object.map("interfaces"), struct.pack("=I", ifindex), bytes(record))
 
