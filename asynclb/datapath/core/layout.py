@@ -623,24 +623,8 @@ class CoreMemory(Structure):
 
 
 STRUCTURES: Final[tuple[type[Structure], ...]] = (
-    *(
-        Address,
-        Section,
-        Image,
-        Place,
-        Entry,
-        PoolMember,
-        MemberRecord,
-        Allow,
-        Snat,
-        SnatSlice,
-        Hop,
-        Key,
-        Flow,
-        Bucket,
-        ToldFlow,
-        KeyedFlow,
-    ),
+    *(Address, Section, Image, Place, Entry, PoolMember, MemberRecord, Allow),
+    *(Snat, SnatSlice, Hop, Key, Flow, Bucket, ToldFlow, KeyedFlow),
     *(
         Fragment,
         Client,
