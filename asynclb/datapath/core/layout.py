@@ -456,10 +456,7 @@ class IcmpLimit(Structure):
 
 
 class Interface(Structure):
-    """Our own link address on an interface: told (`fixed`), or learnt from the frames that were sent to it.
-
-    `mtu` is 0 when it is not known.
-    """
+    """Our own link address on an interface: told (`fixed`), or learnt from frames sent to it. `mtu`: 0 if not known."""
 
     _fields_ = (("ifindex", _U32), ("flags", _U32), ("mtu", _U32), ("fixed", _U16), ("link", _U8 * 6))
 
