@@ -26,7 +26,7 @@ def render(results: Results, figures: Sequence[Figure], plan: Plan, machine: str
     best = {measure.key: _best(measure, results) for measure in MEASURES if (measure.key, ASYNCLB) in results.samples}
     parts = [machine]
     if best:
-        parts += [_method(plan), _speed(best), *_failures(best), *_splicing(results), _cost(best)]
+        parts += [_speed(best, plan), *_failures(best), *_splicing(results), _cost(best)]
     if results.memory:
         parts.append(_memory(results))
     parts += more
@@ -76,7 +76,7 @@ def _best(measure: Measure, results: Results) -> Columns:
     return columns
 
 
-def _speed(best: dict[str, Columns]) -> str:
+def _speed(best: dict[str, Columns], plan: Plan) -> str:
     rows = []
     for measure in MEASURES:
         if measure.key in best:
@@ -84,7 +84,7 @@ def _speed(best: dict[str, Columns]) -> str:
             cells = [number(_middle(columns[name])) if name in columns else _NONE for name in SUBJECTS]
             rows.append([measure.title, measure.unit, *cells, *_ratio_cells(measure, columns)])
     heads = ["", "unit", *SUBJECTS, "asynclb : rival", "target", "reached"]
-    return "### Speed\n\n" + table(heads, rows, left=2)
+    return f"### Speed\n\n{_method(plan)}\n\n" + table(heads, rows, left=2)
 
 
 def _ratio_cells(measure: Measure, columns: Columns) -> list[str]:

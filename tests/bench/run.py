@@ -9,6 +9,7 @@ kill -9 (then at the next start of any lab).
 
 import argparse
 import asyncio
+import re
 import resource
 import signal
 import sys
@@ -136,20 +137,31 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", metavar="NAMES", default="", help=f"some of {','.join(_KEYS)}")
     parser.add_argument("--against", metavar="REV", help="only what a packet and a request cost, beside a revision's")
     parser.add_argument("--out", metavar="FILE", help="write the tables to a file as well")
-    parser.add_argument("--update-readme", action="store_true", help="put the tables into README.md, between its marks")
+    parser.add_argument(
+        "--update-readme", action="store_true", help="put these tables into README.md, between its marks"
+    )
     return parser.parse_args(words)
 
 
 def placed(readme: str, text: str) -> str:
-    """Return the README with the tables between its marks.
+    """Return the README with the tables between its marks; those that were not measured this time stay as they are.
 
     Raises: HostError -> it has no such marks.
     """
     before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    middle, end, after = rest.partition(END)
     if not begin or not end:
         raise HostError(f"{README}: there is no place for the tables; put {BEGIN} and {END} on lines of their own")
-    return f"{before}{BEGIN}\n{text}{END}{after}"
+    return f"{before}{BEGIN}\n{_renewed(middle, text)}{END}{after}"
+
+
+def _renewed(old: str, new: str) -> str:
+    """Return all tables in the old order, new ones last, behind what machine this is; of each the newer."""
+    (_, *before), (machine, *fresh) = (
+        re.split(r"^(?=### )", text.strip() + "\n\n", flags=re.MULTILINE) for text in (old, new)
+    )
+    tables = {table.partition("\n")[0]: table for table in (*before, *fresh)}
+    return (machine + "".join(tables.values())).rstrip() + "\n"
 
 
 def _raise_descriptor_limit() -> None:

@@ -76,6 +76,13 @@ def test_the_readme_keeps_all_but_what_is_between_its_marks() -> None:
     assert run.placed(readme, "new\n") == f"before\n{run.BEGIN}\nnew\n{run.END}\nafter\n"
 
 
+def test_tables_that_were_not_measured_stay() -> None:
+    """A run of some measures renews their tables, where they stand, and leaves the others."""
+    old, new = "machine\n\n### A\n\n1\n\n### B\n\n1\n", "machine 2\n\n### C\n\n2\n\n### A\n\n2\n"
+    found = run.placed(f"{run.BEGIN}\n{old}{run.END}\n", new)
+    assert found == f"{run.BEGIN}\nmachine 2\n\n### A\n\n2\n\n### B\n\n1\n\n### C\n\n2\n{run.END}\n"
+
+
 def test_a_readme_without_marks_is_refused() -> None:
     """The message says what to put in."""
     with pytest.raises(HostError, match="bench:begin"):
