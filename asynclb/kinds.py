@@ -13,9 +13,9 @@ from asynclb.control.assign import Candidate, Judge, no_outbound
 from asynclb.control.watch import FileWatch
 from asynclb.datapath import kernel, packet, proxy
 from asynclb.datapath.base import Datapath, Refusal, Translator
+from asynclb.datapath.frames.limits import clash_judge, outbound_refusal
 from asynclb.datapath.kernel import KernelDatapath
 from asynclb.datapath.packet import PacketDatapath
-from asynclb.datapath.packet.limits import clash_judge, outbound_refusal
 from asynclb.datapath.proxy import ProxyDatapath
 from asynclb.discovery.dns import DnsMembers
 from asynclb.discovery.etcd import EtcdMembers

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from asynclb.datapath.core.layout import Verdict
 from asynclb.datapath.core.oracle import Oracle
-from asynclb.datapath.packet.neighbours import look_around
+from asynclb.datapath.frames.neighbours import look_around
 from asynclb.datapath.packet.ring import ReceiveRing, open_receiver, open_sender, send_one
 from asynclb.net.flow import Protocol
 from tests.unit.core.world import pool, row, world

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from asynclb.datapath.packet import announce, neighbours
-from asynclb.datapath.packet.limits import CLASH_CODE, MAX_INTERFACES
+from asynclb.datapath.frames import announce, neighbours
+from asynclb.datapath.frames.limits import CLASH_CODE, MAX_INTERFACES
 from asynclb.datapath.packet.ruleset import TABLE
 from asynclb.errors import ApplyError
 from asynclb.events import Event

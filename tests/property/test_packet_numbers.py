@@ -2,7 +2,7 @@
 
 from asynclb.datapath.core.leaving import Leaving
 from asynclb.datapath.core.values import MAX_MEMBERS, CoreCounters
-from asynclb.datapath.packet.numbers import Numbers
+from asynclb.datapath.frames.numbers import Numbers
 from tests.unit.packet.test_numbers import AROUND, Counting, one_member
 
 

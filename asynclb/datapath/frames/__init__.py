@@ -1,5 +1,9 @@
-"""What datapaths that work on frames share: numbers for names, neighbours, who leaves, and reports.
+"""What datapaths that work on frames share: numbers for names, neighbours, who leaves, and what is reported.
 
-ids, numbers           small numbers for rules, members, next hops
-departures             members and rules that leave: their flows end, then their numbers are free
+ids, numbers      small numbers for rules, members, next hops
+neighbours        interfaces, addresses, next hops: from netlink
+departures        members and rules that leave: their flows end, then their numbers are free
+limits            what these datapaths can carry, by their nature
+report, lifetimes counters, flows, and flows that begin and end, by name
+announce          where a VIP is now, to its network
 """

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from asynclb.datapath.core.leaving import Leaving, MemberName, Parting, member_names
 from asynclb.datapath.core.parting import Ending
-from asynclb.datapath.packet.numbers import Numbers, Over
+from asynclb.datapath.frames.numbers import Numbers, Over
 from asynclb.errors import ApplyError, HostError
 from asynclb.events import Emit, Event
 from asynclb.tables.row import Row

@@ -12,7 +12,7 @@ leftovers, running     taking over; applying deltas to all of that
 datapath               what the controller sees
 """
 
+from asynclb.datapath.frames.limits import static_refusal
 from asynclb.datapath.kernel.datapath import KernelDatapath
-from asynclb.datapath.packet.limits import static_refusal
 
 __all__ = ["KernelDatapath", "static_refusal"]

@@ -17,8 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
+from asynclb.datapath.frames.neighbours import Link, Surroundings
 from asynclb.datapath.kernel.pins import Pins
-from asynclb.datapath.packet.neighbours import Link, Surroundings
 from asynclb.events import Emit, Event
 from asynclb.native.libbpf import Attach, BpfError, Libbpf, XdpMode
 from asynclb.tables.row import Row

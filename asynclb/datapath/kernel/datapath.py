@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from asynclb.datapath.ask import LiveVerdict, reached
 from asynclb.datapath.base import Counters, FlowRecord, HostSettings, Refusal
+from asynclb.datapath.frames.limits import outbound_refusal, static_refusal
 from asynclb.datapath.host import take_namespace
 from asynclb.datapath.kernel.host import KernelHost, look_at_host
 from asynclb.datapath.kernel.leftovers import detach, is_forwarding, remove_dead
@@ -23,7 +24,6 @@ from asynclb.datapath.kernel.pins import Pins
 from asynclb.datapath.kernel.programs import FlowLimits
 from asynclb.datapath.kernel.running import Running
 from asynclb.datapath.lifetimes import NOBODY, Listeners
-from asynclb.datapath.packet.limits import outbound_refusal, static_refusal
 from asynclb.errors import ApplyError, HostError, Problem
 from asynclb.events import Emit, Event
 from asynclb.native.libbpf import Libbpf

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from asynclb.datapath.core.values import NextHop
+from asynclb.datapath.frames.neighbours import Link
 from asynclb.datapath.kernel.attach import Attachments, Mode, Pair, Wanted
 from asynclb.datapath.kernel.hops import Hops
 from asynclb.datapath.kernel.host import KernelHost
@@ -19,7 +20,6 @@ from asynclb.datapath.kernel.leftovers import CONTROL, PROGRAMS, Leftover
 from asynclb.datapath.kernel.links import LinkMaps
 from asynclb.datapath.kernel.pins import Pins
 from asynclb.datapath.kernel.programs import FlowLimits, Programs, capacity_for, grace_period
-from asynclb.datapath.packet.neighbours import Link
 from asynclb.events import Emit
 
 _AT_ONCE = 1 << 20

@@ -12,9 +12,9 @@ from typing import Any
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import Told
 from asynclb.datapath.core.memory import flow_view
+from asynclb.datapath.frames.lifetimes import Names, Seen, lifetimes, stopped
 from asynclb.datapath.kernel.tally import begun
 from asynclb.datapath.lifetimes import NOBODY, Listeners
-from asynclb.datapath.packet.lifetimes import Names, Seen, lifetimes, stopped
 
 
 class KernelNews:

@@ -8,8 +8,8 @@ from struct import pack
 
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS
+from asynclb.datapath.frames.neighbours import Link
 from asynclb.datapath.kernel.programs import State
-from asynclb.datapath.packet.neighbours import Link
 from asynclb.native.libbpf import Libbpf
 
 _PRESENT = pack("=I", 1)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from asynclb.datapath.base import Counters
 from asynclb.datapath.core.leaving import Leaving, MemberName
+from asynclb.datapath.frames.numbers import Numbers, RuleName
 from asynclb.datapath.kernel.pins import Pins
 from asynclb.datapath.kernel.written import (
     read_counters,
@@ -25,7 +26,6 @@ from asynclb.datapath.kernel.written import (
     write_names,
     write_rows,
 )
-from asynclb.datapath.packet.numbers import Numbers, RuleName
 from asynclb.native.libbpf import Libbpf, MapType
 from asynclb.net.address import Address
 from asynclb.tables.row import Row

@@ -27,6 +27,11 @@ from asynclb.datapath.core.memory import MARKS, flow_view
 from asynclb.datapath.core.parting import Ending
 from asynclb.datapath.core.values import CoreCounters, NextHop
 from asynclb.datapath.frames.departures import Departures
+from asynclb.datapath.frames.lifetimes import Names, names_of
+from asynclb.datapath.frames.limits import clashes
+from asynclb.datapath.frames.neighbours import Neighbours, Surroundings
+from asynclb.datapath.frames.numbers import Over, member_addresses
+from asynclb.datapath.frames.report import outbound_record_of, record_of, with_snat
 from asynclb.datapath.host import take_namespace
 from asynclb.datapath.kernel.ask import ask
 from asynclb.datapath.kernel.attach import needed, wanted
@@ -47,11 +52,6 @@ from asynclb.datapath.kernel.speech import Speech
 from asynclb.datapath.kernel.sweep import Counted, Sweep, flows_in
 from asynclb.datapath.kernel.tally import is_late
 from asynclb.datapath.kernel.upkeep import Upkeep, now_ms
-from asynclb.datapath.packet.lifetimes import Names, names_of
-from asynclb.datapath.packet.limits import clashes
-from asynclb.datapath.packet.neighbours import Neighbours, Surroundings
-from asynclb.datapath.packet.numbers import Over, member_addresses
-from asynclb.datapath.packet.report import outbound_record_of, record_of, with_snat
 from asynclb.errors import ApplyError, HostError
 from asynclb.events import Emit, Event
 from asynclb.net.flow import Flow

@@ -10,7 +10,7 @@ from typing import Any
 
 from asynclb.datapath.base import Counters, MemberCounters, RuleCounters
 from asynclb.datapath.core.leaving import Leaving, MemberName, Parting
-from asynclb.datapath.packet.numbers import RuleName
+from asynclb.datapath.frames.numbers import RuleName
 from asynclb.model import AdminState, BackendPool, Frontend, LoadBalancingRule, Member, Scope
 from asynclb.net.address import Address
 from asynclb.net.flow import Protocol

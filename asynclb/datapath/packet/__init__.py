@@ -10,7 +10,7 @@ limits, ids, report    what can be carried; numbers for names; the core's number
 datapath               applies deltas to all of that
 """
 
+from asynclb.datapath.frames.limits import static_refusal
 from asynclb.datapath.packet.datapath import PacketDatapath
-from asynclb.datapath.packet.limits import static_refusal
 
 __all__ = ["PacketDatapath", "static_refusal"]

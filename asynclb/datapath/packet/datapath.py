@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterator, Mapping
 from asynclb import native
 from asynclb.datapath.ask import LiveVerdict, reached
 from asynclb.datapath.base import Counters, FlowRecord, Refusal
+from asynclb.datapath.frames.limits import outbound_refusal, static_refusal
 from asynclb.datapath.host import Capability, missing, take_namespace
 from asynclb.datapath.lifetimes import NOBODY, Listeners
 from asynclb.datapath.nft import Nftables
 from asynclb.datapath.packet.fanout import Pinning
-from asynclb.datapath.packet.limits import outbound_refusal, static_refusal
 from asynclb.datapath.packet.ruleset import NO_TABLE, TABLE
 from asynclb.datapath.packet.running import Running
 from asynclb.errors import ApplyError, HostError, Problem

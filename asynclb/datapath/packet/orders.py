@@ -18,8 +18,8 @@ from typing import Any
 
 from asynclb.datapath.core.parting import Ending
 from asynclb.datapath.core.values import NextHop
+from asynclb.datapath.frames.neighbours import Link
 from asynclb.datapath.packet.engine import Change, Opened
-from asynclb.datapath.packet.neighbours import Link
 
 MOST_BYTES = 4_096
 MOST_DESCRIPTORS = 253

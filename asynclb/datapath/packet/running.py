@@ -15,27 +15,29 @@ undone when something fails before the commit.
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from asynclb.datapath.ask import LiveVerdict, frame_of, live_verdict
 from asynclb.datapath.base import Counters, FlowRecord
 from asynclb.datapath.core.image import ImageCache, build_image
-from asynclb.datapath.core.leaving import Leaving, MemberName, Parting, member_names
-from asynclb.datapath.core.values import CoreCounters
+from asynclb.datapath.core.leaving import Leaving
+from asynclb.datapath.core.parting import Ending
+from asynclb.datapath.frames.announce import announcement
+from asynclb.datapath.frames.departures import Departures
+from asynclb.datapath.frames.lifetimes import Names, names_of
+from asynclb.datapath.frames.limits import clashes, own_sources, too_many_interfaces
+from asynclb.datapath.frames.neighbours import Link, Neighbours, Surroundings, vanished
+from asynclb.datapath.frames.numbers import Numbers, Over, member_addresses
+from asynclb.datapath.frames.report import outbound_record_of, record_of, with_snat
 from asynclb.datapath.host import take_namespace
 from asynclb.datapath.nft import Nftables
-from asynclb.datapath.packet.announce import announcement
 from asynclb.datapath.packet.crew import Alone, Crew
 from asynclb.datapath.packet.engine import Present
 from asynclb.datapath.packet.fanout import Pinning
 from asynclb.datapath.packet.gateways import client_gateways
 from asynclb.datapath.packet.guard import Guarded, guarded
-from asynclb.datapath.packet.lifetimes import FlowNews, Names, names_of
-from asynclb.datapath.packet.limits import clashes, own_sources, too_many_interfaces
-from asynclb.datapath.packet.neighbours import Link, Neighbours, Surroundings, vanished
-from asynclb.datapath.packet.numbers import Numbers, Over, member_addresses
-from asynclb.datapath.packet.report import outbound_record_of, record_of, with_snat
+from asynclb.datapath.packet.lifetimes import FlowNews
 from asynclb.datapath.packet.ring import open_sender, send_one
 from asynclb.datapath.packet.ruleset import NO_TABLE, keeps_notes, ruleset, watches_egress
 from asynclb.datapath.packet.sockets import LinkSockets, open_sockets
@@ -46,9 +48,6 @@ from asynclb.net.address import Address
 from asynclb.net.flow import Flow
 from asynclb.tables.row import Row
 from asynclb.tables.tables import EMPTY_TABLES, Tables
-
-_SOON_S = 0.1  # what failed is not tried again in the same moment
-_ENDED_TTL_S = 1.0  # between two looks for numbers that nothing refers to any more
 
 
 class Running:
@@ -66,12 +65,7 @@ class Running:
         self.news = FlowNews(self._crew, self._names)
         self._present = Present()
         self._numbers = Numbers()
-        self._leaving = Leaving()
         self._gateways: Mapping[int, Address] = {}
-        self._over: Over | None = None  # what the engines are ending
-        self._parting: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._closing = False
         self._images = ImageCache()
         self._tables: Tables = EMPTY_TABLES
         self._lost = 0  # frames that came while a ring was full
@@ -83,6 +77,7 @@ class Running:
             emit(Event.HOST_LIMIT, what="nftables egress hook", value="missing", remedy=remedy)
         self._announced: set[tuple[Address, int]] = set()
         self._turn = asyncio.Lock()  # tables and surroundings change one after the other
+        self._departures = Departures("packet", self._numbers, self, self._turn, emit)
         self._news: Surroundings | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._neighbours = Neighbours(emit, self._surroundings_changed)
@@ -94,14 +89,13 @@ class Running:
         if problems:
             raise ApplyError(problems)
         while not await self._executed(tables, rows):
-            if self._parting is not None:
-                await asyncio.wait((self._parting,))
+            await self._departures.settled()
 
     async def _executed(self, tables: Tables, rows: list[Row]) -> bool:
         """Enter tables in their turn, unless they bring back what the engines are ending at the moment."""
         async with self._turn:
-            leaving = self._leaving.followed(self._rows(), rows, self._loop.time())
-            if self._over is not None and _comes_back(self._over, rows, leaving):
+            leaving = self._departures.followed(rows)
+            if leaving is None:
                 return False
             if not self._started:
                 await self._crew.start()
@@ -120,10 +114,11 @@ class Running:
             member_addresses((*rows, *leaving.rows)) | frozenset(self._gateways.values())
         )
 
-    def _rows(self) -> list[Row]:
+    def rows(self) -> Collection[Row]:
+        """Return the rules in force."""
         return [entry.row for entry in self._tables.entries.values()]
 
-    async def _enter(self, tables: Tables, live: list[Row], leaving: Leaving, around: Surroundings) -> None:
+    async def _enter(self, tables: Tables, live: Collection[Row], leaving: Leaving, around: Surroundings) -> None:
         """Prepare, commit, tidy. An interface that vanishes meanwhile is left out: netlink will tell of it, too."""
         while True:
             try:
@@ -134,7 +129,7 @@ class Running:
                     raise
                 around = around.without(gone)
 
-    async def _entered(self, tables: Tables, live: list[Row], leaving: Leaving, around: Surroundings) -> None:
+    async def _entered(self, tables: Tables, live: Collection[Row], leaving: Leaving, around: Surroundings) -> None:
         problems = too_many_interfaces(len(around.links))
         if problems:
             raise ApplyError(problems)
@@ -157,8 +152,9 @@ class Running:
             await self._crew.abandon()
             _close_links(links, but=self._present.links)
             raise
-        before, self._present, self._tables, self._leaving = self._present, present, tables, leaving
+        before, self._present, self._tables = self._present, present, tables
         self._numbers.outbound = tables.outbound
+        self._departures.entered(leaving)
         try:
             await self._crew.commit()
         finally:
@@ -169,64 +165,28 @@ class Running:
         self._numbers.release_hops(plan.next_hops)
         if self._numbers.has_old_rules(live, leaving):
             self._numbers.release_rules(live, leaving, self._crew.counters(), self._crew.release_ids)
-        self._await_end()
         await self._guard(wanted)
         self._announce(rows, around)
 
-    def _await_end(self) -> None:
-        """Be called when the next drain period is over, or soon when a number has lost its name."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None
-        now_s, next_s = self._loop.time(), self._leaving.next_s
-        if self._numbers.unused(self._rows(), self._leaving):
-            next_s = now_s + _ENDED_TTL_S if next_s is None else min(next_s, now_s + _ENDED_TTL_S)
-        if next_s is not None and not self._closing:
-            self._timer = self._loop.call_at(max(next_s, now_s + _SOON_S), self._end)
+    async def end(self, ending: Ending) -> Mapping[int, int]:
+        """Let every engine end these flows."""
+        before = self._crew.counters().members
+        await self._crew.part(ending)
+        self.news.take()  # while what ended has its names
+        after = self._crew.counters().members
+        return {number: was.flows - (after[number].flows if number in after else 0) for number, was in before.items()}
 
-    def _end(self) -> None:
-        self._timer = None
-        if self._parting is None or self._parting.done():
-            self._parting = self._loop.create_task(self._part(), name="packet-parting")
+    async def without(self, leaving: Leaving) -> None:
+        """Enter the same tables with these who leave."""
+        rows = self.rows()
+        await self._enter(self._tables, rows, leaving, await self._look(rows, leaving))
 
-    async def _part(self) -> None:
-        """End what is over: flows first, then the tables without it, then its numbers."""
-        async with self._turn:
-            over = self._over = self._numbers.over(self._rows(), self._leaving, self._loop.time())
-        if over is None:
-            return
-        try:
-            before = self._crew.counters()
-            await self._crew.part(over.ending)
-            self.news.take()
-            self._report_reset(over.partings, before, self._crew.counters())
-            async with self._turn:
-                rows, leaving = self._rows(), self._leaving.without(over.partings)
-                if over.partings:
-                    around = await self._look(rows, leaving)
-                    await self._enter(self._tables, rows, leaving, around)
-                self._numbers.release_members(over, rows, leaving, self._crew.release_ids)
-                self.news.take()
-                self._numbers.release_rules(rows, leaving, self._crew.counters(), self._crew.release_ids)
-        except (OSError, ApplyError, HostError, LookupError, ValueError) as error:
-            self._emit(Event.DATAPATH_FAILED, datapath="packet", error=str(error))
-        finally:
-            self._over = None
-            self._await_end()
-
-    def _report_reset(self, partings: Iterable[Parting], before: CoreCounters, after: CoreCounters) -> None:
-        """Say whose flows have ended: they had no new ones meanwhile."""
-        rules: dict[MemberName, list[str]] = {}
-        for parting in partings:
-            for name in member_names([parting.row]):
-                rules.setdefault(name, []).append(parting.row.rule.name)
-        for name, number in self._numbers.members.of(rules).items():
-            ended = _flows(before, number) - _flows(after, number)
-            if ended > 0:
-                why = "the drain period of their member is over"
-                self._emit(
-                    Event.CONNECTIONS_RESET, rule=", ".join(rules[name]), member=name[1], connections=ended, why=why
-                )
+    async def give_back(self, over: Over) -> None:
+        """Give back the numbers of members, and of rules that have no flow any more."""
+        rows, leaving = self.rows(), self._departures.leaving
+        self._numbers.release_members(over, rows, leaving, self._crew.release_ids)
+        self.news.take()
+        self._numbers.release_rules(rows, leaving, self._crew.counters(), self._crew.release_ids)
 
     async def _guard(self, wanted: Guarded) -> None:
         """Put the guard up in one transaction, if it is another one. Raises: OSError -> the old one stays."""
@@ -246,7 +206,7 @@ class Running:
         """Walk through the flow tables."""
         rules = {number: name for number, (name, _) in self._numbers.rules.names().items()}
         members = self._numbers.members.names()
-        rows = {row.rule.name: row for row in (*self._leaving.rows, *self._rows())}
+        rows = {row.rule.name: row for row in (*self._departures.leaving.rows, *self.rows())}
         sources = self._numbers.sources.names()
         for pages in self._crew.tables():
             cursor: int | None = 0
@@ -259,7 +219,7 @@ class Running:
                         yield outbound_record_of(flow, rules, members, sources, time.monotonic())
 
     def _names(self) -> Names:
-        return names_of(self._numbers, self._rows(), self._leaving, self._tables.outbound)
+        return names_of(self._numbers, self.rows(), self._departures.leaving, self._tables.outbound)
 
     def ask(self, flow: Flow, interface: str | None) -> LiveVerdict | None:
         """Ask who would get a packet that begins a flow."""
@@ -279,13 +239,10 @@ class Running:
                     await asyncio.sleep(0.1)
         left = self._crew.flow_count()
         self._neighbours.close()
-        self._closing = True
-        if self._timer is not None:
-            self._timer.cancel()
-        for task in (self._refreshing, self._parting):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait((task,))
+        await self._departures.close()
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.wait((self._refreshing,))
         self.news.close()
         await self._crew.close()
         _close_links(self._present.links, but={})
@@ -308,7 +265,7 @@ class Running:
             async with self._turn:
                 self._news = None
                 try:
-                    await self._enter(self._tables, self._rows(), self._leaving, around)
+                    await self._enter(self._tables, self.rows(), self._departures.leaving, around)
                 except (OSError, ApplyError, HostError, LookupError, ValueError) as error:
                     self._emit(Event.DATAPATH_FAILED, datapath="packet", error=str(error))
 
@@ -337,16 +294,6 @@ class Running:
                 with suppress(OSError), open_sender(sockets.link.name) as sender:  # the engines' are theirs
                     send_one(sender, announcement(vip, sockets.link.address))
         self._announced = due
-
-
-def _flows(counted: CoreCounters, member: int) -> int:
-    return counted.members[member].flows if member in counted.members else 0
-
-
-def _comes_back(over: Over, rows: Iterable[Row], leaving: Leaving) -> bool:
-    """Return whether new rows refer to a member, or go on with connections, that the engines are ending."""
-    still = {id(parting) for parting in leaving.partings}
-    return not over.members.isdisjoint(member_names(rows)) or any(id(found) not in still for found in over.partings)
 
 
 def _close_links(links: Mapping[int, LinkSockets], *, but: Mapping[int, LinkSockets]) -> None:

@@ -32,10 +32,10 @@ from asynclb.datapath.core import layout
 from asynclb.datapath.core.memory import MARKS, FlowMemory
 from asynclb.datapath.core.parting import Ending
 from asynclb.datapath.core.values import MAX_MEMBERS, MAX_RULES, Asked, CoreCounters, NextHop
+from asynclb.datapath.frames.report import total
 from asynclb.datapath.packet.crew import Pages
 from asynclb.datapath.packet.engine import MAX_FLOWS, Change, Present, change, changed_hops
 from asynclb.datapath.packet.orders import Order, hear_answer, tell
-from asynclb.datapath.packet.report import total
 from asynclb.datapath.packet.worker import HELLO
 from asynclb.errors import HostError
 from asynclb.events import Emit, Event

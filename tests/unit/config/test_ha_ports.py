@@ -13,7 +13,7 @@ import pytest
 
 from asynclb.config.checks.deliveries import BACKEND_PORT_CLASH
 from asynclb.config.checks.ports import FRONTEND_PORT_TAKEN
-from asynclb.datapath.packet.limits import clashes
+from asynclb.datapath.frames.limits import clashes
 from asynclb.model import BackendPool, Frontend, LoadBalancingRule, Member, Model, Scope
 from asynclb.net.flow import Protocol
 from asynclb.rules import rows_of

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from asynclb.datapath.core.leaving import MemberName
+from asynclb.datapath.frames.numbers import RuleName
 from asynclb.datapath.kernel.pins import Pins, namespace_cookie
 from asynclb.datapath.kernel.remembered import NAME, Remembered, recall, remember
-from asynclb.datapath.packet.numbers import RuleName
 from asynclb.native.libbpf import BpfError, Libbpf, MapType
 from asynclb.net.flow import Protocol
 from asynclb.tables.row import FrontendKey

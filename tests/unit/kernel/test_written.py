@@ -8,9 +8,9 @@ import pytest
 from asynclb.datapath.base import Counters, MemberCounters, RuleCounters
 from asynclb.datapath.core.image import build_image
 from asynclb.datapath.core.leaving import Leaving, MemberName
+from asynclb.datapath.frames.neighbours import Surroundings
+from asynclb.datapath.frames.numbers import Numbers
 from asynclb.datapath.kernel.remembered import Remembered
-from asynclb.datapath.packet.neighbours import Surroundings
-from asynclb.datapath.packet.numbers import Numbers
 from asynclb.model import AdminState, BackendPool, Health
 from asynclb.net.flow import Protocol
 from asynclb.tables.compile import compile_tables

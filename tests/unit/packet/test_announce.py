@@ -3,7 +3,7 @@
 import struct
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from asynclb.datapath.packet.announce import announcement
+from asynclb.datapath.frames.announce import announcement
 
 OURS = bytes.fromhex("02000000aa01")
 VIP4, VIP6 = "198.51.100.100", "2001:db8:1::100"

@@ -7,9 +7,9 @@ import pytest
 
 from asynclb.datapath.base import MemberCounters, RuleCounters
 from asynclb.datapath.core.values import CoreCounters, FlowView
-from asynclb.datapath.packet.ids import Ids
-from asynclb.datapath.packet.limits import CLASH_CODE, clashes, static_refusal
-from asynclb.datapath.packet.report import counters_of, record_of, total
+from asynclb.datapath.frames.ids import Ids
+from asynclb.datapath.frames.limits import CLASH_CODE, clashes, static_refusal
+from asynclb.datapath.frames.report import counters_of, record_of, total
 from asynclb.model import ProxyProtocol
 from asynclb.net.drop import Drop
 from asynclb.net.flow import Protocol

@@ -5,9 +5,9 @@ from ipaddress import ip_address, ip_network
 from asynclb.control.assign import NOT_EXECUTABLE, assign
 from asynclb.datapath.base import Counters, MemberCounters, SnatCounters, SnatPorts
 from asynclb.datapath.core.memory import MARKS
+from asynclb.datapath.frames.limits import own_sources
+from asynclb.datapath.frames.report import with_snat
 from asynclb.datapath.packet.guard import guarded
-from asynclb.datapath.packet.limits import own_sources
-from asynclb.datapath.packet.report import with_snat
 from asynclb.datapath.packet.ruleset import ruleset
 from asynclb.kinds import static_candidates
 from asynclb.model import DatapathName, Model

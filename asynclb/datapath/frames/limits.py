@@ -1,4 +1,4 @@
-"""What the packet datapath can carry, by its nature."""
+"""What datapaths that work on frames can carry, by their nature."""
 
 from collections.abc import Callable, Collection, Iterable
 

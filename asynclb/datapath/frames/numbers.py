@@ -14,9 +14,9 @@ from asynclb.datapath.core.image import Leaver, Plan
 from asynclb.datapath.core.leaving import Leaving, MemberName, Parting, member_names
 from asynclb.datapath.core.parting import Ending
 from asynclb.datapath.core.values import MAX_MEMBERS, MAX_NEXT_HOPS, MAX_RULES, CoreCounters, NextHop
-from asynclb.datapath.packet.ids import Ids
-from asynclb.datapath.packet.neighbours import Surroundings
-from asynclb.datapath.packet.report import counters_of
+from asynclb.datapath.frames.ids import Ids
+from asynclb.datapath.frames.neighbours import Surroundings
+from asynclb.datapath.frames.report import counters_of
 from asynclb.net.address import Address
 from asynclb.net.flow import Protocol
 from asynclb.tables.row import FrontendKey, Row
