@@ -120,9 +120,9 @@ class Prober:
         return self._snapshot
 
     def results(self) -> Results:
-        """Return the counters. Cost: about 2 us for each target."""
+        """Return the counters, as they are now. Cost: 0.2 us for each target (tests/bench/scrape_bench.py)."""
         return Results(
-            {key: series.record.by_kind() for key, series in self._series.items()},
+            {key: series.record.counts[:] for key, series in self._series.items()},
             {name: _results_of(line) for name, line in self._lines.items()},
         )
 

@@ -6,7 +6,7 @@ takes about 1.2 KiB in all.
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from asynclb.health.outcome import OutcomeKind
@@ -47,9 +47,12 @@ class ProbeResults:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The counters of all checks since each target or probe was first seen."""
+    """The counters of all checks since each target or probe was first seen.
 
-    targets: Mapping[TargetId, Mapping[OutcomeKind, int]]
+    Shape: `targets[id][i]` is checks that ended as `KINDS[i]`.
+    """
+
+    targets: Mapping[TargetId, Sequence[int]]
     probes: Mapping[str, ProbeResults]
 
 
@@ -86,10 +89,6 @@ class Record:
         self.counts[code] += 1
         self.total += 1
         self._started_ns[slot], self._durations_s[slot], self._codes[slot] = started_ns, duration_s, code
-
-    def by_kind(self) -> dict[OutcomeKind, int]:
-        """Return the counts under their names."""
-        return dict(zip(KINDS, self.counts, strict=True))
 
     def history(self) -> tuple[Check, ...]:
         """Return the checks that are remembered, the oldest first."""

@@ -17,8 +17,8 @@ import asynclb
 from asynclb.control.status import Status
 from asynclb.datapath.base import Counters, summed
 from asynclb.discovery import Result, SourceState
-from asynclb.health.record import DURATION_BOUNDS_S, Results
-from asynclb.model import HealthState, TargetId, effective_health
+from asynclb.health.record import DURATION_BOUNDS_S, KINDS, Results
+from asynclb.model import HealthState, effective_health
 from asynclb.net.drop import Drop
 from asynclb.observe.exposition import exposition
 from asynclb.observe.flowlog import LineResult
@@ -171,7 +171,7 @@ def frontend_availability(status: Status, reached: Mapping[FrontendKey, float]) 
 def _probes(results: Results) -> Iterator[Metric]:
     outcomes = CounterMetricFamily("asynclb_probe_results", "Checks by result.", labels=["probe", "member", "result"])
     for (probe, member), counts in _by_probe(results).items():
-        for kind, count in counts.items():
+        for kind, count in zip(KINDS, counts, strict=True):
             outcomes.add_metric([probe, member, kind], count)
     yield outcomes
     durations = HistogramMetricFamily("asynclb_probe_duration_seconds", "Time a check took.", labels=["probe"])
@@ -207,15 +207,12 @@ def _sources(status: Status) -> Iterator[Metric]:
     yield from (up, members, updates, refused, answered)
 
 
-def _by_probe(results: Results) -> Mapping[tuple[str, str], Mapping[str, int]]:
+def _by_probe(results: Results) -> Mapping[tuple[str, str], Sequence[int]]:
     """Add up the checks of a probe on members of one name: two pools may call different members the same."""
-    sums: dict[tuple[str, str], dict[str, int]] = {}
-    target: TargetId
-    for target, counts in results.targets.items():
-        _, member, probe = target
-        row = sums.setdefault((probe, member), {})
-        for kind, count in counts.items():
-            row[str(kind)] = row.get(str(kind), 0) + count
+    sums: dict[tuple[str, str], Sequence[int]] = {}
+    for (_, member, probe), counts in results.targets.items():
+        row = sums.get((probe, member))
+        sums[probe, member] = counts if row is None else [a + b for a, b in zip(row, counts, strict=True)]
     return sums
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import uvloop
 
 from asynclb.health import HttpProbe, OutcomeKind, Prober, Target, TcpProbe, Transition, UdpProbe
+from asynclb.health.record import KINDS
 from asynclb.model import HealthState, Probe, ProbeProtocol
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
@@ -129,7 +130,7 @@ async def measure(kind: ProbeProtocol, port: int, count: int, interval_s: float,
     cpu_s, wall_s, checks = time.process_time() - cpu_s, time.perf_counter() - started_s, total(prober) - checks
     up = sum(health.state is HealthState.UP for health in prober.snapshot().targets.values())
     failures = sum(
-        sum(results.values()) - results[OutcomeKind.SUCCESS] for results in prober.results().targets.values()
+        sum(counts) - counts[KINDS.index(OutcomeKind.SUCCESS)] for counts in prober.results().targets.values()
     )
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
@@ -138,7 +139,7 @@ async def measure(kind: ProbeProtocol, port: int, count: int, interval_s: float,
 
 def total(prober: Prober) -> int:
     """Count the checks that are over."""
-    return sum(sum(kinds.values()) for kinds in prober.results().targets.values())
+    return sum(sum(counts) for counts in prober.results().targets.values())
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ def source() -> Callable[[], Snapshot]:
     probe = ProbeResults((5,) * (len(DURATION_BOUNDS_S) + 1), 1.0, 0, 0, 0)
 
     def take() -> Snapshot:
-        results = Results({target: record.by_kind() for target, record in records.items()}, {"probe": probe})
+        results = Results({target: record.counts[:] for target, record in records.items()}, {"probe": probe})
         return Snapshot(status, {"kernel": counters, "proxy": Counters()}, results)
 
     return take

@@ -15,7 +15,7 @@ from asynclb import rules
 from asynclb.control.status import DatapathStatus, Status
 from asynclb.datapath.base import Counters, MemberCounters, RuleCounters
 from asynclb.health.outcome import OutcomeKind
-from asynclb.health.record import DURATION_BOUNDS_S, ProbeResults, Results
+from asynclb.health.record import DURATION_BOUNDS_S, KINDS, ProbeResults, Results
 from asynclb.model import Health, HealthState, MemberHealth, Model
 from asynclb.net.drop import Drop
 from asynclb.observe.exposition import exposition
@@ -86,8 +86,8 @@ def small() -> Snapshot:
     )
     second = Counters(rules={"web-0": RuleCounters(1, 2, 3, 4, 5, 6, 7)}, members={("web", "a"): MemberCounters(1)})
     counts = (0, 2, 1, *(0 for _ in DURATION_BOUNDS_S[3:]), 1)
-    results = Results({("web", "a", "tcp"): {OutcomeKind.SUCCESS: 3, OutcomeKind.TIMEOUT: 1}}, {})
-    results = Results(results.targets, {"tcp": ProbeResults(counts, 0.5, 0, 0, 0)})
+    checks = [{OutcomeKind.SUCCESS: 3, OutcomeKind.TIMEOUT: 1}.get(kind, 0) for kind in KINDS]
+    results = Results({("web", "a", "tcp"): checks}, {"tcp": ProbeResults(counts, 0.5, 0, 0, 0)})
     return snapshot(model, health, {"proxy": first, "packet": second}, results)
 
 
