@@ -23,7 +23,7 @@ from typing import Any
 import uvloop
 
 from asynclb.health import HttpProbe, OutcomeKind, Prober, Target, TcpProbe, Transition, UdpProbe
-from asynclb.health.record import KINDS
+from asynclb.health.record import KINDS as OUTCOMES
 from asynclb.model import HealthState, Probe, ProbeProtocol
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
@@ -130,7 +130,7 @@ async def measure(kind: ProbeProtocol, port: int, count: int, interval_s: float,
     cpu_s, wall_s, checks = time.process_time() - cpu_s, time.perf_counter() - started_s, total(prober) - checks
     up = sum(health.state is HealthState.UP for health in prober.snapshot().targets.values())
     failures = sum(
-        sum(counts) - counts[KINDS.index(OutcomeKind.SUCCESS)] for counts in prober.results().targets.values()
+        sum(counts) - counts[OUTCOMES.index(OutcomeKind.SUCCESS)] for counts in prober.results().targets.values()
     )
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

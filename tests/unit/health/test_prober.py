@@ -10,6 +10,7 @@ import pytest
 
 from asynclb.events import Event
 from asynclb.health import Outcome, OutcomeKind, Prober, Target, TcpProbe, Transition
+from asynclb.health.record import KINDS
 from asynclb.health.sockets import Sockets
 from asynclb.model import Health, HealthState, Probe, ProbeProtocol, Reason, TargetId
 from asynclb.net.address import Address
@@ -287,7 +288,7 @@ async def test_results() -> None:
     async with running(prober):
         await until(lambda: len(members.asked) >= 6)
         results = prober.results()
-    counts = results.targets
+    counts = {key: dict(zip(KINDS, found, strict=True)) for key, found in results.targets.items()}
     assert counts[target(1).id][OutcomeKind.SUCCESS] >= 2
     assert counts[target(2).id][OutcomeKind.TIMEOUT] >= 2
     assert counts[target(2).id][OutcomeKind.SUCCESS] == 0
