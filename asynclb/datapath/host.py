@@ -11,6 +11,8 @@ from asynclb.errors import HostError
 class Capability(IntEnum):
     """The capabilities that datapaths need. Source: linux/capability.h, capabilities(7)."""
 
+    CAP_NET_BIND_SERVICE = 10
+    """Ports below 1024."""
     CAP_NET_ADMIN = 12
     """Routes, packet filters, transparent sockets."""
     CAP_NET_RAW = 13

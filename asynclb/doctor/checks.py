@@ -11,7 +11,7 @@ OLDEST_KERNEL = (5, 15)
 ENOUGH_DESCRIPTORS = 65_536
 
 _NEEDS = {
-    "proxy": ("CAP_NET_ADMIN",),
+    "proxy": ("CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE"),
     "packet": ("CAP_NET_ADMIN", "CAP_NET_RAW"),
     "kernel": ("CAP_NET_ADMIN", "CAP_BPF"),
 }
@@ -19,6 +19,7 @@ _FOR = {
     "CAP_NET_ADMIN": "routes, packet filters, transparent sockets",
     "CAP_NET_RAW": "packet sockets",
     "CAP_BPF": "programs in the kernel",
+    "CAP_NET_BIND_SERVICE": "frontend ports below 1024",
 }
 
 
@@ -40,19 +41,34 @@ def _level(wants: Wants, *datapaths: str) -> Level:
 
 def _capabilities(facts: Facts, wants: Wants) -> Iterator[Finding]:
     lacking = facts.lacking - ({"CAP_BPF"} if "CAP_SYS_ADMIN" not in facts.lacking else set())
-    program = sys.executable
+    sets = ",".join(map(str.lower, _FOR))
+    mend = f"sudo setcap {sets}+ep $(readlink -f {sys.executable})   # or AmbientCapabilities= in the systemd unit"
     for name, purpose in _FOR.items():
         users = [path for path, needed in _NEEDS.items() if name in needed]
         who = f"{', '.join(users)}: {purpose}"
-        if name not in lacking:
-            yield Finding(Level.OK, name, who)
-            continue
-        level = _level(wants, *users)
-        if users == ["proxy"] and not wants.transparent:
-            level = Level.WARN
-        sets = "cap_net_admin,cap_net_raw,cap_bpf+ep"
-        mend = f"sudo setcap {sets} $(readlink -f {program})   # or AmbientCapabilities= in the systemd unit"
-        yield Finding(level, name, f"{facts.user} lacks it ({who})", mend)
+        if name not in lacking or (name == "CAP_NET_BIND_SERVICE" and not _privileged(facts, wants)):
+            yield Finding(Level.OK, name, who if name not in lacking else f"not needed here ({who})")
+        else:
+            yield Finding(_without(name, facts, wants), name, f"{facts.user} lacks it ({who})", mend)
+
+
+def _privileged(facts: Facts, wants: Wants) -> bool:
+    """Return whether a frontend's port is one that not everybody may listen at."""
+    first = int(facts.sysctls.get("net/ipv4/ip_unprivileged_port_start") or 1024)
+    return wants.lowest_port < first if wants.source else first > 0
+
+
+def _without(name: str, facts: Facts, wants: Wants) -> Level:
+    """Return how bad it is that a capability is missing: without CAP_NET_ADMIN no transparent rule works."""
+    named = wants.named.intersection(path for path, needed in _NEEDS.items() if name in needed)
+    if name == "CAP_NET_ADMIN":
+        bad = bool(named - {"proxy"}) or (wants.transparent and bool(wants.source))
+    elif name == "CAP_NET_BIND_SERVICE":
+        others = facts.kernel_refusal is None or "CAP_NET_RAW" not in facts.lacking
+        bad = bool(named) or (bool(wants.source) and not others)
+    else:
+        bad = bool(named)
+    return Level.FAIL if bad else Level.WARN
 
 
 def _kernel(facts: Facts, wants: Wants) -> Iterator[Finding]:
@@ -66,10 +82,12 @@ def _kernel(facts: Facts, wants: Wants) -> Iterator[Finding]:
     else:
         yield Finding(Level.OK, "datapath kernel", f"Linux {release} takes its programs")
     if facts.bpffs:
-        yield Finding(Level.OK, "bpffs", "mounted at /sys/fs/bpf: forwarding outlives the process")
+        yield Finding(Level.OK, "bpffs", "mounted, and open to this user: forwarding outlives the process")
     else:
-        what = "not mounted at /sys/fs/bpf: the datapath kernel stops forwarding with the process"
-        yield Finding(Level.WARN, "bpffs", what, "sudo mount -t bpf bpf /sys/fs/bpf")
+        what = "none is mounted that this user may write to: the datapath kernel stops forwarding with the process"
+        place, owner = "/run/asynclb/bpf", facts.user.removeprefix("uid ")
+        mount = f"sudo mkdir -p {place} && sudo mount -t bpf bpf {place} && sudo chown {owner} {place}"
+        yield Finding(Level.WARN, "bpffs", what, "sudo mount -t bpf bpf /sys/fs/bpf" if owner == "0" else mount)
     if facts.sysctls.get("net/core/bpf_jit_enable") == "0":
         what = "BPF programs are interpreted, several times slower"
         yield Finding(Level.WARN, "bpf_jit_enable", what, "sudo sysctl -w net.core.bpf_jit_enable=1")

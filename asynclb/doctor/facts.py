@@ -18,7 +18,7 @@ from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-unty
 from asynclb import native
 from asynclb.datapath.base import Refusal
 from asynclb.datapath.host import Capability, missing
-from asynclb.datapath.kernel.bpffs import USUAL
+from asynclb.datapath.kernel import bpffs
 from asynclb.datapath.kernel.host import look_at_host
 from asynclb.doctor.wants import Wants
 
@@ -64,6 +64,7 @@ class Facts:
     libraries: Mapping[str, str]
     """Library -> why it cannot be loaded, '' if it can."""
     bpffs: bool
+    """Whether one is mounted that this user may write to."""
     kernel_refusal: Refusal | None
     descriptors: int
     sysctls: Mapping[str, str] = field(default_factory=dict)
@@ -73,6 +74,7 @@ class Facts:
 
 SYSCTLS = (
     "net/ipv4/ip_forward",
+    "net/ipv4/ip_unprivileged_port_start",
     "net/ipv6/conf/all/forwarding",
     "net/core/bpf_jit_enable",
     "kernel/unprivileged_bpf_disabled",
@@ -81,7 +83,6 @@ SYSCTLS = (
 
 def gather(wants: Wants) -> Facts:
     """Look. Blocks for some 100 ms: programs are tried in the kernel."""
-    wanted = (Capability.CAP_NET_ADMIN, Capability.CAP_NET_RAW, Capability.CAP_BPF, Capability.CAP_SYS_ADMIN)
     judged = look_at_host()
     major, minor, *_ = platform.release().split(".")
     with IPRoute() as netlink:
@@ -89,11 +90,11 @@ def gather(wants: Wants) -> Facts:
         members = {name: _reach(netlink, str(address), interfaces) for name, address in wants.members}
     return Facts(
         user=f"uid {os.geteuid()}",
-        lacking=frozenset(capability.name for capability in missing(*wanted)),
+        lacking=frozenset(capability.name for capability in missing(*Capability)),
         release=(int(major), int("".join(c for c in minor if c.isdecimal()) or 0)),
         native="" if native.available else native.reason,
         libraries={name: _loadable(name) for name in ("libnftables.so.1", "libbpf.so.1")},
-        bpffs=_is_bpffs(),
+        bpffs=bool(bpffs.present()),
         kernel_refusal=judged if isinstance(judged, Refusal) else None,
         descriptors=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         sysctls={name: _sysctl(name) for name in SYSCTLS},
@@ -108,15 +109,6 @@ def _loadable(name: str) -> str:
     except OSError as error:
         return str(error)
     return ""
-
-
-def _is_bpffs() -> bool:
-    """Return whether a BPF file system is mounted at the usual place. Source: proc_pid_mountinfo(5)."""
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return False
-    return any(f" {USUAL} " in line and " - bpf " in line for line in mounts)
 
 
 def _sysctl(name: str) -> str:
@@ -158,7 +150,9 @@ def _has_lro(name: str) -> bool:
 def _reach(netlink: Any, address: str, interfaces: tuple[Interface, ...]) -> Reach:
     try:
         (route, *_) = netlink.route("get", dst=address)
-    except (NetlinkError, ValueError) as error:
+    except NetlinkError as error:
+        return Reach(error=os.strerror(error.code).lower())
+    except ValueError as error:
         return Reach(error=str(error))
     names = {interface.index: interface.name for interface in interfaces}
     index = route.get_attr("RTA_OIF")

@@ -7,6 +7,7 @@ from asynclb.model import DatapathName, Model
 from asynclb.net.address import Address
 
 DATAPATHS = ("proxy", "packet", "kernel")
+MOST_PORT = 65_535
 MOST_MEMBERS = 200  # whose neighbours are looked at: about 1 ms each
 
 
@@ -19,6 +20,7 @@ class Wants:
     interfaces: frozenset[str] = frozenset()
     transparent: bool = True
     routed: bool = False
+    lowest_port: int = 0
     source: str = ""
 
 
@@ -33,12 +35,14 @@ def wants_of_model(model: Model, source: str) -> Wants:
     members = {
         member.address: f"{pool.name}/{member.name}" for pool in model.backend_pools.values() for member in pool.members
     }
+    ports = [rule.frontend_port for rule in model.rules] + [rule.first_port for rule in model.inbound_nat_rules]
     named = {frontend.interface for frontend in model.frontends.values() if frontend.interface}
     return Wants(
         named=frozenset(datapaths - {str(DatapathName.AUTO)}),
         members=tuple((name, address) for address, name in members.items())[:MOST_MEMBERS],
         interfaces=frozenset((*model.interfaces, *named)),
         transparent=any(rule.transparent for rule in model.rules),
+        lowest_port=min((port for port in ports if port), default=MOST_PORT),
         routed=any(frontend.routed for frontend in model.frontends.values()),
         source=source,
     )

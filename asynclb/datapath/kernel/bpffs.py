@@ -28,10 +28,10 @@ def find_bpffs(inside: str) -> Path | None:
 
     Order: one that has `inside` already comes before the others.
     """
-    found = _present()
+    found = present()
     if not found:
         _mount_for_all(USUAL)
-        found = _present()
+        found = present()
     return next((place for place in found if (place / inside).is_dir()), found[0] if found else None)
 
 
@@ -42,7 +42,8 @@ def mount_everywhere() -> None:
         _mount_for_all(EVERYWHERE)
 
 
-def _present() -> list[Path]:
+def present() -> list[Path]:
+    """Return the mounted ones that this process may write to."""
     places = (USUAL, EVERYWHERE, _FIRST_PROCESS / USUAL.relative_to("/"))
     return [place for place in places if _mounted(place) and os.access(place, os.W_OK | os.X_OK)]
 

@@ -40,7 +40,7 @@ def bad(facts: Facts, wants: Wants | None = None) -> list[Finding]:
 def test_a_host_that_has_everything_is_well() -> None:
     """Nothing is to be mended, and the first line says so."""
     assert bad(WELL) == []
-    assert findings_text([*check_host(WELL, Wants())]).startswith("all well: 10 fine\n")
+    assert findings_text([*check_host(WELL, Wants())]).startswith("all well: 11 fine\n")
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,7 @@ def test_a_host_that_has_everything_is_well() -> None:
         (replace(WELL, release=(5, 10)), "kernel", "linux-image"),
         (replace(WELL, kernel_refusal=Refusal("no", "mend it")), "datapath kernel", "mend it"),
         (replace(WELL, bpffs=False), "bpffs", "sudo mount -t bpf bpf /sys/fs/bpf"),
+        (replace(WELL, bpffs=False, user="uid 7"), "bpffs", "sudo chown 7 /run/asynclb/bpf"),
         (replace(WELL, libraries={"libbpf.so.1": "none"}), "libbpf.so.1", "sudo apt-get install libbpf1"),
         (replace(WELL, native="not built"), "native library", "python -m asynclb.native.build"),
         (replace(WELL, descriptors=1024), "open files", "LimitNOFILE=65536"),
@@ -79,6 +80,26 @@ def test_what_is_asked_for_by_name_is_in_the_way() -> None:
     wants = Wants(named=frozenset({"packet"}))
     assert bad(replace(WELL, lacking=frozenset({"CAP_NET_RAW"})), wants)[0].level is Level.FAIL
     assert bad(replace(WELL, release=(4, 19)), wants)[0].level is Level.WARN
+
+
+def test_what_a_configuration_cannot_do_without_is_in_the_way() -> None:
+    """Transparent rules need CAP_NET_ADMIN on every datapath; low ports a capability, or a datapath without sockets."""
+    lacking = frozenset(("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_BPF", "CAP_SYS_ADMIN", "CAP_NET_BIND_SERVICE"))
+    nobody = replace(WELL, user="uid 65534", lacking=lacking, kernel_refusal=Refusal("no", "mend it"))
+
+    def failing(facts: Facts, wants: Wants) -> set[str]:
+        return {one.subject for one in bad(facts, wants) if one.level is Level.FAIL}
+
+    assert failing(nobody, Wants()) == set()
+    assert failing(nobody, Wants(lowest_port=8080, source="f")) == {"CAP_NET_ADMIN"}
+    own = Wants(transparent=False, named=frozenset({"proxy"}), lowest_port=8080, source="f")
+    assert failing(nobody, own) == set()
+    assert failing(nobody, replace(own, lowest_port=80, named=frozenset())) == {"CAP_NET_BIND_SERVICE"}
+    assert (
+        failing(replace(WELL, lacking=frozenset({"CAP_NET_BIND_SERVICE"})), Wants(lowest_port=80, source="f")) == set()
+    )
+    everybody = replace(nobody, sysctls={"net/ipv4/ip_unprivileged_port_start": "80"})
+    assert failing(everybody, replace(own, lowest_port=80)) == set()
 
 
 def test_capability_sys_admin_is_as_good_as_bpf() -> None:
@@ -122,6 +143,7 @@ backend_pools: {web: {members: [{name: a, address: 10.1.0.11}]}}
 rules: [{name: r, frontend: web, protocol: tcp, frontend_port: 80, backend_pool: web, datapath: packet}]
 """
     wants = wants_of_model(parse(text, file="f").model, "f")
+    assert wants.lowest_port == 80
     assert (wants.named, wants.interfaces) == (frozenset({"packet"}), frozenset({"eth1"}))
     assert wants.members == (("web/a", IPv4Address("10.1.0.11")),)
 
