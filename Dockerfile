@@ -10,8 +10,10 @@
 # change. --network host: VIPs and routes are the host's; a network namespace with routes of its own does as well.
 
 ARG PYTHON=3.13
+# Another base has to be Debian 12 or newer, with that Python and pip in /usr/local.
+ARG BASE=python:${PYTHON}-slim-bookworm
 
-FROM python:${PYTHON}-slim-bookworm AS build
+FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 COPY .ci/requirements-build.txt .ci/requirements-run.txt .ci/
@@ -24,7 +26,7 @@ COPY asynclb asynclb
 RUN python -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
     && python -m pip --python /opt/asynclb/bin/python install --no-deps --no-index /wheels/*.whl
 
-FROM python:${PYTHON}-slim-bookworm
+FROM ${BASE}
 LABEL org.opencontainers.image.title="asynclb" \
       org.opencontainers.image.description="Transparent layer-4 load balancer for plain Linux" \
       org.opencontainers.image.licenses="Apache-2.0"

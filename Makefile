@@ -6,7 +6,7 @@ BIN := .venv/bin
 ARGS ?=
 WORKERS ?= 2
 ROOT := $(filter 0,$(shell id -u))
-export PYTHON
+export PYTHON BASE
 
 # After sudo, caches are given back to the owner of the checkout; the exit status is that of what ran before.
 OWN := status=$$?; .ci/setup own; exit $$status
@@ -15,7 +15,7 @@ OWN := status=$$?; .ci/setup own; exit $$status
 NO_HANGS := -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-nva test lint format ruff types imports check conformance bench fuzz clean
+.PHONY: help demo demo-nva test lint format ruff types imports check conformance image bench fuzz clean
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -66,6 +66,14 @@ check: lint test ## lint and test
 conformance: ## each behaviour on each datapath, by real packets; prints and writes tests/conformance/TABLE.md (root)
 	@.ci/setup test
 	@$(BIN)/python -m tests.conformance.run $(ARGS); $(OWN)
+
+image: ## the container image, built with buildah and run on each datapath (root; minutes; BASE=... to build over an image)
+ifdef ROOT
+	@.ci/setup image
+	@$(BIN)/pytest tests/deploy/image/check.py --durations=1 $(ARGS); $(OWN)
+else
+	@echo "skipped: building the container image and running it, which takes root: sudo make image"
+endif
 
 bench: ## the benchmark against HAProxy and nginx (root; some minutes on an idle machine)
 	@.ci/setup bench

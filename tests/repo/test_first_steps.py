@@ -95,7 +95,7 @@ def test_help_lists_every_target_that_is_explained() -> None:
 def test_setup_refuses_what_it_does_not_know() -> None:
     """A wrong word, or an interpreter that does not fit, ends with one line that says what would."""
     found = run(SETUP, "everything")
-    words = "demo | test | bench | fuzz | venv | own"
+    words = "demo | test | bench | fuzz | image | venv | own"
     assert (found.returncode, found.stderr) == (1, f"setup: what for? .ci/setup {words}\n")
     found = run(SETUP, "venv", PYTHON="/bin/false")
     assert (found.returncode, found.stderr) == (

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from asynclb.lab import Host, LabError, Process
+from asynclb.lab import Host, LabError, Process, wait_until
 
 ROOT = Path(__file__).parents[3]
 CONF = ROOT / "conf"
@@ -58,6 +58,11 @@ def cgroup() -> Iterator[Path]:
         yield group
     finally:
         remove(group)
+
+
+def events(group: Path) -> str:
+    """Return what the kernel says of a group: it ends the processes in it after it was told to."""
+    return (group / "cgroup.events").read_text(encoding="utf-8")
 
 
 def remove(group: Path) -> None:
@@ -169,7 +174,7 @@ async def booted(host: Host, config: str, drop_in: str = "") -> AsyncIterator[Ma
             yield machine
         finally:
             await process.kill()
-            await asyncio.sleep(0.1)  # the kernel empties the group
+            await wait_until(lambda: "populated 0" in events(group), "what systemd ran has ended", timeout_s=WAIT_S)
 
 
 def python() -> dict[str, str]:
