@@ -201,7 +201,7 @@ def _counts(items: Any) -> Iterator[tuple[int, layout.Count]]:
     raw, size = memoryview(items).cast("B"), sizeof(layout.Count)
     zero, zeros = bytes(size), bytes(size * _STRETCH)
     for first in range(0, len(items), _STRETCH):
-        stretch = raw[first * size : (first + _STRETCH) * size]
+        stretch = bytes(raw[first * size : (first + _STRETCH) * size])  # a view is compared byte by byte
         if stretch == zeros[: len(stretch)]:
             continue
         for index in range(first, min(first + _STRETCH, len(items))):
