@@ -393,7 +393,12 @@ static u64 collect_one(const struct core_memory *core, const struct egress *egre
 	struct packet p = {.data = (u8 *)frame + FRAME_DATA + egress->vnet_bytes,
 			   .length = frame->length - egress->vnet_bytes,
 			   .csum_start = NONE};
-	u64 hash = outlet->note_sets ? note_hash(core_image(core), &p) : NOTE_QUIET;
+	u64 hash = frame->note;
+
+	if (!outlet->note_sets)
+		hash = NOTE_QUIET;
+	else if (!hash)
+		hash = note_hash(core_image(core), &p);
 
 	frame->status = FRAME_KERNEL;
 	vector->base = (u64)(__UINTPTR_TYPE__)frame + FRAME_DATA;

@@ -10,7 +10,8 @@
  *   2. In doubt a frame is shown: fragments, ICMP errors, first SYNs, what cannot be read, flows that found no room.
  *
  * What was shown is remembered by its keyed hash, four in a line of memory, where the oldest gives way. The caller takes
- * a note back when its frame could not be sent: the guard has not seen it.
+ * a note back when its frame could not be sent: the guard has not seen it. Who decides a frame has hashed its flow
+ * already and says so (passage_note in maps.h); only where nobody has said anything the frame is read again.
  */
 #ifndef ASYNCLB_NOTE_H
 #define ASYNCLB_NOTE_H
@@ -48,11 +49,6 @@ INLINE struct note *note_renew(struct note_set *set, u64 hash, u32 generation, u
 	}
 	*oldest = (struct note){.hash = hash, .shown_ms = now_ms, .generation = generation};
 	return oldest;
-}
-
-INLINE int is_first_syn(const struct parsed *in)
-{
-	return in->net.protocol == IP_TCP && (in->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
 #define NOTE_QUIET 0 /* this frame may leave quietly, whatever was shown */

@@ -30,6 +30,8 @@ struct packet {
 	u32 front;	      /* bytes that a message of our own has before the packet that it quotes; 0: it is none */
 	u32 turned;	      /* a message of our own, which leaves as its cause came */
 	u32 addresses, ports; /* what of them the pseudo-header covers, and what it does not */
+#else
+	u64 note; /* under which hash the guard is known to have been shown its flow (note.h); 0: nobody has said */
 #endif
 };
 

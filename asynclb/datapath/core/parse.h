@@ -309,6 +309,11 @@ INLINE u32 parse_quote(struct packet *p, struct parsed *out)
 	return DROP_NONE;
 }
 
+INLINE int is_first_syn(const struct parsed *in)
+{
+	return in->net.protocol == IP_TCP && (in->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
 /* Parses a frame that parse_link found to be IP. Python twin: parse_packet. */
 STEP u32 parse_packet(struct packet *p, struct parsed *out)
 {

@@ -514,8 +514,10 @@ STEP u32 forward(struct work *w, u32 index)
 	flow_notice(w, entry->rule, entry->idle_ms, found);
 	if (found.flow && is_plain(&w->in) && !way->outward)
 		flow_client(w, found.flow);
-	if (entry->delivery == DELIVERY_NAT)
+	if (entry->delivery == DELIVERY_NAT) {
 		rewrite_forward(w, entry, member);
+		passage_note(w);
+	}
 	if (HOST_ROUTES && (!hop->resolved || must_route(w, hop)))
 		return host_routes(w);
 	return transmit(w, hop->ifindex, hop->destination, hop->source);

@@ -24,7 +24,7 @@
 struct ring_frame {
 	u32 status, length, snapped;
 	u16 mac, net;
-	u32 sec, nsec;
+	u64 note; /* the kernel's time of arrival; in a frame that leaves ours, that of struct packet */
 	u16 tci, tpid;
 	u8 padding[4];
 };
@@ -159,6 +159,7 @@ static u32 ring_send(struct core_memory *core, const struct packet *p, const str
 		copy_bytes(to, p->data, p->length);
 	}
 	frame->length = length;
+	frame->note = p->note;
 	__atomic_store_n(&frame->status, FRAME_REQUEST, __ATOMIC_RELEASE);
 	egress->head = egress_behind(egress, egress->head, length);
 	*dirty |= 1ull << index;

@@ -107,7 +107,7 @@ def ruleset(guarded: Guarded, *, egress: bool = True) -> str:
 
 def _hook(guarded: Guarded, hook: str, chain: str) -> str:
     devices = ", ".join(f'"{name}"' for name, _ in guarded.interfaces)
-    first = f"\n  meta mark & {QUIET:#x} != 0 accept" if hook == "egress" else ""
+    first = f"\n  meta mark {MARK | QUIET:#x} accept" if hook == "egress" else ""
     return f"""chain {hook} {{
   type filter hook {hook} devices = {{ {devices} }} priority {_FIRST}; policy accept;{first}
   meta protocol ip goto {chain}4

@@ -23,6 +23,7 @@ from tests.unit.core.world import (
     SERVERS,
     Packet,
     World,
+    followed,
     ha,
     pool,
     tcp,
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.skipif(not native.available, reason=native.reason)
 VIP, ALICE, MEMBER = "203.0.113.10", "198.51.100.7", "10.1.0.11"
 SHOWN = SHOWN_MS * 1_000_000
 SETS, SET_BYTES, CONTROL_BYTES = 64, 64, 24
-SYN, SYN_ACK, ACK = 2, 18, 16
+SYN, RST, SYN_ACK, ACK = 2, 4, 18, 16
 
 
 @dataclass
@@ -102,6 +103,20 @@ def test_a_first_syn_is_always_shown() -> None:
     wire = Wire(everything())
     frames = [tcp(ALICE, 1, VIP, 80, flags) for flags in (SYN, ACK, ACK, SYN, SYN_ACK)]
     assert wire.shown(*frames) == [True, True, False, True, False]
+
+
+def test_a_connection_that_begins_anew_at_another_member_is_shown_again() -> None:
+    """The client's end and the tables are the same, the member's end is not."""
+    wire = Wire(everything())
+    assert wire.shown(tcp(ALICE, 1, VIP, 80, ACK)) == [True]
+    later = followed(wire.world, ha(pool("any", "10.1.0.12"), VIP))
+    for index, hop in later.hops.items():
+        wire.core.set_next_hop(index, hop)
+    wire.core.publish(build_image(later.tables, later.plan))
+    stays = [tcp(ALICE, 1, VIP, 80, flags) for flags in (ACK, ACK, RST)]
+    assert wire.shown(*stays) == [True, False, False]
+    anew = [tcp(ALICE, 1, VIP, 80, flags) for flags in (SYN, ACK, ACK)]
+    assert wire.shown(*anew) == [True, True, False]
 
 
 def test_fragments_and_errors_are_shown() -> None:
