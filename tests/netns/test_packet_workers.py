@@ -136,7 +136,7 @@ async def test_a_worker_that_is_killed(site: Site, balancer: Balancer) -> None:
         before = await balancer.counters()
         owners = {flow.client: flow.target for flow in await balancer.flows() if flow.protocol == "udp"}
         os.kill((await pids(balancer))[1], signal.SIGKILL)
-        answers = await asyncio.gather(*(once(sock, b"!", wait_s=1.5) for sock in sockets))
+        answers = await asyncio.gather(*(once(sock, b"!", wait_s=WAIT_S) for sock in sockets))
         assert all(answers), "what came while the worker was away waits in its ring"
         died = balancer.events.of(Event.WORKER_DIED)
         assert [(event["worker"], event["why"]) for event in died] == [(1, "killed by SIGKILL")]
