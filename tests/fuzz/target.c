@@ -82,6 +82,14 @@ static void try_image(const u8 *data, u32 size)
 	free(copy);
 }
 
+/* What is dropped has a reason, and nothing else has one but what its sender is told about in its place. */
+static int fits(u32 verdict, u32 reason)
+{
+	if (verdict == VERDICT_TX && (reason == DROP_FLOW_EXPIRED || reason == DROP_NO_ELIGIBLE_MEMBER))
+		return 1;
+	return (verdict == VERDICT_DROP) == (reason != DROP_NONE);
+}
+
 static void try_frame(const u8 *data, u32 size, u32 kind, u64 now_ns)
 {
 	struct answer answer, later;
@@ -90,7 +98,7 @@ static void try_frame(const u8 *data, u32 size, u32 kind, u64 now_ns)
 	memcpy(frame, data, size);
 	asynclb_core_process(&core, frame, size, 11 + (kind & 1), kind & 2 ? 34 : NONE, 16,
 			     kind & 16 ? 1000 : 0, now_ns, &answer);
-	if (answer.verdict > VERDICT_HOLD || (answer.verdict == VERDICT_DROP) != (answer.reason != 0))
+	if (answer.verdict > VERDICT_HOLD || !fits(answer.verdict, answer.reason))
 		abort();
 	while (answer.release && asynclb_core_release(&core, &answer, now_ns, &later))
 		if (later.verdict == VERDICT_HOLD)
