@@ -154,8 +154,28 @@ def overview() -> Dashboard:
                     description="Lines that part: a datapath cannot follow.",
                 ),
             ),
+            (
+                Panel(
+                    "Members from sources",
+                    (
+                        Query(f"asynclb_discovery_members{{{_I}}}", "{{pool}}"),
+                        Query(
+                            f"asynclb_discovery_up{{{_I}}}"
+                            f" * on (instance, pool) group_left asynclb_discovery_members{{{_I}}}",
+                            "{{pool}}, its {{source}} answers",
+                        ),
+                    ),
+                    description="Of pools with `members_from`. While a source does not answer its second line is at 0.",
+                ),
+                Panel(
+                    "Lines of the flow log",
+                    (Query(f"sum by (result) (rate(asynclb_flow_log_lines_total{{{_I}}}[1m]))", "{{result}}"),),
+                    "cps",
+                    description="What is not `written` is lost: a disk that is full or too slow.",
+                ),
+            ),
         ),
-        (4, 8, 8, 8),
+        (4, 8, 8, 8, 8),
     )
 
 

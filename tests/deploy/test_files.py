@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from asynclb import config
+from asynclb.admin.guard import Guard
 from asynclb.control.prepare import prepare
 from asynclb.kinds import static_candidates
 from asynclb.model import Model
@@ -159,6 +160,31 @@ def test_the_config_map_is_a_configuration(tmp_path: Path) -> None:
     }
     assert asked == {f"{parsed.model.admin.host}:{parsed.model.admin.port}"}
     assert POD["terminationGracePeriodSeconds"] > parsed.model.shutdown_drain_s + 15
+
+
+def scraped() -> Iterator[tuple[str, str]]:
+    """Yield (file, host) for whatever asks an instance over HTTP: targets of Prometheus, and probes of pods."""
+    for job in yaml.safe_load((CONF / "prometheus.yml").read_text())["scrape_configs"]:
+        for group in job["static_configs"]:
+            yield from (("prometheus.yml", target.rpartition(":")[0]) for target in group["targets"])
+    for name, probe in CONTAINER.items():
+        if name.endswith("Probe"):
+            yield f"kubernetes.yaml: {name}", probe["httpGet"]["host"]
+
+
+@pytest.mark.parametrize(("where", "host"), [*scraped()])
+def test_nobody_is_misdirected(where: str, host: str) -> None:
+    """Who asks is not answered with 421: each calls the instance by an address, or by a name in `admin.hosts`."""
+    configured = [found["data"] for found in MANIFESTS if found["kind"] == "ConfigMap"]
+    names = yaml.safe_load(configured[0]["asynclb.yaml"]).get("admin", {}).get("hosts", ())
+    assert Guard(None, names=names).misdirected(f"{host}:9180") is None, where
+    assert Guard(None).misdirected("asynclb:9180") is not None, "a service's name has to be in admin.hosts"
+
+
+def test_prometheus_reaches_the_api_beside_it() -> None:
+    """The Compose file's services share the host's network: the target's loopback is where asynclb listens."""
+    modes = {name: service.get("network_mode") for name, service in COMPOSE["services"].items()}
+    assert set(modes.values()) == {"host"}
 
 
 def test_pods_have_no_more_than_they_need() -> None:

@@ -81,11 +81,13 @@ def test_panels_do_not_overlap(name: str) -> None:
 
 
 class WayOut(Stage):
-    """The demo's stage, whose members also go out by an outbound rule."""
+    """The demo's stage, whose members also go out by an outbound rule, with a pool that a file tells of."""
 
     def config_text(self) -> str:
         """Return the configuration."""
-        return f"{super().config_text()}{OUTBOUND}"
+        file = self.site.lb.write("members.yaml", "[{name: told-1, address: 10.0.2.11}]\n")
+        before, pools, after = super().config_text().partition("backend_pools:\n")
+        return f"{before}{pools}  told: {{members_from: {{file: {file}}}}}\n{after}{OUTBOUND}"
 
 
 OUTBOUND = """\

@@ -187,6 +187,8 @@ def _members(
 ) -> Iterator[tuple[MemberId, Document]]:
     for pool in status.model.backend_pools.values():
         asked = probes.get(pool.name, ())
+        told = frozenset(member.name for member in status.discovered.get(pool.name, ()))
+        source = status.sources.get(pool.name)
         for member in pool.members:
             place = (pool.name, member.name)
             health = [_health(pool, member, probe, status.health, epoch_offset_s) for probe in asked]
@@ -199,6 +201,7 @@ def _members(
                     "weight": member.weight,
                     "priority": member.priority,
                     "zone": member.zone,
+                    "source": source.members_from.source.kind.value if source and member.name in told else None,
                     "admin": str(member.admin_state),
                     "by": status.overrides[place].by if place in status.overrides else None,
                     "state": member_state(member.admin_state, member.weight, (found["state"] for found in health)),

@@ -190,7 +190,7 @@ class Lane {
     put(row, "state", member.state);
     row.querySelector("button").setAttribute("aria-label", `${member.name}, ${STATES[member.state].word}: details`);
     say(row.querySelector(".dot"), STATES[member.state].sign);
-    say(row.querySelector(".address"), member.address);
+    say(row.querySelector(".address"), member.source ? `${member.address} · ${member.source}` : member.address);
     say(row.querySelector(".share em"), `${percent(member.share)} · weight ${member.weight}`);
     row.querySelector(".share .fill").style.width = `${Math.round(member.share * 100)}%`;
     return row;

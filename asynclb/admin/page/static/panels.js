@@ -150,6 +150,7 @@ export class MemberBox {
       ["weight", `${member.weight}${member.priority ? `, priority ${member.priority}` : ""}${member.zone ? `, zone ${member.zone}` : ""}`],
       ["admin state", member.by ? `${member.admin}, laid over the file by ${member.by}` : member.admin],
       ["share", `${percent(member.share)} of new flows`],
+      ["told of by", member.source ? `the pool's source, ${member.source}` : "the configuration"],
     ];
     if (rate) facts.push(["traffic", `${many(rate[0], "open flow")}, ${short(rate[1])} new/s, in ${bits(rate[2])}, out ${bits(rate[3])}`]);
     say(byId("member-title"), member.name);
