@@ -189,6 +189,6 @@ def _state(document: Mapping[str, Any]) -> State:
         datapath=", ".join(
             f"{datapath['name']} ({datapath['mode']})" for datapath in document["datapaths"] if datapath["rules"]
         ),
-        health={member["name"]: member["health"][0]["state"] for member in members},
+        health={member["name"]: member["health"][0]["state"] for member in members if member["health"]},
         reload=(reload["result"], reload["trigger"], reload["generation"]),
     )

@@ -5,6 +5,8 @@ from dataclasses import replace
 from asynclb.admin.page.picture import Picture, changed, draw
 from asynclb.admin.page.rates import IDLE, Reading, rates, read
 from asynclb.datapath.base import Counters, RuleCounters
+from asynclb.discovery.state import SourceStatus
+from asynclb.model import FileSource, MembersFrom
 from asynclb.net.drop import Drop
 from tests.unit.admin.test_verdict import DOWN, UP, status_of
 from tests.unit.control.fakes import web_model
@@ -22,6 +24,16 @@ def test_a_picture_is_drawn_again_only_for_what_has_changed() -> None:
         "a": ("up", 1.0),
         "b": ("down", 0.0),
     }
+
+
+def test_members_of_a_source_are_marked() -> None:
+    """Who stands in the file has no mark; whom the source told of has its kind."""
+    model = web_model("a", "b")
+    told = model.backend_pools["web"].members[1:]
+    found = SourceStatus(MembersFrom(FileSource(path="m.yaml")), 0.0)
+    status = replace(status_of(model, {}), discovered={"web": told}, sources={"web": found})
+    members = draw(status, Picture(), 0.0).members.values()
+    assert {member["name"]: member["source"] for member in members} == {"a": None, "b": "file"}
 
 
 def test_rates_are_differences_over_time() -> None:
