@@ -141,7 +141,7 @@ class _Instance:
         self._discoverer = Discoverer(partial(make_source, directory=Path(config_path).absolute().parent), emit)
         self._member_file = MemberFile(state_directory(os.environ), config.check_members, emit)
         self._datapaths: dict[str, HostDatapath] = {}
-        self._flow_log = FlowLog(emit)
+        self._flow_log = FlowLog(emit, self._tell_flows)
         self._controller: Controller | None = None
         self._monitor: Monitor | None = None
         self._stream: Stream | None = None
@@ -281,8 +281,12 @@ class _Instance:
         for datapath in self._datapaths.values():
             if isinstance(datapath, Configurable):
                 datapath.configure(settings)
+        self._tell_flows()
+
+    def _tell_flows(self) -> None:
+        for datapath in self._datapaths.values():
             if isinstance(datapath, Telling):
-                datapath.tell_flows(self._flow_log.listeners(datapath.name))
+                datapath.tell_flows(self._flow_log.listeners(datapath.name, datapath.telling_cost))
 
     def _make_monitor(self, controller: Controller) -> Monitor:
         return Monitor(
@@ -331,7 +335,7 @@ class _Instance:
             self._controller.counters(),
             self._prober.results(),
             reached,
-            self._flow_log.lines,
+            self._flow_log.report,
         )
         return partial(render, snapshot)
 

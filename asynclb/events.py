@@ -57,6 +57,9 @@ class Event(StrEnum):
     CONNECTIONS_RESET = "connections_reset"  # rule, member, connections, why
     ACCEPT_PAUSED = "accept_paused"  # rule, error: out of file descriptors or memory
     FLOW_LOG_OPENED = "flow_log_opened"  # path, sample, start
+    FLOW_LOG_SAMPLED = (
+        "flow_log_sampled"  # path, sample, finest: one of so many flows is written, for it takes 1 % of a CPU
+    )
     FLOW_LOG_FAILED = "flow_log_failed"  # path, error, remedy: lines are lost from here on, and counted
     FLOW_LOG_RESUMED = "flow_log_resumed"  # path, lost
     ADMIN_WRITE = "admin_write"  # who, peer, method, path, what, status

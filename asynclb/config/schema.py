@@ -79,7 +79,7 @@ class FlowLogSpec(Spec):
     start: t.Flag = False
     """Write a line when a flow starts as well."""
     sample: t.Sample = 1
-    """Of how many flows one is written, the same ones on every node; 1: all."""
+    """Of how many flows one is written, the same ones on every node; 1: all. Coarser by itself above 1 % of a CPU."""
     max_size: FileSize = 100_000_000
     """The file's size at which it is moved away and begun anew, 1MB to 100GB."""
     keep: t.Kept = 5

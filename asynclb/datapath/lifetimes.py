@@ -3,12 +3,17 @@
 Laws:
   1. Telling costs the loop no more than keeping a few values: the words are made by the listener, elsewhere and later.
   2. A flow's end is told once, with what it moved. Where a datapath cannot know of an end, it says so (ARCHITECTURE).
+  3. Which flows are told of, where not all are, depends on their ends alone: the same ones begin and end, and what is
+     told at a coarser rate is part of what is told at a finer one.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
+from zlib import crc32
+
+_SPACE = 1 << 32
 
 
 class End(StrEnum):
@@ -32,25 +37,31 @@ class End(StrEnum):
     """The datapath stopped."""
 
 
-@dataclass(slots=True)  # not frozen: 16 fields would cost 3 us more, and one is made for each flow that ends
-class Lifetime:
-    """A flow that begins (`end` is None) or that is over.
+@dataclass(frozen=True, slots=True, eq=False)  # told apart by who they are: words are kept by place, and that is quick
+class Place:
+    """Where flows go that have this in common; `frontend_address` is an address and a port, as clients see it."""
 
-    `client` and `frontend_address` are an address and a port, as the client sees them. Sizes are those of the
-    datapath's counters.
-    Units: `at_s` Unix time of when that was seen; `duration_s` from the first packet to the last.
-    """
-
-    at_s: float
-    end: End | None
     rule: str
     frontend: str
     frontend_address: str
     pool: str
     member: str
     member_address: str
-    client: str
     protocol: str
+
+
+@dataclass(slots=True)  # not frozen: that would cost 2 us more, and one is made for each flow that ends
+class Lifetime:
+    """A flow that begins (`end` is None) or that is over.
+
+    `client` is an address and a port. Sizes are those of the datapath's counters.
+    Units: `at_s` Unix time of when that was seen; `duration_s` from the first packet to the last.
+    """
+
+    at_s: float
+    end: End | None
+    place: Place
+    client: str
     bytes_in: int = 0
     packets_in: int = 0
     bytes_out: int = 0
@@ -75,6 +86,22 @@ class Listeners:
     starts: Tell | None = None
     lost: Callable[[int], None] | None = None
     """Is told how many nobody will be told of: they came too fast."""
+    sample: int = 1
+    """Of how many flows one is told of; others must not be."""
+
+
+def is_told(sample: int, name: bytes, number: int = 0) -> bool:
+    """Return whether a flow is one of those that are told of. Cost: 0.2 us."""
+    return sample == 1 or crc32(name, number) * sample < _SPACE
+
+
+@dataclass(frozen=True, slots=True)
+class TellingCost:
+    """What telling costs a datapath at most, besides the words. Units: seconds of processor time for each flow."""
+
+    told_s: float
+    passed_over_s: float
+    """Of a flow that is not one of the sample."""
 
 
 NOBODY = Listeners()
@@ -83,6 +110,10 @@ NOBODY = Listeners()
 @runtime_checkable
 class Telling(Protocol):
     """A datapath that tells of its flows."""
+
+    @property
+    def telling_cost(self) -> TellingCost:
+        """What it costs. Source: tests/bench/flowlog_bench.py prints what it is."""
 
     def tell_flows(self, listeners: Listeners) -> None:
         """Tell these from here on of flows that begin and end."""

@@ -7,26 +7,33 @@ Laws:
   2. What waits is bounded; what does not fit is lost and counted (`overflow`), and so is what the disk does not take
      (`failed`), of which one event tells when it begins and one when it is over.
   3. Nothing that happens to the file concerns a flow or the process.
+  4. What it takes of a processor is measured, but for what datapaths do on the loop, which is bounded (`TellingCost`).
+     The rate follows from that (`Budget`): more than 1 % is not spent for longer than a second.
 """
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-from asynclb.datapath.lifetimes import NOBODY, Describe, Listeners
+from asynclb.datapath.lifetimes import NOBODY, Describe, Listeners, TellingCost
 from asynclb.events import Emit, Event
 from asynclb.model import FlowLogSettings
+from asynclb.observe.flowlog_budget import Budget, Reading
 from asynclb.observe.flowlog_file import LogFile
-from asynclb.observe.flowlog_line import is_sampled, line_of
+from asynclb.observe.flowlog_line import Lines
 
 MAX_WAITING = 100_000
 """Lines; some 40 MB at most."""
 _EVERY_S = 0.25
-_CHUNK = 1_000  # lines made at a time: 3 ms, and half of the smallest file
+_CHUNK = 200  # lines made at a time: 0.5 ms, after which the loop has its turn, and a tenth of the smallest file
+_KEEPING_S = 0.5e-6
+"""What the log does on the loop when it is told something: an append."""
 
-_Waiting = tuple[str, int, Describe]
+_Waiting = tuple[str, int, int, Describe]
+"""The datapath, the rate that it told at, how many flows, and their words."""
 
 
 class LineResult(StrEnum):
@@ -37,11 +44,21 @@ class LineResult(StrEnum):
     FAILED = "failed"
 
 
+@dataclass(frozen=True, slots=True)
+class FlowLogReport:
+    """What the flow log has done. Units: `spent_s` seconds of processor time; `sample` 0 without a log."""
+
+    lines: Mapping[LineResult, int] = field(default_factory=dict)
+    sample: int = 0
+    spent_s: float = 0.0
+
+
 class FlowLog:
     """Owner: the process; all but `_write` is for the loop's thread. Ended by `close`, after the datapaths."""
 
-    def __init__(self, emit: Emit, most: int = MAX_WAITING) -> None:
-        self._emit = emit
+    def __init__(self, emit: Emit, changed: Callable[[], None] = lambda: None, most: int = MAX_WAITING) -> None:
+        """`changed` is called when datapaths are to ask for their `listeners` anew."""
+        self._emit, self._changed = emit, changed
         self._most = most
         self._settings: FlowLogSettings | None = None
         self._file: LogFile | None = None
@@ -49,6 +66,8 @@ class FlowLog:
         self._waiting: list[_Waiting] = []
         self._count = 0
         self._lines = dict.fromkeys(LineResult, 0)
+        self._spent_s = 0.0
+        self._budget: Budget | None = None
         self._lost = 0  # since the file failed
         self._failing = False
         self._writing = asyncio.Lock()
@@ -59,32 +78,42 @@ class FlowLog:
         """How many lines there have been, by what became of them."""
         return self._lines
 
+    @property
+    def report(self) -> FlowLogReport:
+        """What it has done so far, and at which rate it does it now."""
+        return FlowLogReport(dict(self._lines), 0 if self._budget is None else self._budget.sample, self._spent_s)
+
     def configure(self, settings: FlowLogSettings | None) -> None:
         """Write as these settings say from here on; what waits is written as well."""
         if settings == self._settings:
             return
+        if settings is None or self._settings is None or settings.sample != self._settings.sample:
+            self._budget = None if settings is None else Budget(settings.sample, self._read())
         self._settings = settings
         if settings is not None:
             self._emit(Event.FLOW_LOG_OPENED, path=settings.path, sample=settings.sample, start=settings.start)
             if self._task is None:
                 self._task = asyncio.get_running_loop().create_task(self._run(), name="flow-log")
 
-    def listeners(self, datapath: str) -> Listeners:
-        """Return whom a datapath is to tell."""
-        if self._settings is None:
+    def listeners(self, datapath: str, cost: TellingCost) -> Listeners:
+        """Return whom a datapath is to tell, for as long as the rate is what it is."""
+        if self._settings is None or self._budget is None:
             return NOBODY
+        sample = self._budget.sample
+        each_s = cost.told_s + (sample - 1) * cost.passed_over_s  # so many were passed over for each, on the whole
 
         def tell(count: int, describe: Describe) -> None:
+            self._spent_s += count * each_s + _KEEPING_S
             if self._count + count > self._most:
                 self._lines[LineResult.OVERFLOW] += count
                 return
             self._count += count
-            self._waiting.append((datapath, count, describe))
+            self._waiting.append((datapath, sample, count, describe))
 
         def lose(count: int) -> None:
             self._lines[LineResult.OVERFLOW] += count
 
-        return Listeners(tell, tell if self._settings.start else None, lose)
+        return Listeners(tell, tell if self._settings.start else None, lose, sample)
 
     async def close(self) -> None:
         """Write what waits and end."""
@@ -100,14 +129,30 @@ class FlowLog:
         while True:
             await asyncio.sleep(_EVERY_S)
             await asyncio.shield(self._flush())
+            self._follow_budget()
+
+    def _follow_budget(self) -> None:
+        """Have datapaths tell at the rate that the budget allows, and say so when it is another one."""
+        if self._budget is None or self._settings is None:
+            return
+        at = self._read()
+        if self._budget.look(at):
+            self._changed()
+        sample = self._budget.news(at.now_s)
+        if sample is not None:
+            self._emit(Event.FLOW_LOG_SAMPLED, path=self._settings.path, sample=sample, finest=self._settings.sample)
+
+    def _read(self) -> Reading:
+        return Reading(time.monotonic(), time.process_time(), self._spent_s)
 
     async def _flush(self) -> None:
         async with self._writing:
             waiting, self._waiting = self._waiting, []
             self._follow(self._settings)
             if waiting and self._file is not None and self._written_as is not None:
-                found = await asyncio.to_thread(_write, self._file, self._written_as.sample, waiting)
-                self._count -= sum(count for _, count, _ in waiting)
+                found = await asyncio.to_thread(_write, self._file, waiting)
+                self._count -= sum(count for _, _, count, _ in waiting)
+                self._spent_s += found.spent_s
                 self._judge(self._file.path, found.written, found.failed, found.error)
 
     def _follow(self, settings: FlowLogSettings | None) -> None:
@@ -139,20 +184,25 @@ class _Written:
     written: int = 0
     failed: int = 0
     error: str = ""
+    spent_s: float = 0.0
+    """Processor time."""
 
 
-def _write(file: LogFile, sample: int, waiting: list[_Waiting]) -> _Written:
+def _write(file: LogFile, waiting: list[_Waiting]) -> _Written:
     """Make the words and write them, in a thread."""
-    found, lines = _Written(), []
-    for datapath, _, describe in waiting:
+    began_s, found = time.thread_time(), _Written()
+    makers: dict[tuple[str, int], Lines] = {}
+    lines: list[str] = []
+    for datapath, sample, _, describe in waiting:
+        maker = makers.get((datapath, sample)) or makers.setdefault((datapath, sample), Lines(datapath, sample))
         for flow in describe():
-            if is_sampled(flow, sample):
-                lines.append(line_of(flow, datapath))
+            lines.append(maker.line(flow))
             if len(lines) == _CHUNK:
                 _append(file, lines, found)
                 lines = []
     if lines:
         _append(file, lines, found)
+    found.spent_s = time.thread_time() - began_s
     return found
 
 

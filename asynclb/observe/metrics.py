@@ -21,7 +21,7 @@ from asynclb.health.record import DURATION_BOUNDS_S, KINDS, Results
 from asynclb.model import HealthState, effective_health
 from asynclb.net.drop import Drop
 from asynclb.observe.exposition import exposition
-from asynclb.observe.flowlog import LineResult
+from asynclb.observe.flowlog import FlowLogReport, LineResult
 from asynclb.tables.row import FrontendKey
 
 
@@ -34,7 +34,7 @@ class Snapshot:
     results: Results
     reached: Mapping[FrontendKey, float] = field(default_factory=dict)
     """Share of the last minute's measurements that reached a member; keys not yet measured are missing."""
-    flow_log: Mapping[LineResult, int] = field(default_factory=dict)
+    flow_log: FlowLogReport = field(default_factory=FlowLogReport)
 
 
 def render(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
@@ -58,7 +58,7 @@ def families(snapshot: Snapshot) -> Iterator[Metric]:
     yield from _probes(snapshot.results)
     yield from _sources(status)
     yield from _datapaths(status, counters)
-    yield _flow_log(snapshot.flow_log)
+    yield from _flow_log(snapshot.flow_log)
     yield from ProcessCollector(registry=None).collect()
 
 
@@ -258,10 +258,16 @@ def _datapaths(status: Status, counters: Mapping[str, Counters]) -> Iterator[Met
     yield from (drops, entries, capacity, evictions, stateless, generation, info)
 
 
-def _flow_log(counts: Mapping[LineResult, int]) -> Metric:
+def _flow_log(report: FlowLogReport) -> Iterator[Metric]:
     lines = CounterMetricFamily(
         "asynclb_flow_log_lines", "Lines of the flow log by what became of them.", labels=["result"]
     )
     for result in LineResult:
-        lines.add_metric([result], counts.get(result, 0))
-    return lines
+        lines.add_metric([result], report.lines.get(result, 0))
+    yield lines
+    yield GaugeMetricFamily(
+        "asynclb_flow_log_sample", "Of how many flows one is written to the flow log now; 0 without one.", report.sample
+    )
+    yield CounterMetricFamily(
+        "asynclb_flow_log_cpu_seconds", "Processor time that the flow log has taken, in all.", report.spent_s
+    )

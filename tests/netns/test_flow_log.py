@@ -70,9 +70,9 @@ async def test_a_connection_that_was_closed(site: Site, kind: str) -> None:
                 member = accepted.sock.getsockname()
             flow = await log.end(client)
         assert flow.end is End.CLOSED
-        assert (flow.rule, flow.frontend_address, flow.protocol) == ("web", f"{VIP4}:80", "tcp")
-        assert flow.member_address == f"{member[0]}:{member[1]}"
-        assert address_of(next(host for host in site.members if host.name == flow.member)) == member[0]
+        assert (flow.place.rule, flow.place.frontend_address, flow.place.protocol) == ("web", f"{VIP4}:80", "tcp")
+        assert flow.place.member_address == f"{member[0]}:{member[1]}"
+        assert address_of(next(host for host in site.members if host.name == flow.place.member)) == member[0]
         overhead = 0 if kind == "proxy" else (flow.packets_in + flow.packets_out) * 54
         assert flow.bytes_in + flow.bytes_out >= 4_000 + overhead
         if kind == "proxy":
@@ -80,7 +80,7 @@ async def test_a_connection_that_was_closed(site: Site, kind: str) -> None:
         assert flow.packets_in >= 4
         assert flow.packets_out >= 3
         starts = [found for found in log.flows if found.end is None and found.client == client]
-        assert [start.member for start in starts] == [flow.member]
+        assert [start.place.member for start in starts] == [flow.place.member]
 
 
 async def test_a_connection_that_was_reset(site: Site, kind: str) -> None:
@@ -106,9 +106,9 @@ async def test_datagrams_until_nothing_comes(site: Site, kind: str) -> None:
             flow = await log.end(f"{source[0]}:{source[1]}")
         assert flow.end is End.IDLE
         assert (flow.packets_in, flow.packets_out) == (3, 3)
-        assert served == [flow.member] * 3
+        assert served == [flow.place.member] * 3
         assert flow.bytes_in == 3 * (10 if kind == "proxy" else 14 + 20 + 8 + 10)
-        assert flow.member_address.endswith(f":{BACKEND_PORT}")
+        assert flow.place.member_address.endswith(f":{BACKEND_PORT}")
 
 
 async def test_flows_that_are_open_at_the_end(site: Site, kind: str) -> None:

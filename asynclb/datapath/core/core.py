@@ -338,9 +338,9 @@ class Core:
         """Return at most `limit` (9 at least) flows and the cursor for the next ones, or None at the end."""
         return self._flows.flows(cursor, limit)
 
-    def listen(self, *, ends: bool, starts: bool) -> None:
-        """Let flows that end, and that begin, be told of; or no more."""
-        self._flows.listen(ends=ends, starts=starts)
+    def listen(self, *, ends: bool, starts: bool, sample: int = 1) -> None:
+        """Let flows that end, and that begin, be told of, one of so many; or no more."""
+        self._flows.listen(ends=ends, starts=starts, sample=sample)
 
     def untold(self) -> int:
         """Return how many were not told of since the beginning."""

@@ -613,7 +613,7 @@ class CoreMemory(Structure):
         ("stateless", _U64),
         ("expired", _U64),
         ("told", _U64),
-        *((name, _U32) for name in ("told_head", "told_tail", "untold", "tells")),
+        *((name, _U32) for name in ("told_head", "told_tail", "untold", "tells", "tell_sample", "reserved")),
         ("interfaces", Interface * 64),
         ("egresses", Egress * 64),
     )

@@ -28,7 +28,7 @@ DROPS: tuple[Drop, ...] = tuple(Drop)
 _HUGE = 2 << 20  # from here on memory is asked for in huge pages: a flow then costs no miss of the address cache
 MARKS = 8_192
 """Bytes with a bit for each port."""
-_OUTLIVING = ("stateless", "expired", "told_head", "told_tail", "untold", "tells")
+_OUTLIVING = ("stateless", "expired", "told_head", "told_tail", "untold", "tells", "tell_sample")
 """Words that a successor goes on with."""
 _STRETCH = 256  # counters that are compared with zero at once: most ids were never used
 
@@ -126,8 +126,9 @@ class FlowMemory:
         found = [flow_view(flows[index]) for index in range(count)]
         return found, place.value if place.value < self.record.bucket_count else None
 
-    def listen(self, *, ends: bool, starts: bool) -> None:
-        """Let flows that end, and that begin, be told of; or no more."""
+    def listen(self, *, ends: bool, starts: bool, sample: int = 1) -> None:
+        """Let flows that end, and that begin, be told of, one of so many; or no more."""
+        self._kept[0].tell_sample = sample
         self._kept[0].tells = (CONSTANTS["TELL_ENDS"] if ends else 0) | (CONSTANTS["TELL_STARTS"] if starts else 0)
 
     def untold(self) -> int:

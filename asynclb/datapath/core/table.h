@@ -52,13 +52,23 @@ INLINE struct flow_ref bucket_find(struct bucket *bucket, const struct key *key,
 	return (struct flow_ref){0, 0};
 }
 
+/* Whether a flow is one of those that are told of: by its ends alone, and without a seed, so on every node alike.
+ * Python twin: is_sampled in packet/lifetimes.py. */
+INLINE int is_told(const struct core_memory *core, const struct key *key)
+{
+	const u64 key1 = 0x9e3779b97f4a7c15ull; /* of seed 0: KEY1_TWEAK in flowhash.py */
+
+	return core->tell_sample <= 1 ||
+	       !((key_hash(key, 0, key1, DISTRIBUTION_FIVE_TUPLE, 1) >> 32) * core->tell_sample >> 32);
+}
+
 /* Tells who listens of a flow that begins or is over; what there is no room for is lost, and counted. */
 INLINE void flow_tell(struct core_memory *core, const struct key *key, struct flow_ref found, u32 what)
 {
 	struct told_flow *slot;
 	u32 wanted = what == TOLD_BEGUN ? TELL_STARTS : TELL_ENDS;
 
-	if (!(core->tells & wanted) || found.flow->flags & FLOW_RETURN)
+	if (!(core->tells & wanted) || found.flow->flags & FLOW_RETURN || !is_told(core, key))
 		return;
 	if (core->told_head - __atomic_load_n(&core->told_tail, __ATOMIC_ACQUIRE) >= TOLD_ROOM) {
 		core->untold++;

@@ -15,8 +15,10 @@ from asynclb.datapath.core.memory import flow_view
 from asynclb.datapath.core.values import FlowView
 from asynclb.datapath.frames.numbers import Numbers
 from asynclb.datapath.frames.report import PROTOCOLS
-from asynclb.datapath.lifetimes import End, Lifetime
+from asynclb.datapath.lifetimes import End, Lifetime, Place
 from asynclb.net.address import Address, endpoint
+from asynclb.net.flow import Flow
+from asynclb.net.flowhash import Distribution, flow_hash, slot_of
 from asynclb.tables.row import Row
 from asynclb.tables.snat import SnatRule
 
@@ -60,16 +62,24 @@ class Seen:
         return cls(time.time(), time.monotonic_ns())
 
 
+def is_sampled(flow: FlowView, sample: int) -> bool:
+    """Return whether a flow is one of those that are told of. C twin: is_told in table.h."""
+    ends = Flow(flow.client, flow.client_port, flow.frontend, flow.frontend_port, flow.protocol)
+    return sample == 1 or not slot_of(flow_hash(0, ends, Distribution.FIVE_TUPLE, symmetric=True), sample)
+
+
 def stopped(flows: Sequence[FlowView], names: Names, seen: Seen) -> Iterator[Lifetime]:
     """Describe flows that end with their datapath."""
-    return (lifetime(flow, End.STOPPED, names, seen) for flow in flows)
+    describe = Describer(names, seen)
+    return (describe.lifetime(flow, End.STOPPED) for flow in flows)
 
 
 def lifetimes(told: Iterable[layout.ToldFlow], names: Names, seen: Seen) -> Iterator[Lifetime]:
     """Describe what a ring held."""
+    describe = Describer(names, seen)
     for found in told:
         flow = flow_view(found)
-        yield lifetime(flow, end_of(flow, Told(found.told), names), names, seen)
+        yield describe.lifetime(flow, end_of(flow, Told(found.told), names))
 
 
 def end_of(flow: FlowView, told: Told, names: Names) -> End | None:
@@ -83,32 +93,55 @@ def end_of(flow: FlowView, told: Told, names: Names) -> End | None:
     return End.MOVED if told is Told.REPLACED else End.IDLE
 
 
-def lifetime(flow: FlowView, end: End | None, names: Names, seen: Seen) -> Lifetime:
-    """Describe a flow."""
+class Describer:
+    """Makes words of what was seen at one time. Owner: one batch, whose flows share their places."""
+
+    def __init__(self, names: Names, seen: Seen) -> None:
+        self._names, self._seen = names, seen
+        self._places: dict[tuple[int, int, Address, int, int], Place] = {}
+
+    def lifetime(self, flow: FlowView, end: End | None) -> Lifetime:
+        """Describe a flow."""
+        place, own = self._place(flow), flow.source is not None
+        idle_ms = 0 if end is None else _idle_ms(place.rule, self._names)
+        return Lifetime(
+            self._seen.at_s,
+            end,
+            place,
+            endpoint(flow.client, flow.client_port),
+            *(flow.bytes_in, flow.packets_in, flow.bytes_out, flow.packets_out),
+            0.0 if end is None else _lasted_s(flow, idle_ms, self._seen.now_ns),
+            endpoint(flow.frontend, flow.frontend_port) if own else "",
+        )
+
+    def _place(self, flow: FlowView) -> Place:
+        """Return where a flow goes; a member's own connection has a place of its own."""
+        if flow.source is not None:
+            return place_of(flow, self._names)
+        key = flow.rule, flow.member, flow.frontend, flow.frontend_port, flow.protocol
+        if key not in self._places:
+            self._places[key] = place_of(flow, self._names)
+        return self._places[key]
+
+
+def place_of(flow: FlowView, names: Names) -> Place:
+    """Return where a flow goes, in names."""
     rule = names.rules.get(flow.rule, "")
-    place, member, address = names.members.get(flow.member, ("", "", flow.frontend))
-    row, own = names.rows.get(rule), flow.source is not None
+    pool, member, address = names.members.get(flow.member, ("", "", flow.frontend))
+    row = names.rows.get(rule)
     port = (row.rule.backend_port or flow.frontend_port) if row is not None else flow.frontend_port
-    frontend = endpoint(flow.frontend, flow.frontend_port)
+    frontend, target = endpoint(flow.frontend, flow.frontend_port), endpoint(address, port)
     if flow.source is not None:
         frontend = endpoint(names.sources.get(flow.source, flow.frontend), flow.source_port)
-    return Lifetime(
-        at_s=seen.at_s,
-        end=end,
+        target = endpoint(flow.client, flow.client_port)
+    return Place(
         rule=rule,
         frontend=row.frontend.name if row is not None else "",
         frontend_address=frontend,
-        pool=place.partition(">")[0].partition("/")[0],
+        pool=pool.partition(">")[0].partition("/")[0],
         member=member,
-        member_address=endpoint(flow.client, flow.client_port) if own else endpoint(address, port),
-        client=endpoint(flow.client, flow.client_port),
+        member_address=target,
         protocol=PROTOCOLS.get(flow.protocol, str(flow.protocol)),
-        bytes_in=flow.bytes_in,
-        packets_in=flow.packets_in,
-        bytes_out=flow.bytes_out,
-        packets_out=flow.packets_out,
-        duration_s=0.0 if end is None else _lasted_s(flow, _idle_ms(rule, names), seen.now_ns),
-        destination=endpoint(flow.frontend, flow.frontend_port) if own else "",
     )
 
 

@@ -23,7 +23,7 @@ from asynclb.datapath.kernel.leftovers import detach, is_forwarding, remove_dead
 from asynclb.datapath.kernel.pins import Pins
 from asynclb.datapath.kernel.programs import FlowLimits
 from asynclb.datapath.kernel.running import Running
-from asynclb.datapath.lifetimes import NOBODY, Listeners
+from asynclb.datapath.lifetimes import NOBODY, Listeners, TellingCost
 from asynclb.errors import ApplyError, HostError, Problem
 from asynclb.events import Emit, Event
 from asynclb.native.libbpf import Libbpf
@@ -33,6 +33,8 @@ from asynclb.tables.row import FrontendKey, Row
 from asynclb.tables.snat import SnatRule
 
 _NOT_OPENED = Refusal("it has not been opened", "this is a bug of asynclb")
+
+_TELLING_COST = TellingCost(4e-6, 1e-6)
 
 
 class KernelDatapath:
@@ -118,6 +120,11 @@ class KernelDatapath:
         """Iterate over the flow tables."""
         if self._running is not None:
             yield from self._running.flows()
+
+    @property
+    def telling_cost(self) -> TellingCost:
+        """What telling costs on the loop, at most."""
+        return _TELLING_COST
 
     def tell_flows(self, listeners: Listeners) -> None:
         """Tell these from here on of flows that begin and end."""

@@ -14,7 +14,7 @@ from asynclb.datapath.core.layout import Told
 from asynclb.datapath.core.memory import flow_view
 from asynclb.datapath.frames.lifetimes import Names, Seen, lifetimes, stopped
 from asynclb.datapath.kernel.tally import begun
-from asynclb.datapath.lifetimes import NOBODY, Listeners
+from asynclb.datapath.lifetimes import NOBODY, Listeners, is_told
 
 
 class KernelNews:
@@ -22,16 +22,17 @@ class KernelNews:
 
     def __init__(self, names: Callable[[], Names]) -> None:
         self._names = names
-        self._listeners = NOBODY
+        self._listeners = self._next = NOBODY
         self._found: list[layout.ToldFlow] = []
         self._since_s = self._until_s = 0
 
     def listen(self, listeners: Listeners) -> None:
-        """Tell these from here on."""
-        self._listeners = listeners
+        """Tell these from the next pass on: what one pass finds is told at one rate."""
+        self._next = listeners
 
     def passing(self, now_s: int) -> None:
         """Begin a pass: it tells of flows that began since the pass before it did. Units: the core's seconds."""
+        self._listeners = self._next
         self._since_s, self._until_s = (self._until_s if self._listeners.starts is not None else now_s), now_s
 
     def began(
@@ -46,12 +47,17 @@ class KernelNews:
         if self._listeners.starts is None or self._since_s == self._until_s:
             return
         for index in begun(values, count, self._since_s, self._until_s, room, native_library):
-            flow = layout.Flow.from_buffer_copy(values, index * sizeof(layout.Flow))
-            self._found.append(layout.ToldFlow(key_of(index), flow, Told.BEGUN))
+            key = key_of(index)
+            if is_told(self._listeners.sample, bytes(key)):
+                flow = layout.Flow.from_buffer_copy(values, index * sizeof(layout.Flow))
+                self._found.append(layout.ToldFlow(key, flow, Told.BEGUN))
 
     def over(self, key: layout.Key, flow: layout.Flow, why: Told) -> None:
         """Take in a flow that is over."""
-        if self._listeners.ends is not None and not flow.flags & layout.CONSTANTS["FLOW_RETURN"]:
+        listeners = self._listeners
+        if listeners.ends is None or flow.flags & layout.CONSTANTS["FLOW_RETURN"]:
+            return
+        if is_told(listeners.sample, bytes(key)):
             self._found.append(layout.ToldFlow(key, flow, why))
 
     def tell(self) -> None:
@@ -65,7 +71,8 @@ class KernelNews:
     def close(self, left: Callable[[], Iterable[layout.KeyedFlow]]) -> None:
         """Tell of what was found, and of the flows that end with the programs."""
         self.tell()
+        self._listeners = self._next
         if self._listeners.ends is not None:
-            names, seen = self._names(), Seen.now()
-            flows = [flow_view(keyed) for keyed in left()]
+            names, seen, sample = self._names(), Seen.now(), self._listeners.sample
+            flows = [flow_view(keyed) for keyed in left() if is_told(sample, bytes(keyed.key))]
             self._listeners.ends(len(flows), lambda: stopped(flows, names, seen))

@@ -50,8 +50,8 @@ class Crew(Protocol):
     def tables(self) -> tuple[Pages, ...]:
         """Return every engine's flow table."""
 
-    def listen(self, *, ends: bool, starts: bool) -> None:
-        """Let flows that end, and that begin, be told of; or no more."""
+    def listen(self, *, ends: bool, starts: bool, sample: int) -> None:
+        """Let flows that end, and that begin, be told of, one of so many; or no more."""
 
     def untold(self) -> int:
         """Return how many were not told of since the beginning, because nobody took them in time."""
@@ -126,9 +126,9 @@ class Alone:
         """Return the one flow table."""
         return (self._engine.core.flows,)
 
-    def listen(self, *, ends: bool, starts: bool) -> None:
+    def listen(self, *, ends: bool, starts: bool, sample: int) -> None:
         """Let the core tell."""
-        self._engine.core.listen(ends=ends, starts=starts)
+        self._engine.core.listen(ends=ends, starts=starts, sample=sample)
 
     def told(self) -> tuple[Array[layout.ToldFlow], ...]:
         """Take what the core told."""

@@ -8,7 +8,7 @@ from asynclb.datapath.ask import LiveVerdict, reached
 from asynclb.datapath.base import Counters, FlowRecord, Refusal
 from asynclb.datapath.frames.limits import outbound_refusal, static_refusal
 from asynclb.datapath.host import Capability, missing, take_namespace
-from asynclb.datapath.lifetimes import NOBODY, Listeners
+from asynclb.datapath.lifetimes import NOBODY, Listeners, TellingCost
 from asynclb.datapath.nft import Nftables
 from asynclb.datapath.packet.fanout import Pinning
 from asynclb.datapath.packet.ruleset import NO_TABLE, TABLE
@@ -19,6 +19,8 @@ from asynclb.net.flow import Flow
 from asynclb.tables.diff import Delta
 from asynclb.tables.row import FrontendKey, Row
 from asynclb.tables.snat import SnatRule
+
+_TELLING_COST = TellingCost(0.5e-6, 0.05e-6)
 
 
 class PacketDatapath:
@@ -100,6 +102,11 @@ class PacketDatapath:
         """Iterate over the flow table."""
         if self._running is not None:
             yield from self._running.flows()
+
+    @property
+    def telling_cost(self) -> TellingCost:
+        """What telling costs on the loop, at most."""
+        return _TELLING_COST
 
     def tell_flows(self, listeners: Listeners) -> None:
         """Tell these from here on of flows that begin and end."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from ctypes import Array
 
 from asynclb.datapath.core import layout
-from asynclb.datapath.frames.lifetimes import Names, Seen, lifetimes, stopped
+from asynclb.datapath.frames.lifetimes import Names, Seen, is_sampled, lifetimes, stopped
 from asynclb.datapath.lifetimes import NOBODY, Listeners
 from asynclb.datapath.packet.crew import Crew
 
@@ -26,8 +26,10 @@ class FlowNews:
         """Tell these from here on."""
         if listeners == NOBODY == self._listeners:
             return
+        self.take()
         self._listeners = listeners
-        self._crew.listen(ends=listeners.ends is not None, starts=listeners.starts is not None)
+        ends, starts = listeners.ends is not None, listeners.starts is not None
+        self._crew.listen(ends=ends, starts=starts, sample=listeners.sample)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_EVERY_S, self._look)
 
@@ -55,7 +57,8 @@ class FlowNews:
             cursor: int | None = 0
             while cursor is not None:
                 found, cursor = pages(cursor)
-                self._listeners.ends(len(found), lambda flows=found: stopped(flows, names, seen))  # type: ignore[misc] # the page
+                told = [flow for flow in found if is_sampled(flow, self._listeners.sample)]
+                self._listeners.ends(len(told), lambda flows=told: stopped(flows, names, seen))  # type: ignore[misc] # the page
 
     def _look(self) -> None:
         self.take()

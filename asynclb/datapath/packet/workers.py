@@ -269,10 +269,10 @@ class Workers:
         """Return every worker's flow table."""
         return tuple(worker.flows.flows for worker in self._workers)
 
-    def listen(self, *, ends: bool, starts: bool) -> None:
+    def listen(self, *, ends: bool, starts: bool, sample: int) -> None:
         """Let all of them tell, also those that come back: it stands in their memory."""
         for worker in self._workers:
-            worker.flows.listen(ends=ends, starts=starts)
+            worker.flows.listen(ends=ends, starts=starts, sample=sample)
 
     def untold(self) -> int:
         """Return what all of them did not tell."""

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from asynclb.datapath.ask import LiveVerdict
 from asynclb.datapath.base import Counters, FlowRecord, Refusal
 from asynclb.datapath.host import Capability, missing
-from asynclb.datapath.lifetimes import NOBODY, Listeners
+from asynclb.datapath.lifetimes import NOBODY, Listeners, TellingCost
 from asynclb.datapath.proxy import sockets
 from asynclb.datapath.proxy.frontend import ProxyFrontend, Shared, wanted_program
 from asynclb.datapath.proxy.ledger import Ledger
@@ -43,9 +43,9 @@ _FLUSHED = (
 )
 
 _FRONTENDS = {Protocol.TCP: TcpFrontend, Protocol.UDP: UdpFrontend}
-
-
 _PROTOCOLS = {PROTOCOL_NUMBERS[protocol]: protocol for protocol in (Protocol.TCP, Protocol.UDP)}
+
+_TELLING_COST = TellingCost(4e-6, 0.4e-6)
 
 
 class ProxyDatapath:
@@ -134,6 +134,11 @@ class ProxyDatapath:
         """Iterate over the open connections and sessions."""
         for frontend in (*self._frontends.values(), *self._draining):
             yield from frontend.records()
+
+    @property
+    def telling_cost(self) -> TellingCost:
+        """What telling costs on the loop, at most."""
+        return _TELLING_COST
 
     def tell_flows(self, listeners: Listeners) -> None:
         """Tell these from here on of flows that begin and end."""

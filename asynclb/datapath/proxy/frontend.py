@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 from asynclb.datapath.ask import LiveVerdict
 from asynclb.datapath.base import FlowRecord
-from asynclb.datapath.lifetimes import NOBODY, Listeners
+from asynclb.datapath.lifetimes import NOBODY, Listeners, Place
 from asynclb.datapath.proxy import sockets
 from asynclb.datapath.proxy.gate import Gate, open_gate
 from asynclb.datapath.proxy.ledger import Account, Ledger
@@ -19,6 +19,7 @@ from asynclb.datapath.proxy.sockets import Sockname
 from asynclb.datapath.proxy.sockfilter import SILENT, Program, allow_program
 from asynclb.events import Emit, Event
 from asynclb.model import AdminState, Member, keeps_sessions
+from asynclb.net.address import endpoint
 from asynclb.net.drop import Drop
 from asynclb.net.flow import PROTOCOL_NUMBERS, Flow
 from asynclb.tables.lookup import Verdict, choose
@@ -53,6 +54,8 @@ class Peer:
     name: str
     sockname: Sockname
     account: Account
+    place: Place
+    """Where its flows go, in words."""
 
     @property
     def identity(self) -> "Identity":
@@ -230,7 +233,8 @@ class ProxyFrontend(ABC):
         if peer is None:
             port = entry.row.rule.backend_port or self.key.port
             account = self.shared.ledger.member(entry.row.pool.name, member.name)
-            peer = Peer(entry.row.pool.name, member.name, sockets.sockname(member.address, port), account)
+            place = _place(entry.row, member.name, endpoint(member.address, port))
+            peer = Peer(entry.row.pool.name, member.name, sockets.sockname(member.address, port), account, place)
             if entry is self.entry:
                 self._peers[member.name] = peer
         return peer
@@ -269,6 +273,19 @@ class ProxyFrontend(ABC):
         self.count_drops()
         self.gate.set(program)
         self.program = program
+
+
+def _place(row: Row, member: str, address: str) -> Place:
+    """Put into words where flows of a row go that have this member."""
+    return Place(
+        rule=row.rule.name,
+        frontend=row.frontend.name,
+        frontend_address=endpoint(row.key.address, row.key.port),
+        pool=row.pool.name.partition("/")[0],
+        member=member,
+        member_address=address,
+        protocol=str(row.key.protocol),
+    )
 
 
 def keeping(entry: Entry, *, stays: bool) -> frozenset[tuple[str, str]]:

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from asynclb.datapath.lifetimes import Describe, End, Lifetime
-from asynclb.datapath.proxy.frontend import Peer, ProxyFrontend
+from asynclb.datapath.proxy.frontend import Peer
 from asynclb.datapath.proxy.relay import Ending, Relay
 from asynclb.datapath.proxy.sockets import Sockname
 from asynclb.net.address import endpoint
@@ -23,25 +23,27 @@ _SEGMENTS = struct.Struct("=II")
 _ENDS = {ending: End.CLOSED if ending is Ending.FINISHED else End(str(ending)) for ending in Ending}
 
 
-def begun(frontend: ProxyFrontend, client: Sockname, peer: Peer) -> Describe:
+def name_of(client: Sockname) -> tuple[bytes, int]:
+    """Return what a flow is sampled by."""
+    return client[0].encode(), client[1]
+
+
+def begun(client: Sockname, peer: Peer) -> Describe:
     """Return the words for a flow that begins."""
-    return _described(frontend, client, peer, None, (0, 0, 0, 0), 0.0)
+    return _described(client, peer, None, (0, 0, 0, 0), 0.0)
 
 
-def tcp_over(
-    frontend: ProxyFrontend, client: Sockname, peer: Peer, relay: Relay, opened_s: float, ending: Ending
-) -> Describe:
+def tcp_over(client: Sockname, peer: Peer, relay: Relay, opened_s: float, ending: Ending) -> Describe:
     """Return the words for a connection whose sockets are about to be closed."""
     packets_out, packets_in = _segments(relay.client.sock)
     moved = (relay.client.bytes, packets_in, relay.member.bytes, packets_out)
-    return _described(frontend, client, peer, _ENDS[ending], moved, relay.active_s - opened_s)
+    return _described(client, peer, _ENDS[ending], moved, relay.active_s - opened_s)
 
 
 def udp_over(session: "UdpSession", ending: Ending) -> Describe:
     """Return the words for a session that ends."""
     moved = (session.bytes_in, session.packets_in, session.bytes_out, session.packets_out)
-    lasted_s = session.active_s - session.opened_s
-    return _described(session.frontend, session.client, session.peer, _ENDS[ending], moved, lasted_s)
+    return _described(session.client, session.peer, _ENDS[ending], moved, session.active_s - session.opened_s)
 
 
 def _segments(sock: socket.socket) -> tuple[int, int]:
@@ -55,34 +57,11 @@ def _segments(sock: socket.socket) -> tuple[int, int]:
 
 
 def _described(
-    frontend: ProxyFrontend,
-    client: Sockname,
-    peer: Peer,
-    end: End | None,
-    moved: tuple[int, int, int, int],
-    lasted_s: float,
+    client: Sockname, peer: Peer, end: End | None, moved: tuple[int, int, int, int], lasted_s: float
 ) -> Describe:
-    at_s, row = time.time(), frontend.entry.row
+    at_s = time.time()
 
     def describe() -> tuple[Lifetime]:
-        return (
-            Lifetime(
-                at_s,
-                end,
-                rule=row.rule.name,
-                frontend=row.frontend.name,
-                frontend_address=endpoint(row.key.address, row.key.port),
-                pool=peer.pool.partition("/")[0],
-                member=peer.name,
-                member_address=endpoint(peer.sockname[0], peer.sockname[1]),
-                client=endpoint(client[0], client[1]),
-                protocol=str(row.key.protocol),
-                bytes_in=moved[0],
-                packets_in=moved[1],
-                bytes_out=moved[2],
-                packets_out=moved[3],
-                duration_s=max(0.0, lasted_s),
-            ),
-        )
+        return (Lifetime(at_s, end, peer.place, endpoint(client[0], client[1]), *moved, max(0.0, lasted_s)),)
 
     return describe

@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 
 from asynclb.datapath.base import FlowRecord
+from asynclb.datapath.lifetimes import is_told
 from asynclb.datapath.proxy import sockets
 from asynclb.datapath.proxy.frontend import Peer, ProxyFrontend, Shared, keeping
-from asynclb.datapath.proxy.lifetimes import begun, tcp_over
+from asynclb.datapath.proxy.lifetimes import begun, name_of, tcp_over
 from asynclb.datapath.proxy.reactor import HUNG_UP, WRITABLE
 from asynclb.datapath.proxy.relay import Ending, Relay
 from asynclb.datapath.proxy.sockets import Sockname
@@ -61,8 +62,8 @@ class TcpFlow:
             counted.flows += 1
         self.frontend.flows.add(self)
         shared.reactor.schedule(self, self.opened_s + self.frontend.idle_timeout_s)
-        if shared.listeners.starts is not None:
-            shared.listeners.starts(1, begun(self.frontend, self.client, self.peer))
+        if shared.listeners.starts is not None and is_told(shared.listeners.sample, *name_of(self.client)):
+            shared.listeners.starts(1, begun(self.client, self.peer))
 
     def on_time(self, now_s: float) -> float | None:
         """End the flow if it was idle for too long, else say when to look again."""
@@ -78,8 +79,8 @@ class TcpFlow:
     def on_over(self, ending: Ending) -> None:
         """Count the flow out, and tell who listens."""
         listeners = self.frontend.shared.listeners
-        if listeners.ends is not None:
-            listeners.ends(1, tcp_over(self.frontend, self.client, self.peer, self.relay, self.opened_s, ending))
+        if listeners.ends is not None and is_told(listeners.sample, *name_of(self.client)):
+            listeners.ends(1, tcp_over(self.client, self.peer, self.relay, self.opened_s, ending))
         for counted in (self.account, self.peer.account):
             counted.flows -= 1
         self.frontend.flows.discard(self)

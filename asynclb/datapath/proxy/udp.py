@@ -17,9 +17,10 @@ import socket
 from collections.abc import Callable, Iterator
 
 from asynclb.datapath.base import FlowRecord
+from asynclb.datapath.lifetimes import is_told
 from asynclb.datapath.proxy import sockets
 from asynclb.datapath.proxy.frontend import Peer, ProxyFrontend, Shared, keeping
-from asynclb.datapath.proxy.lifetimes import begun, udp_over
+from asynclb.datapath.proxy.lifetimes import begun, name_of, udp_over
 from asynclb.datapath.proxy.reactor import READABLE
 from asynclb.datapath.proxy.relay import Ending
 from asynclb.datapath.proxy.sockets import Sockname
@@ -114,7 +115,7 @@ class UdpSession:
             return
         self.over = True
         listeners = self.frontend.shared.listeners
-        if listeners.ends is not None:
+        if listeners.ends is not None and is_told(listeners.sample, *name_of(self.client)):
             listeners.ends(1, udp_over(self, ending))
         self.frontend.forget(self)
 
@@ -244,8 +245,9 @@ class UdpFrontend(ProxyFrontend):
         for account in (session.account, peer.account):
             account.new_flows += 1
             account.flows += 1
-        if self.shared.listeners.starts is not None:
-            self.shared.listeners.starts(1, begun(self, client, peer))
+        listeners = self.shared.listeners
+        if listeners.starts is not None and is_told(listeners.sample, *name_of(client)):
+            listeners.starts(1, begun(client, peer))
         return session
 
     def _dial(self, client: Sockname, peer: Peer) -> socket.socket | None:

@@ -13,26 +13,30 @@ from pathlib import Path
 import pytest
 
 from asynclb import config
-from asynclb.datapath.lifetimes import End, Lifetime
+from asynclb.datapath.lifetimes import End, Lifetime, Place, TellingCost, is_told
 from asynclb.errors import ConfigError
 from asynclb.events import Event
 from asynclb.model import FlowLogSettings
 from asynclb.observe.flowlog import FlowLog, LineResult
 from asynclb.observe.flowlog_file import LogFile
-from asynclb.observe.flowlog_line import is_sampled, line_of
+from asynclb.observe.flowlog_line import Lines
 from tests.unit.proxy.world import Events
 
-FLOW = Lifetime(
-    1_700_000_000.25,
-    End.CLOSED,
+PLACE = Place(
     rule="web",
     frontend="web",
     frontend_address="203.0.113.10:80",
     pool="web",
     member="web-1",
     member_address="10.1.0.11:8080",
-    client="198.51.100.7:41000",
     protocol="tcp",
+)
+FREE = TellingCost(0.0, 0.0)
+FLOW = Lifetime(
+    1_700_000_000.25,
+    End.CLOSED,
+    PLACE,
+    client="198.51.100.7:41000",
     bytes_in=100,
     packets_in=5,
     bytes_out=2_000,
@@ -53,10 +57,11 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 def test_a_line_has_everything_and_is_json() -> None:
     """The line of a flow that ended has its names, addresses, sizes, duration, reason, and a time in UTC."""
-    assert json.loads(line_of(FLOW, "proxy")) == {
+    assert json.loads(Lines("proxy", 4).line(FLOW)) == {
         "time": "2023-11-14T22:13:20.250Z",
         "event": "end",
         "datapath": "proxy",
+        "sample": 4,
         "rule": "web",
         "frontend": "web",
         "frontend_address": "203.0.113.10:80",
@@ -75,11 +80,28 @@ def test_a_line_has_everything_and_is_json() -> None:
 
 
 def test_start_and_end_of_a_flow_are_sampled_alike() -> None:
-    """One in ten flows is written, about, and a flow's end is where its start is."""
-    flows = [replace(FLOW, client=f"198.51.100.7:{port}") for port in range(1_024, 21_024)]
-    chosen = [flow for flow in flows if is_sampled(flow, 10)]
-    assert 1_800 < len(chosen) < 2_200
-    assert all(is_sampled(replace(flow, end=None, bytes_in=0, at_s=0.0), 10) for flow in chosen)
+    """About one in so many flows is told of, and those of a coarser rate are some of those of a finer one."""
+    flows = [(client.encode(), port) for client in ("198.51.100.7", "2001:db8::7") for port in range(1_024, 21_024)]
+    before = flows
+    for sample in (1, 10, 20, 40, 80):
+        chosen = [flow for flow in flows if is_told(sample, *flow)]
+        assert len(chosen) == pytest.approx(40_000 / sample, rel=0.1)
+        assert set(chosen) <= set(before)
+        before = chosen
+
+
+def test_lines_of_one_batch_have_their_own_seconds_and_places() -> None:
+    """What lines have in common is kept for those that have it in common only."""
+    maker, other = Lines("kernel", 1), replace(PLACE, member="web-2")
+    flows = [
+        FLOW,
+        replace(FLOW, at_s=1_700_000_001.0),
+        replace(FLOW, place=other, end=None, destination="[2001:db8::1]:53"),
+    ]
+    found = [json.loads(maker.line(flow)) for flow in (*flows, FLOW)]
+    assert [line["time"][17:] for line in found] == ["20.250Z", "21.000Z", "20.250Z", "20.250Z"]
+    assert [line["member"] for line in found] == ["web-1", "web-1", "web-2", "web-1"]
+    assert [line.get("destination") for line in found] == [None, None, "[2001:db8::1]:53", None]
 
 
 def test_rotation_keeps_whole_files_in_order(tmp_path: Path) -> None:
@@ -121,10 +143,10 @@ def test_a_file_that_logrotate_moved_is_opened_anew(tmp_path: Path) -> None:
 async def test_a_reload_switches_on_off_and_to_another_path(tmp_path: Path) -> None:
     """Lines go where the settings of the moment say, and nowhere without any."""
     log, first, second = FlowLog(Events()), tmp_path / "first", tmp_path / "second"
-    assert log.listeners("proxy").ends is None
+    assert log.listeners("proxy", FREE).ends is None
     for path in (first, second):
         log.configure(FlowLogSettings(str(path)))
-        listeners = log.listeners("proxy")
+        listeners = log.listeners("proxy", FREE)
         assert listeners.ends is not None
         assert listeners.starts is None
         listeners.ends(1, of(FLOW))
@@ -132,7 +154,7 @@ async def test_a_reload_switches_on_off_and_to_another_path(tmp_path: Path) -> N
             while not path.exists() or not path.read_bytes():
                 await asyncio.sleep(0.05)
     log.configure(None)
-    assert log.listeners("proxy").ends is None
+    assert log.listeners("proxy", FREE).ends is None
     await log.close()
     assert len(lines(first)) == len(lines(second)) == 1
     assert log.lines[LineResult.WRITTEN] == 2
@@ -142,13 +164,54 @@ async def test_what_does_not_fit_is_lost_and_counted(tmp_path: Path) -> None:
     """A bound on what waits is kept, and what is beyond it is counted."""
     log = FlowLog(Events(), most=3)
     log.configure(FlowLogSettings(str(tmp_path / "flows"), start=True))
-    tell = log.listeners("proxy").starts
+    tell = log.listeners("proxy", FREE).starts
     assert tell is not None
     for _ in range(5):
         tell(1, of(replace(FLOW, end=None)))
     await log.close()
     assert dict(log.lines) == {LineResult.WRITTEN: 3, LineResult.OVERFLOW: 2, LineResult.FAILED: 0}
     assert {line["event"] for line in lines(tmp_path / "flows")} == {"start"}
+
+
+async def test_a_log_that_costs_too_much_tells_of_fewer_flows(tmp_path: Path) -> None:
+    """Flows that cost more than 1 % make the rate coarser; datapaths listen anew, and lines say the rate."""
+    events, rates, path = Events(), list[int](), tmp_path / "flows"
+
+    def changed() -> None:
+        rates.append(log.listeners("proxy", FREE).sample)
+
+    log = FlowLog(events, changed)
+    log.configure(FlowLogSettings(str(path)))
+    dear = log.listeners("proxy", TellingCost(10.0, 0.0)).ends  # ten seconds' worth: 1,000 times the budget
+    assert dear is not None
+    dear(1, of(FLOW))
+    async with asyncio.timeout(5):
+        while not events.of(Event.FLOW_LOG_SAMPLED):
+            await asyncio.sleep(0.05)
+    sample = log.report.sample
+    assert sample >= 512
+    assert rates == [sample]
+    assert events.of(Event.FLOW_LOG_SAMPLED) == [{"path": str(path), "sample": sample, "finest": 1}]
+    tell = log.listeners("proxy", FREE).ends
+    assert tell is not None
+    tell(1, of(FLOW))
+    await log.close()
+    assert [line["sample"] for line in lines(path)] == [1, sample]
+    assert log.report.spent_s > 10.0
+
+
+async def test_what_writing_takes_is_measured(tmp_path: Path) -> None:
+    """The thread's processor time is counted, with what was passed over for each flow that was told."""
+    log = FlowLog(Events())
+    log.configure(FlowLogSettings(str(tmp_path / "flows"), sample=4))
+    assert log.report.sample == 4
+    tell = log.listeners("proxy", TellingCost(1e-6, 1e-6)).ends
+    assert tell is not None
+    tell(1_000, of(*[FLOW] * 1_000))
+    on_loop_s = log.report.spent_s
+    assert on_loop_s == pytest.approx(1_000 * 4e-6, rel=0.01)
+    await log.close()
+    assert 0.000_5 < log.report.spent_s - on_loop_s < 0.1
 
 
 def _on_small_disk(directory: str) -> None:
@@ -164,7 +227,7 @@ async def _fill(directory: Path) -> None:
     events, ballast = Events(), directory / "ballast"
     log = FlowLog(events)
     log.configure(FlowLogSettings(str(directory / "flows")))
-    tell = log.listeners("packet").ends
+    tell = log.listeners("packet", FREE).ends
     assert tell is not None
     ballast.write_bytes(bytes(40_000))
     for _ in range(2):

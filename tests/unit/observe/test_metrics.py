@@ -45,6 +45,8 @@ CONTRACT = {
     "asynclb_flow_table_capacity": {"datapath"},
     "asynclb_table_generation": {"datapath"},
     "asynclb_flow_log_lines_total": {"result"},
+    "asynclb_flow_log_sample": set(),
+    "asynclb_flow_log_cpu_seconds_total": set(),
     "asynclb_reloads_total": {"result"},
     "asynclb_datapath_info": {"rule", "datapath", "mode"},
 }
