@@ -5,6 +5,7 @@
 
 import sys
 import traceback
+from collections.abc import Sequence
 
 import click
 
@@ -16,10 +17,10 @@ from asynclb.errors import AsynclbError, ConfigError
 __all__ = ["cli", "main"]
 
 
-def main() -> None:
-    """Run the command line and exit; what an operator can mend is told without a traceback."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the process's command line, or these words, and exit; what can be mended is told without a traceback."""
     try:
-        cli(prog_name="asynclb", complete_var="_ASYNCLB_COMPLETE")
+        cli(words, prog_name="asynclb", complete_var="_ASYNCLB_COMPLETE")
     except ConfigError as error:
         for problem in error.problems:
             click.echo(problem, err=True)

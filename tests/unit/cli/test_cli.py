@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from asynclb import __version__
-from asynclb.cli import cli
+from asynclb.cli import cli, main
 
 GOOD = """\
 version: 1
@@ -44,6 +44,16 @@ def good(tmp_path: Path) -> str:
 def typed(*words: str) -> Result:
     """Type a command."""
     return CliRunner().invoke(cli, words, prog_name="asynclb")
+
+
+def command(*words: str, **environment: str) -> tuple[int, str, str]:
+    """Run a command as a process does that has only this to do; return its exit code and what it wrote."""
+    with CliRunner(env=environment).isolation() as (out, err, _):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return int(ended.value.code or 0), out.getvalue().decode(), err.getvalue().decode()
 
 
 def process(*words: str) -> subprocess.CompletedProcess[str]:
@@ -170,10 +180,10 @@ def test_explain_of_nonsense(good: str) -> None:
 )
 def test_what_can_be_mended_is_told_without_a_traceback(words: tuple[str, ...], complaint: str) -> None:
     """Code 1, one message that names the object, no traceback."""
-    found = process(*words)
-    assert found.returncode == 1
-    assert complaint in found.stdout + found.stderr
-    assert "Traceback" not in found.stderr
+    code, out, err = command(*words)
+    assert code == 1
+    assert complaint in out + err
+    assert "Traceback" not in err
 
 
 _DIED = "2027-01-15T12:30:00.000Z"

@@ -1,9 +1,7 @@
-"""Commands that change a running process, plans, completion: as processes, before a real API."""
+"""Commands that change a running process, plans, completion: before a real API."""
 
 import asyncio
 import json
-import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,19 +11,12 @@ from asynclb.admin.tables_text import duration, size
 from asynclb.model import Admin
 from tests.unit.admin.test_api import Site, site
 from tests.unit.admin.test_commands import record
-from tests.unit.cli.test_cli import GOOD, typed
+from tests.unit.cli.test_cli import GOOD, command, typed
 
 
 async def run(here: Site, *words: str, **environment: str) -> tuple[int, str, str]:
     """Run a command against an API; return its exit code and what it wrote."""
-    found = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "asynclb", *words),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "ASYNCLB_URL": here.address, **environment},
-    )
-    out, err = await asyncio.wait_for(found.communicate(), 30)
-    return found.returncode or 0, out.decode(), err.decode()
+    return await asyncio.to_thread(command, *words, **{"ASYNCLB_URL": here.address, **environment})
 
 
 async def test_drain_set_and_undo() -> None:

@@ -49,6 +49,12 @@ REMOVED = object()
 """As a change: the key is removed."""
 
 
+def written(document: object) -> bytes:
+    """Return a document as YAML; by the library in C, as the largest have ten thousands of lines."""
+    text: str = yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False)
+    return text.encode()
+
+
 def changed(changes: Mapping[str, Any]) -> bytes:
     """Return the base configuration with values changed at dotted paths; `+` appends to a list."""
     document = copy.deepcopy(BASE)
@@ -63,7 +69,7 @@ def changed(changes: Mapping[str, Any]) -> bytes:
             del target[int(last) if isinstance(target, list) else last]
         else:
             target[int(last) if isinstance(target, list) else last] = value
-    return yaml.safe_dump(document, sort_keys=False).encode()
+    return written(document)
 
 
 def parsed(changes: Mapping[str, Any]) -> Parsed:

@@ -11,16 +11,14 @@ import pytest
 from asynclb.config import Parsed, check_members, load, parse, read_members
 from asynclb.errors import ConfigError
 from asynclb.model import AdminState, DnsSource, EtcdSource, FileSource, Member, MembersFrom, MemberSource, Record
-from tests.unit.config.base import BASE
-
-import yaml  # isort: skip
+from tests.unit.config.base import BASE, written
 
 
 def parsed(members_from: Any, **pool: Any) -> Parsed:
     """Read the base configuration with a pool `web` that has a source."""
     document = copy.deepcopy(BASE)
     document["backend_pools"]["web"] = {"members_from": members_from, **pool}
-    return parse(yaml.safe_dump(document).encode(), file="asynclb.yaml")
+    return parse(written(document), file="asynclb.yaml")
 
 
 def problems(members_from: Any, **pool: Any) -> list[str]:
@@ -123,7 +121,7 @@ def test_a_pool_without_members_and_source_is_refused() -> None:
     document = copy.deepcopy(BASE)
     document["backend_pools"]["web"] = {}
     with pytest.raises(ConfigError, match="a pool needs members; add `members: "):
-        parse(yaml.safe_dump(document).encode(), file="asynclb.yaml")
+        parse(written(document), file="asynclb.yaml")
 
 
 def test_members_are_joined_behind_the_pools_own() -> None:

@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from ctypes import CDLL, Structure, sizeof
 from dataclasses import dataclass, field
+from functools import cache
 from mmap import PAGESIZE, mmap
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from asynclb import native
@@ -32,6 +34,7 @@ _FLOW_MAPS: tuple[tuple[str, int, type[Structure]], ...] = (
 )
 
 
+@cache
 def unavailable() -> str:
     """Return why the programs cannot be loaded here, or nothing."""
     if not OBJECT.exists():
@@ -86,6 +89,10 @@ class Loaded:
         record.link[:] = link
         self.bpf.update(self.object.map("interfaces"), struct.pack("=I", ifindex), bytes(record))
 
+    def next_tick(self) -> None:
+        """Wait until the programs look interfaces up again: they remember them for a tick, 10 ms at most."""
+        sleep(0.02)
+
     def set_appliances(self, links: set[bytes]) -> None:
         """Say whose frames have been through an appliance."""
         for link in links:
@@ -139,6 +146,14 @@ class Loaded:
         count = words * self.bpf.possible_cpus()
         value = self.bpf.lookup(self.object.map(name), struct.pack("=I", index), 8 * count)
         return struct.unpack(f"={count}Q", value or bytes(8 * count))
+
+    def reset_counts(self) -> None:
+        """Set the drop counters, and those of the first rules and members, to zero."""
+        count = sizeof(layout.Count) // 8
+        for name, keys, words in (("drops", len(Drop) + 1, 1), ("rule_counts", 4, count), ("member_counts", 4, count)):
+            for key in range(keys):
+                value = bytes(8 * words * self.bpf.possible_cpus())
+                self.bpf.update(self.object.map(name), struct.pack("=I", key), value)
 
     def flows(self) -> list[layout.Flow]:
         """Return what is in the maps of flows."""

@@ -18,13 +18,21 @@ WEB = world(row(pool("web", "10.1.0.11"), VIP, 80, 8080), row(pool("web6", "2001
 SYN, ACK = 2, 16
 
 
-@pytest.fixture(params=["xdp", "tc"])
-def programs(request: pytest.FixtureRequest) -> Iterator[Loaded]:
-    """The programs, serving `WEB` through one of the hooks."""
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Loaded]:
+    """The programs, loaded once."""
     with loaded() as made:
-        made.hook = request.param
-        made.show(WEB)
         yield made
+
+
+@pytest.fixture(params=["xdp", "tc"])
+def programs(request: pytest.FixtureRequest, shared: Loaded) -> Loaded:
+    """The programs, serving `WEB` through one of the hooks; nothing is counted yet."""
+    shared.hook = request.param
+    shared.show(WEB)
+    shared.reset_counts()
+    shared.next_tick()
+    return shared
 
 
 def conversation() -> list[tuple[bytes, int]]:
@@ -85,6 +93,7 @@ def test_an_egress_that_cannot_be_redirected_to_is_left_to_the_host(programs: Lo
     for index, hop in WEB.hops.items():
         programs.set_hop(index, hop, via_kernel=True)
     programs.set_interface(CLIENTS, OURS, flags=1)
+    programs.next_tick()
     for flags in (SYN, ACK):
         there = programs.run(bytes(tcp(ALICE, 4000, VIP, 80, flags)), CLIENTS)
         back = programs.run(bytes(tcp("10.1.0.11", 8080, ALICE, 4000, SYN | ACK)), SERVERS)
@@ -92,16 +101,17 @@ def test_an_egress_that_cannot_be_redirected_to_is_left_to_the_host(programs: Lo
         assert (read(there[1])[2:], read(back[1])[:2]) == (("10.1.0.11", 8080), (VIP, 80))
 
 
-def test_floating_and_routed_frames_are_not_left_to_the_host() -> None:
+def test_floating_and_routed_frames_are_not_left_to_the_host(shared: Loaded) -> None:
     """Its routing would not take them to the member."""
     floating = world(ha(pool("web", "10.1.0.11"), VIP, delivery=Delivery.FLOATING))
-    with loaded() as made:
-        made.show(floating)
-        made.set_hop(0, floating.hops[0], via_kernel=True)
-        assert made.run(bytes(tcp(ALICE, 1, VIP, 9)), CLIENTS)[0] == "drop"
-        made.set_hop(0, None)
-        assert made.run(bytes(tcp(ALICE, 1, VIP, 9)), CLIENTS)[0] == "drop"
-        assert made.drops() == {Drop.NO_EGRESS: 1, Drop.NEXT_HOP_UNRESOLVED: 1}
+    shared.hook = "xdp"
+    shared.show(floating)
+    shared.reset_counts()
+    shared.set_hop(0, floating.hops[0], via_kernel=True)
+    assert shared.run(bytes(tcp(ALICE, 1, VIP, 9)), CLIENTS)[0] == "drop"
+    shared.set_hop(0, None)
+    assert shared.run(bytes(tcp(ALICE, 1, VIP, 9)), CLIENTS)[0] == "drop"
+    assert shared.drops() == {Drop.NO_EGRESS: 1, Drop.NEXT_HOP_UNRESOLVED: 1}
 
 
 def test_large_unsegmented_frames_pass_any_mtu(programs: Loaded) -> None:

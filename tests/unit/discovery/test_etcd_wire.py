@@ -51,10 +51,19 @@ def test_compaction_is_told_apart_from_other_ends() -> None:
         read_moment(b'{"error": {"message": "etcdserver: no leader"}}')
 
 
-LEAVES = st.none() | st.booleans() | st.text(max_size=5)
+LEAVES = st.none() | st.booleans() | st.text(max_size=5) | st.sampled_from(["7", "DELETE", "YQ=="])
+ODD = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner))
+HEADER = st.fixed_dictionaries({"revision": LEAVES})
+PAIR = st.fixed_dictionaries({"key": LEAVES}, optional={"value": LEAVES})
+EVENT = st.fixed_dictionaries({"kv": PAIR | ODD}, optional={"type": LEAVES})
+RESULT = st.fixed_dictionaries(
+    {"header": HEADER | ODD}, optional={"events": st.lists(EVENT | ODD, max_size=3) | ODD, "compact_revision": ODD}
+)
+MOMENT = st.fixed_dictionaries({"result": RESULT | ODD}, optional={"error": ODD})
+KEYS = st.fixed_dictionaries({"header": HEADER | ODD}, optional={"kvs": st.lists(PAIR | ODD, max_size=3) | ODD})
 
 
-@given(st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+@given(MOMENT | KEYS | ODD)
 def test_whatever_json_says_is_read_or_refused(document: Any) -> None:
     """No answer of a server can raise what the client does not expect."""
     known = ValueError, KeyError, TypeError, AttributeError, Compacted
