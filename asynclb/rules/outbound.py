@@ -29,7 +29,8 @@ def snat_rules(model: Model, before: Collection[SnatRule] = ()) -> tuple[SnatRul
     Order: as in the model, then pools without a way out.
     Raises: ValueError -> the ports do not fit, which `config` refuses.
     """
-    free = {frontend.address: free_blocks(_ranges(model, name)) for name, frontend in model.frontends.items()}
+    used = {name for rule in model.outbound_rules for name in rule.frontends}
+    free = {one.address: free_blocks(_ranges(model, name)) for name, one in model.frontends.items() if name in used}
     own = [rule for rule in model.outbound_rules if rule.allocation is Allocation.MEMBER]
     found: Blocks | None = allot([_demand(model, rule) for rule in own], free, _blocks(before))
     if found is None:

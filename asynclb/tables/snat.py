@@ -86,9 +86,8 @@ def blocks_of(ranges: Ranges) -> frozenset[int]:
 def free_blocks(ranges: Ranges) -> tuple[int, ...]:
     """Return the blocks of an address that SNAT may use, lowest first, given the ports of the rules there."""
     taken = blocks_of(ranges)
-    free = (block for block in range(_FIRST_BLOCK, _LAST_BLOCK + 1) if block not in taken)
-    count = max(0, PORTS_PER_ADDRESS // BLOCK - len(taken))
-    return tuple(block for block, _ in zip(free, range(count), strict=False))
+    free = [block for block in range(_FIRST_BLOCK, _LAST_BLOCK + 1) if block not in taken]
+    return tuple(free[: max(0, PORTS_PER_ADDRESS // BLOCK - len(taken))])
 
 
 def default_ports(members: int, addresses: int) -> int:

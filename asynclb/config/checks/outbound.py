@@ -28,7 +28,8 @@ MEMBER_TAKEN = "OUTBOUND_MEMBER_TAKEN"
 
 def check_outbound(draft: Draft, report: Report) -> None:
     """Refuse allocations that do not fit, and rules that contradict each other."""
-    free = {frontend.address: free_blocks(_ranges(name, draft)) for name, frontend in draft.frontends.items()}
+    used = {name for rule in draft.outbound_rules.values() for name in rule.frontends}
+    free = {one.address: free_blocks(_ranges(name, draft)) for name, one in draft.frontends.items() if name in used}
     left: dict[Address, Collection[int]] = dict(free)
     demands: list[Demand] = []
     for index, rule in draft.outbound_rules.items():
