@@ -113,7 +113,7 @@ class Process:
         self.signal(signal.SIGKILL)
         return await self.wait()
 
-    async def wait_for_log(self, pattern: str, *, timeout_s: float = 10.0) -> re.Match[str]:
+    async def wait_for_log(self, pattern: str, *, timeout_s: float = 30.0) -> re.Match[str]:
         """Return the first match of the regular expression in what the program writes, to either stream.
 
         Raises: LabError -> the program ended, or `timeout_s` passed, without it; the text shows what it did write.

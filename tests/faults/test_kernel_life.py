@@ -70,7 +70,7 @@ def config(
 async def start(site: Site, path: Path, *before: str) -> Process:
     """Run the balancer, and return when it serves."""
     process = await site.lb.run(*before, sys.executable, "-m", "asynclb", "run", path, env={"PYTHONPATH": str(ROOT)})
-    await process.wait_for_log("started", timeout_s=20)
+    await process.wait_for_log("started")
     return process
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -39,10 +39,16 @@ def attached(attach: str, *, leave: bool = False) -> HostSettings:
 
 def needs_kernel() -> None:
     """Skip the test where this host cannot run the kernel datapath at all."""
-    found = look_at_host()
-    if isinstance(found, Refusal):
-        pytest.skip(found.why)
+    if why := _refused():
+        pytest.skip(why)
     mount_everywhere()  # programs of a lab's hosts have a /sys of their own
+
+
+@cache
+def _refused() -> str:
+    """Return why not, or nothing. Asked once: the kernel verifies the programs for half a second."""
+    found = look_at_host()
+    return found.why if isinstance(found, Refusal) else ""
 
 
 def pins_of(host: Host) -> list[str]:

@@ -1,4 +1,4 @@
-"""Rows 67 and 68: what is told of a balancer that does not reach its members, with a minute of the monitor a second."""
+"""Rows 66 to 68: what is told of a balancer that does not reach its members, with a minute of the monitor a second."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.conformance.rows.bed import PORT, TCP_PROBE, WAIT_S, Bed, frontend, rule, vip
+from tests.conformance.rows.bed import PORT, TCP_PROBE, WAIT_S, Bed, frontend, pool, rule, vip
 from tests.conformance.rows.bed import bed as run_bed
 from tests.conformance.table import DATAPATHS
 
@@ -59,6 +59,49 @@ async def load_two(bed: Bed, row: int) -> None:
         rules=[rule(probe="tcp"), second],
         probes={"tcp": UNDAMPED, "second": {**UNDAMPED, "port": PORT + 1}},
     )
+
+
+async def test_row_66_availability(quick: Bed) -> None:
+    """The share of a frontend's packets that were given a member is 1 with members up, and 0 with nobody up."""
+    await quick.load(frontends={"vip": frontend(vip(66))}, rules=[rule(probe="tcp")])
+
+    async def becomes_share(share: float) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while (await quick.metrics())['asynclb_frontend_availability_ratio{frontend="vip"}'] != share:
+                await asyncio.sleep(0.1)
+
+    with quick.serving():
+        await quick.eligible("web", *quick.members)
+        await becomes_share(1)
+        for probed in quick.probed.values():
+            probed.down()
+        await quick.eligible("web")
+        await becomes_share(0)
+        quick.all_up()
+
+
+async def test_row_67_health_events(quick: Bed) -> None:
+    """A pool without a healthy member is told once; that it comes and goes within the hour is not told again."""
+    backends, rules = {"row67": pool(*quick.members)}, [rule(probe="tcp", backend_pool="row67")]
+    probes = {"tcp": UNDAMPED}
+    await quick.load(frontends={"vip": frontend(vip(67, more=1))}, backend_pools=backends, rules=rules, probes=probes)
+
+    def types() -> list[str]:
+        events = told(quick, "health_event")
+        return [event["type"] for event in events if event.get("pool") == "row67"]
+
+    with quick.serving():
+        for _ in range(2):
+            await quick.eligible("web", *quick.members)
+            await quick.visit(vip(67, more=1))
+            for probed in quick.probed.values():
+                probed.down()
+            await quick.eligible("web")
+            assert await quick.is_silent(vip(67, more=1))
+            await until(lambda: "NoHealthyBackends" in types(), "told")
+            await asyncio.sleep(0.5)  # conditions are looked at thrice meanwhile
+            assert types() == ["NoHealthyBackends"]
+            quick.all_up()
 
 
 async def test_row_68_resource_health(quick: Bed) -> None:
