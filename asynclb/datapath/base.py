@@ -179,6 +179,14 @@ class Translator(Protocol):
         """Return why this datapath cannot carry the outbound rule, or None."""
 
 
+@runtime_checkable
+class Watchable(Protocol):
+    """A datapath whose frames take other ways while packet sockets are to see them."""
+
+    def watch(self, *, begin: bool) -> None:
+        """Let packet sockets see all frames from here on, or no longer; calls are counted. Raises: HostError."""
+
+
 class Datapath(Protocol):
     """Executes entries of the tables. Owner: the controller, which is the only caller of `apply`."""
 

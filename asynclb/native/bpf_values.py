@@ -52,6 +52,7 @@ class Attach(IntEnum):
 
     XDP = 37
     TCX_INGRESS = 46
+    TCX_EGRESS = 47
 
 
 class XdpMode(IntEnum):

@@ -143,6 +143,15 @@ class Libbpf:
         done = self._c.bpf_link_create(program, ifindex, attach, byref(options))
         return self._checked(f"attach to interface {ifindex} ({attach.name.lower()})", done)
 
+    def attached(self, ifindex: int, attach: Attach) -> int:
+        """Return how many programs are linked to an interface; none where the kernel knows no such links."""
+        count = c_uint32()
+        done = self._c.bpf_prog_query(ifindex, attach, 0, None, None, byref(count))
+        if done in (-errno.EINVAL, -errno.ENODEV, -errno.ENOENT):
+            return 0
+        self._checked(f"ask for the programs of interface {ifindex}", done)
+        return count.value
+
     def update_link(self, link: int, program: int) -> None:
         """Replace a link's program: each packet meets the old one or the new one."""
         self._checked("replace a link's program", self._c.bpf_link_update(link, program, None))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from asynclb.datapath.base import Watchable
 from asynclb.datapath.kernel import KernelDatapath
 from asynclb.datapath.packet import PacketDatapath
 from asynclb.datapath.proxy import ProxyDatapath
@@ -69,7 +70,8 @@ async def capturing(datapath: Balancer, row: Row, limits: Limits, into: bytearra
     loop, over = asyncio.get_running_loop(), asyncio.Event()
 
     def start(driver: Driver) -> asyncio.Task[None]:
-        capture = Capture(Scope([row], limits.wanted), limits, driver.proxy.verdict)
+        watched = driver.proxy if isinstance(driver.proxy, Watchable) else None
+        capture = Capture(Scope([row], limits.wanted), limits, driver.proxy.verdict, watched=watched)
 
         async def run() -> None:
             async for block in capture.blocks():

@@ -126,6 +126,7 @@ CONSTANTS: Final[dict[str, int]] = {
     "ADDRESS_MEMBER": 4,
     "INTERFACE_LINK": 1,  # the link address is valid
     "INTERFACE_REDIRECT": 2,  # XDP can redirect to it; to others the host's own routing sends
+    "INTERFACE_PEER": 4,  # tc hands frames to the other end of this veth, in another network namespace, at once
     "ADDRESS_LEFT": 8,  # there is a LEFT place for it
     "ADDRESS_OUTBOUND": 16,  # a member with a SNAT place
     "ADDRESS_SNAT": 32,  # a VIP that members' own connections leave from

@@ -54,6 +54,8 @@ class Link:
     mtu: int
     kind: str = ""
     """What makes it a virtual device, as `veth`; empty for a real one."""
+    is_elsewhere: bool = False
+    """Whether it is a veth whose other end is in another network namespace, and no qdisc shapes what leaves by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +358,10 @@ def _link(entry: Any) -> Link | None:
         return None
     link_address = bytes.fromhex(address.replace(":", ""))
     kind = (entry.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "") if entry.get_attr("IFLA_LINKINFO") else ""
-    return Link(entry["index"], entry.get_attr("IFLA_IFNAME"), link_address, entry.get_attr("IFLA_MTU"), kind)
+    elsewhere = kind == "veth" and entry.get_attr("IFLA_LINK_NETNSID") is not None
+    unqueued = entry.get_attr("IFLA_QDISC") == "noqueue"
+    mtu, name = entry.get_attr("IFLA_MTU"), entry.get_attr("IFLA_IFNAME")
+    return Link(entry["index"], name, link_address, mtu, kind, elsewhere and unqueued)
 
 
 def _address(entry: Any) -> Address:

@@ -4,6 +4,7 @@ host, bpffs, pins      what the host has, and where things get names that outliv
 programs, forwarding   loaded programs with their tables; with next hops, links and pins: what forwards
 remembered, written    what the next process has to know
 attach, features       links to interfaces, by tc or XDP
+peers                  where frames may be handed on at once
 hops, links            next hops in place; interfaces and appliances
 sweep, tally, counting flows that are over, sums for each rule and member
 ending                 flows whose member's time is over

@@ -32,6 +32,7 @@
 #define TC_NEXT (-1)
 #define TC_DROP 2
 
+#define PACKET_HOST 0 /* sent to our link address */
 #define BPF_ADJ_ROOM_MAC 1
 #define BPF_F_RECOMPUTE_CSUM 1u
 #define BPF_F_PSEUDO_HDR (1u << 4)
@@ -67,6 +68,7 @@ static long (*const bpf_skb_change_tail)(struct __sk_buff *skb, u32 length, u64 
 static long (*const bpf_skb_adjust_room)(struct __sk_buff *skb, int by, u32 mode, u64 flags) = (void *)50;
 static long (*const bpf_xdp_adjust_tail)(struct xdp_md *frame, int by) = (void *)65;
 static u64 (*const bpf_jiffies64)(void) = (void *)118;
+static long (*const bpf_redirect_peer)(u32 ifindex, u64 flags) = (void *)155;
 static u64 (*const bpf_ktime_get_coarse_ns)(void) = (void *)160;
 static u64 (*const bpf_xdp_get_buff_len)(struct xdp_md *frame) = (void *)188; /* Linux 5.18: settings.xdp_length */
 

@@ -58,6 +58,7 @@ class KernelDatapath:
         self._host: KernelHost | Refusal = _NOT_OPENED
         self._running: Running | None = None
         self._listeners = NOBODY
+        self._watchers = 0
         self._left_over = False
         self._generation = 0
 
@@ -140,6 +141,18 @@ class KernelDatapath:
         """Ask the kernel where a packet would go."""
         return None if self._running is None else self._running.ask(flow, interface)
 
+    def watch(self, *, begin: bool) -> None:
+        """Let packet sockets see all frames from here on, or no longer. Raises: HostError -> `begin` is refused."""
+        watchers = self._watchers + (1 if begin else -1)
+        try:
+            if self._running is not None and bool(watchers) != bool(self._watchers):
+                self._running.watch(begin=begin)
+        except OSError as error:
+            if begin:
+                raise HostError(f"frames that leave would not be seen: {error}") from error
+            self._emit(Event.DATAPATH_FAILED, datapath="kernel", error=str(error))  # forwards, only slower
+        self._watchers = watchers
+
     async def close(self, drain_s: float) -> int:
         """Take no new flows for `drain_s` at most, then detach; or leave everything, if that is the setting."""
         running, self._running = self._running, None
@@ -155,6 +168,7 @@ class KernelDatapath:
             return
         running = await Running.start(host, self._pins(host), self._emit, self._limits, self._settings)
         running.news.listen(self._listeners)
+        running.watch(begin=bool(self._watchers))
         try:
             await running.execute(delta.new)
         except BaseException:

@@ -34,6 +34,8 @@ class Footing:
     interfaces: Mapping[int, Wanted]
     targets: frozenset[int]
     """Interfaces that XDP can redirect to."""
+    peers: frozenset[int]
+    """Interfaces whose frames tc hands to the other end at once."""
     hops: Mapping[int, NextHop | None]
     """By number; None is not resolved."""
     appliances: frozenset[bytes]
@@ -53,6 +55,8 @@ class Forwarding:
         self._hops: Hops | None = None
         self._maps: LinkMaps | None = None
         self._targets: frozenset[int] = frozenset()
+        self._footing: Footing | None = None
+        self._is_watched = False
         self._quiet: asyncio.Task[None] | None = None  # ends when the image before may be written again
 
     @property
@@ -76,12 +80,18 @@ class Forwarding:
             await self._replace_programs(image, generation, footing)
         else:
             await self._replace_image(self.programs, image, generation, footing)
-        self._targets = footing.targets
+        self._targets, self._footing = footing.targets, footing
 
     def tidy(self, footing: Footing) -> None:
         """Let go of what these tables do not need. Raises: BpfError."""
         self._attachments.narrow(footing.interfaces)
         self._link_maps().narrow(footing.links, footing.appliances)
+
+    def watch(self, *, begin: bool) -> None:
+        """Let all frames take the ways that packet sockets see, or no longer. Raises: BpfError."""
+        self._is_watched = begin
+        if self._footing is not None:
+            self._widen(self._footing)
 
     def set_hops(self, hops: Mapping[int, NextHop | None]) -> None:
         """Change next hops in place."""
@@ -160,7 +170,9 @@ class Forwarding:
             os.close(fd)
 
     def _widen(self, footing: Footing) -> None:
-        self._link_maps().widen(footing.links, footing.targets, footing.appliances)
+        maps = self._link_maps()
+        maps.widen(footing.links, footing.targets, frozenset() if self._is_watched else footing.peers)
+        maps.add_appliances(footing.appliances)
 
     def _link_maps(self) -> LinkMaps:
         self._maps = self._maps or LinkMaps(self._bpf, self.state)

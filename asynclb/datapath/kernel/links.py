@@ -23,12 +23,16 @@ class LinkMaps:
         self._fds = {"interfaces": state["interfaces"], "appliances": state["appliances"]}
         self._shown: dict[str, dict[bytes, bytes]] = {name: {} for name in self._fds}
 
-    def widen(self, links: Mapping[int, Link], targets: Collection[int], appliances: Iterable[bytes]) -> None:
-        """Add and change what is to be there. Raises: BpfError -> some of it may be there already."""
-        self._add(
-            "interfaces", {pack("=I", index): _interface(link, index in targets) for index, link in links.items()}
-        )
-        self.add_appliances(appliances)
+    def widen(self, links: Mapping[int, Link], targets: Collection[int], peers: Collection[int]) -> None:
+        """Add and change interfaces. Raises: BpfError -> some of it may be there already.
+
+        XDP can redirect to `targets`; tc hands frames for `peers` to the other end at once.
+        """
+        flags = {
+            index: CONSTANTS["INTERFACE_REDIRECT"] * (index in targets) | CONSTANTS["INTERFACE_PEER"] * (index in peers)
+            for index in links
+        }
+        self._add("interfaces", {pack("=I", index): _interface(link, flags[index]) for index, link in links.items()})
 
     def add_appliances(self, appliances: Iterable[bytes]) -> None:
         """Add link addresses of members that frames are routed through. Raises: BpfError."""
@@ -52,9 +56,8 @@ class LinkMaps:
             del self._shown[name][key]
 
 
-def _interface(link: Link, is_target: bool) -> bytes:
-    flags = CONSTANTS["INTERFACE_LINK"] | CONSTANTS["INTERFACE_REDIRECT"] * is_target
-    record = layout.Interface(link.index, flags, link.mtu, 1)
+def _interface(link: Link, flags: int) -> bytes:
+    record = layout.Interface(link.index, flags | CONSTANTS["INTERFACE_LINK"], link.mtu, 1)
     record.link[:] = link.address
     return bytes(record)
 

@@ -44,6 +44,7 @@ from asynclb.datapath.kernel.forwarding import Footing, Forwarding
 from asynclb.datapath.kernel.host import KernelHost, limits_of_host
 from asynclb.datapath.kernel.leftovers import Leftover, find_leftover
 from asynclb.datapath.kernel.lifetimes import KernelNews
+from asynclb.datapath.kernel.peers import obstructed, peers
 from asynclb.datapath.kernel.pins import Pins
 from asynclb.datapath.kernel.programs import FlowLimits, layout_digest
 from asynclb.datapath.kernel.remembered import Remembered, remember
@@ -141,7 +142,8 @@ class Running:
         self._generation += 1
         looking = asyncio.create_task(asyncio.to_thread(xdp_features))  # while the image is made
         image = await asyncio.to_thread(build_image, replace(tables, generation=self._generation), plan, self._images)
-        footing = self._footing(rows, around, await looking, outbound=bool(tables.outbound))
+        barred = await asyncio.to_thread(obstructed, self._bpf, around.links)
+        footing = self._footing(rows, around, await looking, barred, outbound=bool(tables.outbound))
         is_foreign = self._found.is_foreign and self._forwarding.programs is None
         if not is_foreign:  # whose maps have other numbers until ours are in their place
             await self._remember(live, leaving)
@@ -162,13 +164,20 @@ class Running:
         return replace(plan, local=plan.local | tables.elsewhere)
 
     def _footing(
-        self, rows: Collection[Row], around: Surroundings, features: XdpFeatures, *, outbound: bool
+        self,
+        rows: Collection[Row],
+        around: Surroundings,
+        features: XdpFeatures,
+        barred: Collection[int],
+        *,
+        outbound: bool,
     ) -> Footing:
         links = dict(around.links) if outbound else needed(rows, around, self.settings.interfaces)
         return Footing(
             links=around.links,
             interfaces=wanted(links, self.settings.interfaces, features.native, features.targets),
             targets=features.targets,
+            peers=peers(around.links, self.settings.interfaces, barred),
             hops=self._hops_of(around),
             appliances=_appliances(rows, around),
         )
@@ -269,6 +278,10 @@ class Running:
         for found in flows_in(self._bpf, self._state):
             if not found.flow.flags & CONSTANTS["FLOW_RETURN"] and not is_late(found.flow.deadline_ms, moment_ms):
                 yield found
+
+    def watch(self, *, begin: bool) -> None:
+        """Let packet sockets see every frame, or no longer. Raises: BpfError."""
+        self._forwarding.watch(begin=begin)
 
     def ask(self, flow: Flow, interface: str | None) -> LiveVerdict | None:
         """Ask who would get a packet that begins a flow."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from asynclb.control.status import Status
 from asynclb.datapath.ask import LiveVerdict
-from asynclb.datapath.base import Datapath, Measurable
+from asynclb.datapath.base import Datapath, Measurable, Watchable
 from asynclb.errors import HostError
 from asynclb.net.flow import Flow
 from asynclb.observe.capture.scope import Scope
@@ -26,7 +26,8 @@ def begin(status: Status, datapaths: Mapping[str, Datapath], rule: str, limits: 
     async def ask(flow: Flow, interface: str | None) -> LiveVerdict | None:
         return await datapath.verdict(flow, interface) if isinstance(datapath, Measurable) else None
 
+    watched = datapath if isinstance(datapath, Watchable) else None
     try:
-        return Capture(Scope(rows, limits.wanted), limits, ask)
+        return Capture(Scope(rows, limits.wanted), limits, ask, watched=watched)
     except OSError as error:
         raise HostError(f"no packet socket: {error.strerror or error}; run asynclb with CAP_NET_RAW") from error

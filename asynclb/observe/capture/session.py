@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import asynclb
 from asynclb.datapath.ask import LiveVerdict
+from asynclb.datapath.base import Watchable
 from asynclb.net.flow import Flow
 from asynclb.observe.capture import pcapng
 from asynclb.observe.capture.frames import ends_of
@@ -34,10 +35,21 @@ class Limits:
 class Capture:
     """Owner: one request. `blocks` is read once; `close` may be called at any time."""
 
-    def __init__(self, scope: Scope, limits: Limits, ask: Ask, *, waiting: int = _WAITING) -> None:
-        """Begin; at most so many frames wait for the reader. Raises: OSError -> the host allows no packet socket."""
-        self._scope, self._limits, self._ask = scope, limits, ask
+    def __init__(
+        self, scope: Scope, limits: Limits, ask: Ask, *, watched: Watchable | None = None, waiting: int = _WAITING
+    ) -> None:
+        """Begin; at most so many frames wait for the reader.
+
+        Raises: OSError -> the host allows no packet socket; HostError -> the datapath `watched` cannot show its frames.
+        """
+        self._scope, self._limits, self._ask, self._watched = scope, limits, ask, watched
         self._tap = Tap(scope.addresses, limits.snaplen)
+        if watched is not None:
+            try:
+                watched.watch(begin=True)
+            except BaseException:
+                self._tap.close()
+                raise
         self._waiting: deque[Caught] = deque()
         self.dropped = 0
         self._most = waiting
@@ -60,6 +72,9 @@ class Capture:
         """End it."""
         asyncio.get_running_loop().remove_reader(self._tap.sock)
         self._tap.close()
+        watched, self._watched = self._watched, None
+        if watched is not None:
+            watched.watch(begin=False)
 
     def _readable(self) -> None:
         """Take a batch; what nobody reads in time is dropped and counted."""
