@@ -2,7 +2,7 @@
 # Builds the image of the Dockerfile with buildah, which needs no daemon, and unpacks it. Called by built.py in
 # namespaces of its own: whatever becomes of it, nothing stays mounted and nothing runs on.
 #
-#   build.sh CHECKOUT WORK PYTHON [BASE]    writes WORK/rootfs, a link to the image's files, and WORK/image.json
+#   build.sh CHECKOUT WORK PYTHON [BASE]    writes WORK/rootfs, the image's files, and WORK/image.json
 #
 # Without BASE it reads WORK/base (what base.py made) and WORK/wheels, and asks no registry; Debian's packages are
 # downloaded in any case.
@@ -10,10 +10,10 @@ set -eu
 checkout=$1 work=$2 python=$3 base=${4:-}
 export BUILDAH_ISOLATION=chroot TMPDIR="$work"
 
-images() { # storage of its own, that goes with WORK; vfs is slower than overlay, and works on any file system
+images() { # storage of its own, that goes with WORK; buildah takes overlay where it can, and vfs elsewhere
     command=$1
     shift
-    buildah --storage-driver vfs --root "$work/storage" --runroot "$work/run" "$command" "$@"
+    buildah --root "$work/storage" --runroot "$work/run" "$command" "$@"
 }
 
 set -- --pull
@@ -31,5 +31,5 @@ images build --format docker --layers=false --network host "$@" \
     --build-arg "PYTHON=$python" --build-arg "BASE=$base" --tag asynclb --file "$checkout/Dockerfile" "$checkout"
 
 container=$(images from --pull-never localhost/asynclb)
-ln -s "$(images mount "$container")" "$work/rootfs"
+cp -a "$(images mount "$container")" "$work/rootfs"
 images inspect --type image localhost/asynclb >"$work/image.json"

@@ -56,7 +56,7 @@ def built(work: Path, base: str) -> Image:
     script = Path(__file__).with_name("build.sh")
     subprocess.run([*alone, "sh", script, ROOT, work, PYTHON, *filter(None, [base])], check=True, timeout=LIMIT_S)
     settings = json.loads((work / "image.json").read_text())["Docker"]["config"]
-    return Image((work / "rootfs").resolve(), settings)
+    return Image(work / "rootfs", settings)
 
 
 @pytest.fixture

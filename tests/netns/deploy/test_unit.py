@@ -94,6 +94,27 @@ async def test_it_forwards_in_its_sandbox(site: Site, datapath: str) -> None:
         assert await machine.show("NRestarts") == "0"
 
 
+async def test_the_commands_of_the_document(site: Site) -> None:
+    """`systemctl enable --now` starts it now and at each boot; a drop-in, as DEPLOYMENT.md has it, leaves it fewer."""
+    await site.members[0].nginx()
+    async with booted(site.lb, config(site)) as machine:
+        for command in ("daemon-reload", "enable --now asynclb"):
+            assert f"    systemctl {command}\n" in (CONF / "DEPLOYMENT.md").read_text()
+            code, said = await machine.systemctl(*command.split())
+            assert code == 0, said
+        assert await page(site.clients[0]) == "be1"
+        assert machine.path("/etc/systemd/system/multi-user.target.wants/asynclb.service").is_symlink()
+        few = "CAP_NET_ADMIN CAP_NET_BIND_SERVICE"
+        lines = [f"{key}={value}" for value in ("", few) for key in ("AmbientCapabilities", "CapabilityBoundingSet")]
+        text = "\n".join(["[Service]", *lines, ""])
+        machine.write("/etc/systemd/system/asynclb.service.d/override.conf", text)  # what `systemctl edit` writes
+        await machine.systemctl("daemon-reload")
+        assert (await machine.systemctl("restart", "asynclb"))[0] == 0, machine.journal()
+        status = machine.path(f"/proc/{await machine.show('MainPID')}/status").read_text()
+        assert capabilities(status, "CapEff") == {"NET_ADMIN", "NET_BIND_SERVICE"}
+        assert await page(site.clients[0]) == "be1"
+
+
 async def test_reload(site: Site) -> None:
     """A good file is active when `systemctl reload` is done; a bad one fails it, is explained, and changes nothing."""
     await site.members[0].nginx()
