@@ -113,7 +113,7 @@ class Telling(Protocol):
 
     @property
     def telling_cost(self) -> TellingCost:
-        """What it costs. Source: tests/bench/flowlog_bench.py prints what it is."""
+        """What it costs. tests/bench/flowlog_bench.py shows what the log takes in all."""
 
     def tell_flows(self, listeners: Listeners) -> None:
         """Tell these from here on of flows that begin and end."""

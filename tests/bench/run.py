@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))  # this checkout, whatever is installed
 
 import against  # noqa: E402  after the path
 import control_bench  # noqa: E402
+import flowlog_bench  # noqa: E402
 import kernel_bench  # noqa: E402
 import kernel_report  # noqa: E402
 import packet_bench  # noqa: E402
@@ -41,6 +42,7 @@ _CONTROL = ("tables", "probes", "config", "scrape")
 _KEYS = (
     *(measure.key for measure in proxy_bench.MEASURES),
     "memory",
+    flowlog_bench.KEY,
     *packet_bench.KEYS,
     *kernel_bench.KEYS,
     *_CONTROL,
@@ -97,6 +99,9 @@ def bench(keys: Collection[str], *, quick: bool) -> str:
         require_root("network namespaces")
         require_tools("ethtool", "tc")
         kernel = asyncio.run(_stoppable(kernel_bench.run(plan, keys, _say)))
+    if flowlog_bench.KEY in keys:
+        require_root("network namespaces")
+        figures += asyncio.run(_stoppable(flowlog_bench.run(plan, _say)))
     if "core" in keys:
         _say("the packet core")
         core = packet_bench.core(quick=quick)
