@@ -505,9 +505,9 @@ class KernelSettings(Structure):
 
 
 class KernelTotals(Structure):
-    """Counters of no rule, for each processor."""
+    """Counters of no rule, for each processor; `made` are flows that got a place in a map."""
 
-    _fields_ = (("stateless", _U64),)
+    _fields_ = (("stateless", _U64), ("made", _U64))
 
 
 class Egress(Structure):

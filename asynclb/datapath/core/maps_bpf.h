@@ -343,6 +343,25 @@ INLINE struct flow_ref flow_find(const struct work *w, const struct key *key, u6
 	return (struct flow_ref){flow};
 }
 
+/* Puts a flow into the place of the one that has its key, if there is one, and counts those that there was none for: what
+ * was made, is not there and was not deleted is what the kernel evicted. MAP and KEY are of one family.
+ */
+#define PUT_FLOW(map, key, flow)                                        \
+	do {                                                            \
+		if (!bpf_map_update_elem(map, key, flow, BPF_NOEXIST))  \
+			count_made();                                   \
+		else                                                    \
+			bpf_map_update_elem(map, key, flow, BPF_ANY);   \
+	} while (0)
+
+INLINE void count_made(void)
+{
+	struct kernel_totals *all = find_totals();
+
+	if (all)
+		all->made++;
+}
+
 /* Puts a flow in. When the map is full, the kernel takes the room of one that was not used for long. */
 INLINE struct flow_ref flow_insert(const struct work *w, const struct key *key, u64 hash, const struct flow *flow)
 {
@@ -350,9 +369,9 @@ INLINE struct flow_ref flow_insert(const struct work *w, const struct key *key, 
 	if (is_mapped(&key->source)) {
 		struct key4_words small = key4_of(key);
 
-		bpf_map_update_elem(&flows4, &small, flow, BPF_ANY);
+		PUT_FLOW(&flows4, &small, flow);
 	} else {
-		bpf_map_update_elem(&flows6, key, flow, BPF_ANY);
+		PUT_FLOW(&flows6, key, flow);
 	}
 	return (struct flow_ref){flow_lookup(key)};
 }

@@ -19,6 +19,7 @@ from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS, Conn
 from asynclb.datapath.core.parting import HUSH_S, Ending, Going
 from asynclb.datapath.core.values import MAX_MEMBERS
+from asynclb.datapath.kernel.evictions import Evictions
 from asynclb.datapath.kernel.programs import State
 from asynclb.datapath.kernel.sweep import BATCH, FLOW_MAPS, FlowKey, full_key
 from asynclb.datapath.kernel.tally import is_late, library, parting
@@ -37,14 +38,16 @@ class Found(NamedTuple):
     removed: list[layout.KeyedFlow]
 
 
-async def end_flows(bpf: Libbpf, state: State, ending: Ending, tell: Tell, over: Tell) -> Mapping[int, int]:
+async def end_flows(
+    bpf: Libbpf, state: State, ending: Ending, tell: Tell, over: Tell, evictions: Evictions
+) -> Mapping[int, int]:
     """End flows: `tell` the ends of connections, say which flows are `over`; return the connections by member.
 
     Cancel: some have ended; it can be done again. Raises: BpfError -> as above.
     """
     going, ended = Going(ending.flows, ending.members, max_members=MAX_MEMBERS), Counter[int]()
     for last in (False, True):
-        steps = part(bpf, state, going, now_ms, last=last)
+        steps = part(bpf, state, going, now_ms, evictions, last=last)
         while (found := await in_thread(partial(next, steps, None))) is not None:
             for keyed in found.told:
                 tell(keyed)
@@ -57,7 +60,9 @@ async def end_flows(bpf: Libbpf, state: State, ending: Ending, tell: Tell, over:
     return ended
 
 
-def part(bpf: Libbpf, state: State, going: Going, clock_ms: Callable[[], int], *, last: bool) -> Iterator[Found]:
+def part(
+    bpf: Libbpf, state: State, going: Going, clock_ms: Callable[[], int], evictions: Evictions, *, last: bool
+) -> Iterator[Found]:
     """Go through the flows once, a batch a step."""
     native, found = library(), (c_uint32 * BATCH)()
     for name, kind in FLOW_MAPS:
@@ -65,11 +70,12 @@ def part(bpf: Libbpf, state: State, going: Going, clock_ms: Callable[[], int], *
         while more:
             more = bpf.lookup_batch(state[name], batch)
             indexes = parting(batch.values, batch.count, going, found, native)
-            yield _ended(bpf, state[name], kind, [batch.key(index) for index in indexes], clock_ms(), last=last)
+            keys = [batch.key(index) for index in indexes]
+            yield _ended(bpf, state[name], kind, keys, clock_ms(), evictions if last else None)
 
 
-def _ended(bpf: Libbpf, fd: int, kind: FlowKey, keys: list[bytes], now: int, *, last: bool) -> Found:
-    """Silence flows, or at last remove them."""
+def _ended(bpf: Libbpf, fd: int, kind: FlowKey, keys: list[bytes], now: int, evictions: Evictions | None) -> Found:
+    """Silence flows; or remove them, and let that be counted."""
     ended = Found([], [])
     for key in keys:
         value = bpf.lookup(fd, key, sizeof(layout.Flow))
@@ -78,8 +84,8 @@ def _ended(bpf: Libbpf, fd: int, kind: FlowKey, keys: list[bytes], now: int, *, 
         keyed = layout.KeyedFlow(full_key(kind, key), layout.Flow.from_buffer_copy(value))
         if is_open := _is_open(keyed, now):
             ended.told.append(keyed)
-        if last:
-            bpf.delete(fd, key)
+        if evictions is not None:
+            evictions.delete(fd, key)
             if not is_late(keyed.flow.deadline_ms, now):
                 ended.removed.append(keyed)
         elif is_open:

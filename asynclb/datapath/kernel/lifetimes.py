@@ -2,7 +2,8 @@
 
 A flow begins in some second and is told of by the first pass that began later; it is over when a pass finds it past its
 deadline. So words come up to two passes late: half a second, and 10 s with a million flows. Not told of: flows that the
-kernel evicts for room, or that lose their place to another flow of the same ends, since it says nothing of them.
+kernel evicts for room (`evictions` counts them), or that lose their place to another flow of the same ends, since it
+says nothing of them.
 """
 
 from collections.abc import Callable, Iterable

@@ -39,6 +39,7 @@ from asynclb.datapath.kernel.bpffs import REMEDY
 from asynclb.datapath.kernel.counting import Counting
 from asynclb.datapath.kernel.drained import drained
 from asynclb.datapath.kernel.ending import end_flows
+from asynclb.datapath.kernel.evictions import Evictions, flows_made
 from asynclb.datapath.kernel.features import XdpFeatures, xdp_features
 from asynclb.datapath.kernel.forwarding import Footing, Forwarding
 from asynclb.datapath.kernel.host import KernelHost, limits_of_host
@@ -74,7 +75,8 @@ class Running:
         self._remembered = found.remembered
         self._counting = Counting(host.bpf, found.state)
         self.news = KernelNews(self._names)
-        self._sweep = Sweep(host.bpf, found.state, self._numbers_used, self.news)
+        self._evictions = Evictions(host.bpf, flows_made(host.bpf, found.state), adopted=bool(found.state.maps))
+        self._sweep = Sweep(host.bpf, found.state, self._numbers_used, self.news, self._evictions)
         self._passes = 0  # of the sweep when tables were put in force: the second one after it began later
         self._upkeep: Upkeep | None = None
         self._generation = found.generation  # goes on: flows of a process before this one must not look current
@@ -197,7 +199,7 @@ class Running:
 
     async def end(self, ending: Ending) -> Mapping[int, int]:
         """End flows: both ends of connections are reset."""
-        ended = await end_flows(self._bpf, self._state, ending, self._tell_ends, self._parted)
+        ended = await end_flows(self._bpf, self._state, ending, self._tell_ends, self._parted, self._evictions)
         self.news.tell()  # while what ended has its names
         return ended
 
@@ -259,6 +261,7 @@ class Running:
             return Counters()
         counted, sources = self._numbers.counters(self._read(), 0), self._numbers.sources
         marks = self._sweep.counted.marks.ljust(sources.used * 2 * MARKS, b"\0")
+        counted = replace(counted, evictions=self._evictions.number)
         return with_snat(counted, self._tables.outbound, marks, sources.names())
 
     def flows(self) -> Iterator[FlowRecord]:

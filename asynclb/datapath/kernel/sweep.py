@@ -1,7 +1,7 @@
 """Goes through the flows, a bounded part at a time: ends those that are over, and counts the others.
 
 The kernel deletes flows of its own accord only when it needs their room (least recently used first) and says nothing
-then, so the numbers of open flows are counted here: a pass over both tables gives one consistent count.
+then (`evictions`), so the numbers of open flows are counted here: a pass over both tables gives one consistent count.
 
 A connection that idled out stays, so that what its ends say later is not balanced anew: nothing passes by it, a SYN
 begins anew, and after some minutes, or when the kernel needs the room, it is gone. A pass has one time, and tells of
@@ -23,6 +23,7 @@ from typing import Any
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS, REMEMBERED, Told
 from asynclb.datapath.core.memory import MARKS
+from asynclb.datapath.kernel.evictions import Evictions
 from asynclb.datapath.kernel.lifetimes import KernelNews
 from asynclb.datapath.kernel.programs import State
 from asynclb.datapath.kernel.tally import Gauges, Moment, flow_at, is_late, is_remembered, judge, library, mark
@@ -64,12 +65,14 @@ class Sweep:
         state: State,
         numbers: Callable[[], tuple[int, int, int]],
         news: KernelNews | None = None,
+        evictions: Evictions | None = None,
     ) -> None:
         """`numbers` says how many numbers rules, members and addresses of own connections have in use.
 
         `news` takes in flows that begin and end.
         """
         self._news = news
+        self._evictions = evictions or Evictions(bpf, lambda: 0, adopted=False)
         self._bpf = bpf
         self._state = state
         self._numbers = numbers
@@ -101,6 +104,7 @@ class Sweep:
             since_ms = self._now_ms - CONSTANTS["EXPIRED_MS"] if before is None else before.now_ms
             self._moment = Moment(self._now_ms, since_ms & 0xFFFF_FFFF)
             by_map: list[int] = []
+            self._evictions.begin()
             if self._news is not None:
                 self._news.passing(time.monotonic_ns() // 1_000_000_000)
             for name, kind in FLOW_MAPS:
@@ -110,6 +114,7 @@ class Sweep:
                 *(gauges.flows, gauges.closed, tuple(by_map)),
                 *(_present(gauges.rules), _present(gauges.members), marks),
             )
+            self._evictions.end()
             self.passes += 1
             yield []
 
@@ -123,7 +128,9 @@ class Sweep:
             mark(batch.keys, batch.values, batch.count, kind, moment.now_ms, marks, self._native)
             if self._news is not None:
                 self._news.began(batch.values, batch.count, partial(_key_in, batch, kind), self._begun, self._native)
+            deleted = self.ended
             ended = [self._end(fd, batch, index, kind, moment.now_ms) for index in late]
+            self._evictions.saw(batch.count, self.ended - deleted)
             yield [flow for flow in ended if flow is not None]
 
     def _end(self, fd: int, batch: Batch, index: int, kind: FlowKey, now_ms: int) -> layout.KeyedFlow | None:
@@ -138,7 +145,7 @@ class Sweep:
         if is_remembered(flow, now_ms):
             self._over(kind, key, flow)
             return layout.KeyedFlow(full_key(kind, key), flow) if flow.flags & CONSTANTS["FLOW_RESET"] else None
-        self.ended += self._bpf.delete(fd, key)
+        self.ended += self._evictions.delete(fd, key)
         if (
             flow.state not in REMEMBERED or flow.flags & CONSTANTS["FLOW_SNAT"]
         ):  # others were told of when they idled out

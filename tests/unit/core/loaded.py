@@ -191,7 +191,7 @@ def loaded(*, flows: int = 1_000, capacity: int = CAPACITY, restrained: bool = F
     with ThreadPoolExecutor(1) as thread, bpf.open_object(OBJECT.read_bytes(), "asynclb") as opened:
         thread.submit(_make_interfaces).result()
         if restrained:
-            thread.submit(_restrain).result()
+            thread.submit(restrain).result()
         settings = layout.KernelSettings.from_buffer_copy(opened.initial(".rodata.settings"))
         settings.image_mask = capacity - 1
         opened.set_initial(".rodata.settings", bytes(settings))
@@ -205,7 +205,7 @@ def loaded(*, flows: int = 1_000, capacity: int = CAPACITY, restrained: bool = F
         made.views.clear()
 
 
-def _restrain() -> None:
+def restrain() -> None:
     """Give this thread's capabilities away but for two. Source: capset(2), version 3."""
     held = 1 << Capability.CAP_NET_ADMIN | 1 << Capability.CAP_BPF
     low, high = held & 0xFFFF_FFFF, held >> 32

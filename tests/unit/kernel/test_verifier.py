@@ -1,0 +1,46 @@
+"""The verifier accepts the object with every combination of settings, for root and with two capabilities."""
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+
+import pytest
+
+from asynclb.datapath.core import layout
+from asynclb.datapath.kernel.programs import SLACK, SMALLEST_IMAGE, choose_xdp
+from asynclb.native.libbpf import Libbpf
+from tests.unit.core.loaded import OBJECT, restrain, unavailable
+
+_WHY_NOT = unavailable()
+pytestmark = pytest.mark.skipif(bool(_WHY_NOT), reason=_WHY_NOT)
+
+HELPER = (0, 1)
+"""Whether the kernel tells how long frames are; Linux before 5.18 does not, and the other way takes CAP_PERFMON."""
+CAPACITIES = (SMALLEST_IMAGE, 1 << 25)
+
+
+_TOO_LARGE = pytest.mark.xfail(
+    strict=True,
+    reason="without the helper the verifier gives up on the XDP program: as root on Linux 5.15 to 5.17 nothing loads",
+)
+_WAYS = [
+    pytest.param(*ways, marks=_TOO_LARGE) if ways[0] == 0 and not ways[2] else ways
+    for ways in product(HELPER, CAPACITIES, (False, True))
+]
+
+
+@pytest.mark.parametrize(("xdp_length", "capacity", "restrained"), _WAYS)
+def test_the_object_loads(xdp_length: int, capacity: int, restrained: bool) -> None:
+    """The settings are constants to the verifier, which looks at each combination as at a program of its own."""
+    with ThreadPoolExecutor(1) as thread, Libbpf().open_object(OBJECT.read_bytes(), "asynclb") as opened:
+        if restrained:
+            thread.submit(restrain).result()
+        settings = layout.KernelSettings.from_buffer_copy(opened.initial(".rodata.settings"))
+        settings.image_mask, settings.xdp_length = capacity - 1, xdp_length
+        opened.set_initial(".rodata.settings", bytes(settings))
+        opened.set_value_size("images", capacity + SLACK)
+        opened.set_entries("flows4", 1_024)
+        opened.set_entries("flows6", 1_024)
+        xdp = thread.submit(choose_xdp, opened).result()
+        assert xdp == ("asynclb_xdp_plain" if restrained else "asynclb_xdp")
+        thread.submit(opened.load).result()
+        assert all(opened.program(name) >= 0 for name in (xdp, "asynclb_tc", "asynclb_ask"))
