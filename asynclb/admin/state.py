@@ -11,6 +11,7 @@ from asynclb.admin import documents
 from asynclb.admin.instant import instant
 from asynclb.admin.outbound import outbound_documents
 from asynclb.admin.sources import source_document
+from asynclb.control.edges import all_down_is_up
 from asynclb.control.overrides import Override
 from asynclb.control.status import DatapathStatus, Reload, Status
 from asynclb.errors import Problem
@@ -176,7 +177,7 @@ def datapath_document(datapath: DatapathStatus) -> documents.Datapath:
 
 
 def pool_documents(status: Status, epoch_offset_s: float) -> Iterator[documents.Pool]:
-    probes = probes_by_pool(status.model)
+    probes, fallen = probes_by_pool(status.model), all_down_is_up(status.model.rules, status.rule_states)
     for pool in status.model.backend_pools.values():
         asked = probes.get(pool.name, ())
         told = frozenset(member.name for member in status.discovered.get(pool.name, ()))
@@ -185,7 +186,7 @@ def pool_documents(status: Status, epoch_offset_s: float) -> Iterator[documents.
             "drain_period_s": pool.drain_period_s,
             "source": source_document(status, pool.name),
             "members": [
-                _member(pool, member, asked, status, epoch_offset_s, from_source=member.name in told)
+                _member(pool, member, asked, status, epoch_offset_s, fallen, from_source=member.name in told)
                 for member in pool.members
             ],
         }
@@ -197,6 +198,7 @@ def _member(
     probes: tuple[str, ...],
     status: Status,
     epoch_offset_s: float,
+    fallen: frozenset[tuple[str, str]],
     *,
     from_source: bool,
 ) -> documents.Member:
@@ -210,7 +212,10 @@ def _member(
         "zone": member.zone,
         "from_source": from_source,
         "override": None if override is None else _override(override),
-        "health": [_health(pool.name, member, probe, status.health, epoch_offset_s) for probe in probes],
+        "health": [
+            _health(pool.name, member, probe, status.health, epoch_offset_s, up=(pool.name, probe) in fallen)
+            for probe in probes
+        ],
     }
 
 
@@ -224,10 +229,12 @@ def _override(override: Override) -> documents.Override:
     }
 
 
-def _health(pool: str, member: Member, probe: str, health: Health, epoch_offset_s: float) -> documents.Health:
-    """Return what one probe says, and the state that rules act on with the admin state laid over it."""
+def _health(
+    pool: str, member: Member, probe: str, health: Health, epoch_offset_s: float, *, up: bool
+) -> documents.Health:
+    """Return what one probe says, and the state that rules act on; `up`: they take all for up, as none is."""
     found = health.of(pool, member.name, probe)
-    effective = effective_health(member, found)
+    effective = effective_health(member, found, all_down_is_up=up)
     return {
         "probe": probe,
         "state": effective.state.value,

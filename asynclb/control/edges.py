@@ -8,7 +8,7 @@ from asynclb.control.assign import Choices
 from asynclb.control.overrides import Overrides
 from asynclb.errors import Problem
 from asynclb.events import Event
-from asynclb.model import AdminState, Health, HealthState, Model, NoHealthyMembers
+from asynclb.model import AdminState, Health, HealthState, LoadBalancingRule, Model, NoHealthyMembers
 from asynclb.tables.row import FrontendKey, Row
 from asynclb.tables.tables import Entry, Tables
 
@@ -70,6 +70,16 @@ def rule_states(tables: Tables, health: Health) -> Mapping[str, RuleState]:
             decided[question] = rule_state(entry, health)
         states[rule.name] = decided[question]
     return states
+
+
+def all_down_is_up(rules: Iterable[LoadBalancingRule], states: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+    """Return the (pool, probe) whose members take flows although none is healthy, by every rule that asks them so.
+
+    A pair by which another rule is silent is left out: there, down means down.
+    """
+    asked = {(rule.backend_pool, rule.probe, states.get(rule.name)) for rule in rules if rule.probe is not None}
+    otherwise = {(pool, probe) for pool, probe, state in asked if state != RuleState.ALL_DOWN}
+    return frozenset((pool, probe) for pool, probe, _ in asked) - otherwise
 
 
 def rule_notices(tables: Tables, before: Mapping[str, RuleState], after: Mapping[str, RuleState]) -> Iterator[Notice]:

@@ -33,7 +33,8 @@ class Refusal:
 class RuleCounters:
     """What passed through a rule since the process started.
 
-    Units: bytes and packets of payload as the datapath sees it; `in` is from clients, `out` is to clients.
+    Units: bytes of payload where sockets carry it, of whole frames where frames are counted.
+    `in` is from clients, `out` is to clients.
     """
 
     bytes_in: int = 0

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from asynclb.admin.situation import member_state
+from asynclb.control.edges import all_down_is_up
 from asynclb.control.status import Status
 from asynclb.model import (
     BackendPool,
@@ -185,13 +186,17 @@ def _rule(row: Row, name: str, port: str) -> dict[str, Any]:
 def _members(
     status: Status, probes: Mapping[str, tuple[str, ...]], shares: Mapping[MemberId, float], epoch_offset_s: float
 ) -> Iterator[tuple[MemberId, Document]]:
+    fallen = all_down_is_up(status.model.rules, status.rule_states)
     for pool in status.model.backend_pools.values():
         asked = probes.get(pool.name, ())
         told = frozenset(member.name for member in status.discovered.get(pool.name, ()))
         source = status.sources.get(pool.name)
         for member in pool.members:
             place = (pool.name, member.name)
-            health = [_health(pool, member, probe, status.health, epoch_offset_s) for probe in asked]
+            health = [
+                _health(pool, member, probe, status.health, epoch_offset_s, up=(pool.name, probe) in fallen)
+                for probe in asked
+            ]
             yield (
                 place,
                 {
@@ -211,9 +216,11 @@ def _members(
             )
 
 
-def _health(pool: BackendPool, member: Member, probe: str, health: Health, epoch_offset_s: float) -> Document:
+def _health(
+    pool: BackendPool, member: Member, probe: str, health: Health, epoch_offset_s: float, *, up: bool
+) -> Document:
     found = health.of(pool.name, member.name, probe)
-    effective = effective_health(member, found)
+    effective = effective_health(member, found, all_down_is_up=up)
     return {
         "probe": probe,
         "state": str(effective.state),

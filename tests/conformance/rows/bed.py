@@ -369,7 +369,7 @@ async def bed(datapath: str, *, monitor_scale: float | None = None) -> AsyncIter
         state = {"STATE_DIRECTORY": str(site.lb.directory / "state"), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
         words = ("asynclb", "run") if monitor_scale is None else (QUICK, str(monitor_scale))
         process = await site.lb.run(sys.executable, "-m", *words, path, name="asynclb", env=state | WHERE)
-        await process.wait_for_log("started")
+        await process.wait_for_log("started", timeout_s=60)  # programs are verified, on a machine that may be busy
         found = Bed(datapath, site, process, AdminClient(api))
         try:
             yield found

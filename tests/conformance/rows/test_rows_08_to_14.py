@@ -4,22 +4,24 @@ import asyncio
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
 
 from asynclb.config.checks.deliveries import BACKEND_PORT_CLASH
+from asynclb.lab import Host
 from asynclb.lab.namespace import ip_batch
-from tests.conformance.rows.bed import PORT, Bed, address_of, frontend, internal_vip, rule, shares, vip
+from tests.conformance.rows.bed import PORT, Bed, address_of, frontend, internal_vip, pool, rule, shares, vip
 from tests.conformance.rows.services import services
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 HA: dict[str, Any] = {"protocol": "all", "frontend_port": 0, "backend_port": 0}
 AZURE_PROBES: dict[str, Any] = {"probes": {}, "compat": "azure"}
-GRE = 47
+RAW = {47: struct.pack("!HH", 0, 0x0800), 50: struct.pack("!II", 7, 1), 132: struct.pack("!HHII", 4000, 4001, 1, 0)}
+"""GRE, ESP and SCTP: protocol number -> how a packet of it begins."""
 
 
 async def test_row_08_backend_ports_that_clash(bed: Bed) -> None:
@@ -38,6 +40,18 @@ async def test_row_08_backend_ports_that_clash(bed: Bed) -> None:
             await bed.load(frontends=frontends, rules=[rule(), other_port], **AZURE_PROBES)
             assert (await bed.visit(internal_vip(8))).asked[1] == PORT
             assert (await bed.visit(internal_vip(8, more=1))).asked[1] == PORT + 1
+
+
+async def test_row_08_floating_rules_share_a_port(bed: Bed) -> None:
+    """Two floating rules may use one port of a member: it tells them apart by the VIP."""
+    both = [internal_vip(8), internal_vip(8, more=1)]
+    if bed.datapath == "proxy":
+        return  # no floating IP, which is row 9; what clashes is refused there as well, above
+    rules = [rule(name, frontend=name, floating_ip=True, backend_port=80) for name in ("vip", "two")]
+    parts = {"frontends": {"vip": frontend(both[0]), "two": frontend(both[1])}, "rules": rules}
+    await bed.load(**parts, **AZURE_PROBES)
+    with floating(bed, both[0], 80), floating(bed, both[1], 80):
+        assert [(await bed.visit(one)).asked for one in both] == [(one, 80) for one in both]
 
 
 @contextmanager
@@ -79,42 +93,60 @@ async def test_row_10_ha_ports(bed: Bed) -> None:
             (await bed.visit(internal_vip(10), 443, source_port=source)).member for source in range(43_000, 43_040)
         }
         assert found == set(bed.members)
-    await bed.client().check_output("ping", "-c", "2", "-i", "0.1", "-W", "5", internal_vip(10))
+    with ExitStack() as stack:
+        heard = {name: stack.enter_context(raw(host, socket.IPPROTO_ICMP)) for name, host in bed.members.items()}
+        await bed.client().check_output("ping", "-c", "2", "-i", "0.1", "-W", "5", internal_vip(10))
+        assert sorted(count(sock, "cli1") for sock in heard.values()) == [0, 0, 0, 2]
 
 
 async def test_row_11_every_protocol(bed: Bed) -> None:
-    """GRE packets of one flow arrive at exactly one member, and at several for several flows."""
-    await bed.load(frontends={"vip": frontend(internal_vip(11))}, rules=[rule(**HA)])
-    members = [raw(bed, name) for name in bed.members]
-    client = bed.client().open_socket(socket.AF_INET, socket.SOCK_RAW, GRE)
-    with client:
-        takers = set()
+    """All packets of a GRE, ESP or SCTP flow arrive at one member and one only; several flows meet several members."""
+    vips = [internal_vip(11, more=number) for number in range(3)]
+    names = [f"vip{number}" for number in range(3)]
+    rules = [rule(name, frontend=name, backend_pool=name, **HA) for name in names]
+    frontends = {name: frontend(address) for name, address in zip(names, vips, strict=True)}
+    takers = set()
+    for name, address, one in zip(names, vips, rules, strict=True):
+        pools = {name: pool(*bed.members)}
+        await bed.load(frontends={name: frontends[name]}, backend_pools=pools, rules=[one])
+        for protocol, header in RAW.items():
+            for client in ("cli1", "cli2"):
+                takers.add(await home(bed, client, address, protocol, header))
+    assert len(takers) > 1
+
+
+async def home(bed: Bed, client: str, address: str, protocol: int, header: bytes) -> str:
+    """Send ten packets of one flow; return the one member that got them all."""
+    with ExitStack() as stack:
+        members = {name: stack.enter_context(raw(host, protocol)) for name, host in bed.members.items()}
+        sender = stack.enter_context(raw(bed.client(int(client[3:])), protocol))
         for _ in range(10):
-            client.sendto(struct.pack("!HH", 0, 0x0800) + bytes(20), (internal_vip(11), 0))
-            await asyncio.sleep(0.02)
-        for sock, name in zip(members, bed.members, strict=True):
-            with sock:
-                if count(sock):
-                    takers.add(name)
-    assert len(takers) == 1
+            sender.sendto(header + bytes(20), (address, 0))
+        counts = dict.fromkeys(members, 0)
+        async with asyncio.timeout(5):
+            while sum(counts.values()) < 10:
+                await asyncio.sleep(0.02)
+                counts = {name: counts[name] + count(sock, client) for name, sock in members.items()}
+    (taker,) = (name for name, found in counts.items() if found)
+    return taker
 
 
-def raw(bed: Bed, name: str) -> socket.socket:
-    """Return a socket that gets a member's GRE packets."""
-    sock = bed.members[name].open_socket(socket.AF_INET, socket.SOCK_RAW, GRE)
+def raw(host: Host, protocol: int) -> socket.socket:
+    """Return a socket of one IP protocol on a host."""
+    sock = host.open_socket(socket.AF_INET, socket.SOCK_RAW, protocol)
     sock.setblocking(False)
     return sock
 
 
-def count(sock: socket.socket) -> int:
-    """Return how many packets of the client wait; check that each is for the member and from the client."""
+def count(sock: socket.socket, client: str) -> int:
+    """Return how many packets wait; check that each is from the client."""
     found = 0
     while True:
         try:
             packet, _ = sock.recvfrom(2048)
         except BlockingIOError:
             return found
-        assert str(IPv4Address(packet[12:16])) == address_of("cli1")
+        assert str(IPv4Address(packet[12:16])) == address_of(client)
         found += 1
 
 
@@ -124,15 +156,27 @@ async def test_row_12_ha_ports_beside_others(bed: Bed) -> None:
     pub = {"vip": frontend(internal_vip(12)), "pub": frontend(vip(12))}
     ha, tcp = rule("ha", **HA), rule("tcp", frontend="two", backend_port=80)
     await bed.load(frontends={"vip": frontends["vip"]}, rules=[ha], **AZURE_PROBES)
-    for refused in (
-        [ha, tcp],
-        [ha, {**tcp, "floating_ip": True}],
-        [{**ha, "floating_ip": True}, tcp],
-        [{**ha, "floating_ip": True}, rule("second", frontend="two", **HA)],
-        [ha, rule("second", **HA)],
-        [rule("ha", protocol="all", frontend_port=80, backend_port=0)],
+    free = {**ha, "floating_ip": True}
+    for refused, why in (
+        ([ha, tcp], "an HA-ports rule and another rule"),
+        ([ha, {**tcp, "floating_ip": True}], "an HA-ports rule and another rule"),
+        ([free, tcp], "an HA-ports rule and another rule"),
+        ([free, {**tcp, "frontend": "vip"}], "an HA-ports rule and another rule"),
+        ([ha, {**tcp, "frontend": "vip", "floating_ip": True}], "an HA-ports rule and another rule"),
+        ([free, rule("second", frontend="two", **HA)], "two HA-ports rules"),
+        ([ha, rule("second", frontend="two", **HA)], "could not be told apart"),
+        ([free, {**free, "name": "second"}], "has HA ports on frontend vip"),
+        ([rule("ha", protocol="all", frontend_port=80, backend_port=0)], "takes every port (HA ports)"),
     ):
-        assert (await bed.refused(frontends=frontends, rules=refused, **AZURE_PROBES)).problems
+        found = await bed.refused(frontends=frontends, rules=refused, **AZURE_PROBES)
+        assert any(why in problem["rule"] for problem in found.problems), (refused, str(found))
+    two = {**free, "name": "second", "frontend": "two"}
+    for accepted in ([free, two], [free, {**tcp, "floating_ip": True}]):
+        await bed.load(frontends=frontends, rules=accepted, **AZURE_PROBES)
+        with floating(bed, internal_vip(12), 22), floating(bed, internal_vip(12, more=1), 80):
+            assert (await bed.visit(internal_vip(12), 22)).asked == (internal_vip(12), 22)
+            assert (await bed.visit(internal_vip(12, more=1))).asked == (internal_vip(12, more=1), 80)
+    await bed.load(frontends={"vip": frontends["vip"]}, rules=[ha], **AZURE_PROBES)
     with bed.serving(PORT, 22):
         assert (await bed.visit(internal_vip(12), 22)).asked[1] == 22
         await bed.load(frontends=pub, rules=[ha, rule("public", frontend="pub")], **AZURE_PROBES)

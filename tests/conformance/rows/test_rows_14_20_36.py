@@ -35,7 +35,7 @@ LEFT, RIGHT = "10.77.0.1", "10.77.0.2"
 """Addresses of the two clients, each reached by the other by way of the balancer and an appliance."""
 
 _ETH_P_ALL = 3
-FLOWS = range(45_000, 45_100)
+FLOWS = range(45_000, 45_500)
 
 
 @contextmanager
@@ -78,16 +78,16 @@ async def test_row_14_flow_symmetry(bed: Bed) -> None:
     """Both directions of every flow that is routed through a frontend pass one and the same member."""
     hub = {"vip": frontend(internal_vip(14), interface="front", routed=True)}
     await bed.load(frontends=hub, rules=[rule(protocol="all", frontend_port=0, backend_port=0)])
+    homes: dict[int, set[str]] = defaultdict(set)
+    ways: dict[int, set[str]] = defaultdict(set)
     with appliances(bed) as seen, services([(bed.client(2), RIGHT, 7)]):
         for port in FLOWS:
             with bed.client().udp(RIGHT, 7, source=(LEFT, port)) as sock:
                 assert (await answer_to(sock)).client == (LEFT, port)
-        homes: dict[int, set[str]] = defaultdict(set)
-        ways: dict[int, set[str]] = defaultdict(set)
-        for name, sock in seen.items():
-            for sender, port in passed(sock):
-                homes[port].add(name)
-                ways[port].add(sender)
+            for name, capture in seen.items():  # at once: a capture holds a few hundred packets
+                for sender, met in passed(capture):
+                    homes[met].add(name)
+                    ways[met].add(sender)
     assert {port: len(homes[port]) for port in FLOWS} == dict.fromkeys(FLOWS, 1)
     assert all(ways[port] == {LEFT, RIGHT} for port in FLOWS)
     assert {name for found in homes.values() for name in found} == set(bed.members)

@@ -112,8 +112,9 @@ async def test_row_18_http_statuses(bed: Bed) -> None:
         await load(bed, 18, {**HTTP, "threshold": 3, "flap_damping": False}, backend_pools=backend)
         with bed.serving():
             for status in (204, 301, 404, 500):
-                server.status = 200
+                server.status, before = 200, server.asked
                 await bed.eligible("web", "be1")
+                assert server.asked - before <= 2
                 await bed.visit(vip(18))
                 server.status, before = status, server.asked
                 await bed.eligible("web")

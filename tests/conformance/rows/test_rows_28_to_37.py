@@ -89,6 +89,9 @@ async def test_row_30_all_down_all(bed: Bed) -> None:
         for probed in bed.probed.values():
             probed.down()
         await bed.until(lambda state: state["rules"][0]["state"] == "all_down", "everybody is down")
+        state = await bed.state()
+        found = {(health(state, name)["state"], health(state, name)["reason"]) for name in bed.members}
+        assert found == {("up", "Up_Probe_AllDownIsUp")}
         assert set(await bed.visits(vip(30), range(43_000, 43_200))) == set(bed.members)
 
 

@@ -183,6 +183,31 @@ async def test_row_69_health_status(bed: Bed) -> None:
             assert (await bed.is_silent(vip(69))) == (state == "down")
 
 
+async def test_row_69_on_the_way_to_a_threshold(bed: Bed) -> None:
+    """While failures or successes are counted the reason says so, and flows go by the state that still is."""
+    probe = {**TCP_PROBE, "interval": "1s", "timeout": "1s", "threshold": 3, "flap_damping": False}
+    backends = {"web": pool("be1")}
+
+    async def because(reason: str) -> None:
+        await bed.until(lambda state: health(state, "be1")["reason"] == reason, reason)
+
+    with bed.serving():
+        await bed.load(
+            frontends={"vip": frontend(vip(69, more=1))},
+            backend_pools=backends,
+            rules=[rule(**PROBED)],
+            probes={"tcp": probe},
+        )
+        await because("Down_Probe_ApproachingHealthyThreshold")
+        assert await bed.is_silent(vip(69, more=1))
+        await because("Up_Probe_Success")
+        bed.probed["be1"].down()
+        await because("Up_Probe_ApproachingUnhealthyThreshold")
+        await bed.visit(vip(69, more=1))
+        await because("Down_Probe_TcpReset")
+        assert await bed.is_silent(vip(69, more=1))
+
+
 async def test_row_74_limits(bed: Bed) -> None:
     """The rule after the last one is refused with the number; `limits` raises it; `compat: azure` does not let it."""
     frontends = {"vip": frontend(vip(74))}

@@ -447,6 +447,12 @@ WARNED: list[tuple[Changes, str, str, str]] = [
         "no member of pool web of rule a is in its zones",
         "give members a `zone`",
     ),
+    (
+        {"rules.0.floating_ip": True, "rules.0.backend_port": 8081},
+        "rules[0].backend_port",
+        "floating IP leaves the destination as it is, port 80 too",
+        "write `backend_port: 80`",
+    ),
     ({"compat": "azure", "rules.0.idle_timeout": "31m"}, "rules[0].idle_timeout", "end at 30m", "keep-alives"),
 ]
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from asynclb import rules
-from asynclb.control.edges import RuleState, rule_notices, rule_states
+from asynclb.control.edges import RuleState, all_down_is_up, rule_notices, rule_states
 from asynclb.events import Event
 from asynclb.model import (
     AdminState,
@@ -64,6 +64,23 @@ def test_state_by_policy_and_health(
 ) -> None:
     """The state of a rule follows from its policy and what the probes say."""
     assert state_of(with_policy(policy), *states) is expected
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (RuleState.ALL_DOWN, RuleState.ALL_DOWN, {("web", "tcp")}),
+        (RuleState.ALL_DOWN, RuleState.SILENT, set()),
+        (RuleState.SERVING, RuleState.SERVING, set()),
+    ],
+)
+def test_all_down_is_up_where_no_rule_says_otherwise(
+    first: RuleState, second: RuleState, expected: set[tuple[str, str]]
+) -> None:
+    """Members of which none is healthy are shown as up only if every rule that asks so sends them flows."""
+    rule = web_model("a").rules[0]
+    pair = (replace(rule, name="first"), replace(rule, name="second"), replace(rule, name="third", probe=None))
+    assert all_down_is_up(pair, {"first": first, "second": second, "third": RuleState.SERVING}) == expected
 
 
 def test_admin_states_decide_over_probes() -> None:
