@@ -205,6 +205,7 @@ async def test_row_69_on_the_way_to_a_threshold(bed: Bed) -> None:
         await because("Up_Probe_ApproachingUnhealthyThreshold")
         await bed.visit(vip(69, more=1))
         await because("Down_Probe_TcpReset")
+        await bed.eligible("web")  # in the datapath as well
         assert await bed.is_silent(vip(69, more=1))
 
 
