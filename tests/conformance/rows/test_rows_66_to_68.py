@@ -61,30 +61,36 @@ async def load_two(bed: Bed, row: int) -> None:
     )
 
 
+async def gives(bed: Bed, name: str, share: float) -> None:
+    """Return as soon as this share of a frontend's packets is given a member, over the monitor's whole minute."""
+    async with asyncio.timeout(WAIT_S):
+        while (await bed.metrics())[f'asynclb_frontend_availability_ratio{{frontend="{name}"}}'] != share:
+            await asyncio.sleep(0.1)
+
+
 async def test_row_66_availability(quick: Bed) -> None:
     """The share of a frontend's packets that were given a member is 1 with members up, and 0 with nobody up."""
-    await quick.load(frontends={"vip": frontend(vip(66))}, rules=[rule(probe="tcp")])
-
-    async def becomes_share(share: float) -> None:
-        async with asyncio.timeout(WAIT_S):
-            while (await quick.metrics())['asynclb_frontend_availability_ratio{frontend="vip"}'] != share:
-                await asyncio.sleep(0.1)
+    rules = [rule("row66", frontend="row66", probe="tcp")]
+    await quick.load(frontends={"row66": frontend(vip(66))}, rules=rules)
 
     with quick.serving():
-        await quick.eligible("web", *quick.members)
-        await becomes_share(1)
+        await quick.eligible("row66", *quick.members)
+        await gives(quick, "row66", 1)
         for probed in quick.probed.values():
             probed.down()
-        await quick.eligible("web")
-        await becomes_share(0)
+        await quick.eligible("row66")
+        await gives(quick, "row66", 0)
         quick.all_up()
 
 
 async def test_row_67_health_events(quick: Bed) -> None:
     """A pool without a healthy member is told once; that it comes and goes within the hour is not told again."""
-    backends, rules = {"row67": pool(*quick.members)}, [rule(probe="tcp", backend_pool="row67")]
+    backends, rules = (
+        {"row67": pool(*quick.members)},
+        [rule("row67", frontend="row67", backend_pool="row67", probe="tcp")],
+    )
     probes = {"tcp": UNDAMPED}
-    await quick.load(frontends={"vip": frontend(vip(67, more=1))}, backend_pools=backends, rules=rules, probes=probes)
+    await quick.load(frontends={"row67": frontend(vip(67, more=1))}, backend_pools=backends, rules=rules, probes=probes)
 
     def types() -> list[str]:
         events = told(quick, "health_event")
@@ -92,11 +98,11 @@ async def test_row_67_health_events(quick: Bed) -> None:
 
     with quick.serving():
         for _ in range(2):
-            await quick.eligible("web", *quick.members)
+            await quick.eligible("row67", *quick.members)
             await quick.visit(vip(67, more=1))
             for probed in quick.probed.values():
                 probed.down()
-            await quick.eligible("web")
+            await quick.eligible("row67")
             assert await quick.is_silent(vip(67, more=1))
             await until(lambda: "NoHealthyBackends" in types(), "told")
             await asyncio.sleep(0.5)  # conditions are looked at thrice meanwhile
@@ -141,6 +147,7 @@ async def test_row_67_repeated_events(quick: Bed) -> None:
     with quick.serving():
         await quick.eligible("web", *quick.members)
         await quick.visit(vip(67))
+        await gives(quick, "vip", 1)  # what was lost before the first probes were answered is forgotten
         before, down_s = types().count("NoHealthyBackends"), time.monotonic()
         for probed in quick.probed.values():
             probed.down()
