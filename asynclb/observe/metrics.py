@@ -72,13 +72,12 @@ def _about(status: Status) -> Iterator[Metric]:
     yield reloads
 
 
-_VOLUME = "Bytes: of payload by proxy, of whole frames by packet and kernel"
-
-
 def _rules(counters: Iterable[Counters]) -> Iterator[Metric]:
     rows = summed(item for part in counters for item in part.rules.items())
     both = ["rule", "direction"]
-    volume = CounterMetricFamily("asynclb_rule_bytes", f"{_VOLUME}; in is from clients.", labels=both)
+    volume = CounterMetricFamily(
+        "asynclb_rule_bytes", "Bytes: payload by proxy, frames by packet and kernel; in is from clients.", labels=both
+    )
     packets = CounterMetricFamily("asynclb_rule_packets", "Packets as the datapath sees them.", labels=both)
     syn = CounterMetricFamily("asynclb_rule_syn", "TCP connection attempts.", labels=["rule"])
     flows = GaugeMetricFamily("asynclb_rule_flows", "Flows open now.", labels=["rule"])
@@ -101,7 +100,9 @@ def _members(counters: Iterable[Counters]) -> Iterator[Metric]:
         for (pool, member), row in part.members.items()
     )
     labels = ["pool", "member"]
-    volume = CounterMetricFamily("asynclb_member_bytes", f"{_VOLUME}.", labels=[*labels, "direction"])
+    volume = CounterMetricFamily(
+        "asynclb_member_bytes", "Bytes: payload by proxy, frames by packet and kernel.", labels=[*labels, "direction"]
+    )
     new = CounterMetricFamily("asynclb_member_new_flows", "Flows given to the member.", labels=labels)
     for (pool, member), row in rows.items():
         volume.add_metric([pool, member, "in"], row.bytes_in)

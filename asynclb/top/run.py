@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from asynclb.admin.client import AdminClient
@@ -57,9 +58,9 @@ class _Seen:
 def watch(client: AdminClient, view: View, interval_s: float) -> None:
     """Show until the user has seen enough."""
     seen, ui = _Seen(), Ui(view)
-    with Terminal.opened() as terminal:
+    with suppress(KeyboardInterrupt), Terminal.opened() as terminal:
         due_s = time.monotonic()
-        while not ui.quit:
+        while not ui.quit and not terminal.is_interrupted:
             began_s = time.monotonic()
             if began_s >= due_s:
                 if not ui.paused:
@@ -70,14 +71,7 @@ def watch(client: AdminClient, view: View, interval_s: float) -> None:
             picture = draw(seen.look, seen.rates, ui, width, height, seen.trouble)
             terminal.show(picture.lines)
             before = ui.view
-            for key in read_keys(_keys(terminal, due_s)):
+            for key in read_keys(terminal.keys(due_s - time.monotonic())):
                 ui = press(ui, key, page_of(height), picture.rows)
             if ui.view is not before and ui.view is View.CLIENTS:
                 due_s = time.monotonic()  # clients are asked for only while they are shown
-
-
-def _keys(terminal: Terminal, due_s: float) -> str:
-    try:
-        return terminal.keys(due_s - time.monotonic())
-    except KeyboardInterrupt:
-        return "q"

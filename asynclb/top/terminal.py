@@ -2,11 +2,13 @@
 
 import os
 import select
+import signal
 import sys
 import termios
 import tty
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 
 from asynclb.top.keys import ESCAPE
 from asynclb.top.view import Line
@@ -24,6 +26,8 @@ class Terminal:
         self._colors = colors
         self._shown: Sequence[Line] = ()
         self._size = (0, 0)
+        self.is_interrupted = False
+        """Whether Ctrl-C was pressed. The interpreter loses its exception where a finalizer happens to run."""
 
     @classmethod
     @contextmanager
@@ -31,15 +35,22 @@ class Terminal:
         """Take the terminal of this process for the context."""
         keys = sys.stdin.fileno()
         before = termios.tcgetattr(keys)
+        terminal = cls(keys, colors="NO_COLOR" not in os.environ)
         sys.stdout.write(_ENTER)
         sys.stdout.flush()
+        handler = signal.signal(signal.SIGINT, terminal._interrupt)
         try:
             tty.setcbreak(keys)
-            yield cls(keys, colors="NO_COLOR" not in os.environ)
+            yield terminal
         finally:
+            signal.signal(signal.SIGINT, handler)
             termios.tcsetattr(keys, termios.TCSADRAIN, before)
             sys.stdout.write(_LEAVE)
             sys.stdout.flush()
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        self.is_interrupted = True
+        raise KeyboardInterrupt
 
     @property
     def size(self) -> tuple[int, int]:

@@ -90,11 +90,13 @@ class Surroundings:
 class Neighbours:
     """Follows the kernel's tables for a set of wanted addresses. Owner: the datapath.
 
-    `on_change` is called in the loop with fresh surroundings whenever they differ from the last ones.
+    `on_change` is called in the loop with fresh surroundings whenever they differ from the last ones. `datapath` is
+    whose they are, for events.
     """
 
-    def __init__(self, emit: Emit, on_change: Callable[[Surroundings], None]) -> None:
+    def __init__(self, emit: Emit, on_change: Callable[[Surroundings], None], datapath: str) -> None:
         self._emit = emit
+        self._datapath = datapath
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._wanted: frozenset[Address] = frozenset()
@@ -153,7 +155,7 @@ class Neighbours:
         try:
             await asyncio.to_thread(use_stale, ways)
         except OSError as error:
-            self._emit(Event.DATAPATH_FAILED, datapath="packet", error=f"netlink: {error}")
+            self._emit(Event.DATAPATH_FAILED, datapath=self._datapath, error=f"netlink: {error}")
 
     def _changed(self) -> None:
         """Take down what the kernel says of neighbours; anything else is read from its tables, which are in order."""
@@ -200,7 +202,7 @@ class Neighbours:
         try:
             seen = await asyncio.to_thread(look_around, wanted if everything else self._missing())
         except OSError as error:
-            self._emit(Event.DATAPATH_FAILED, datapath="packet", error=f"netlink: {error}")
+            self._emit(Event.DATAPATH_FAILED, datapath=self._datapath, error=f"netlink: {error}")
             self._stale = True
             self._look_in(_RETRY_S)
             return

@@ -135,20 +135,10 @@ INLINE void xdp_write(const struct packet *p, u8 *data, const u8 *end)
 #define DATA(context) ((u8 *)(uptr)(context)->data)
 #define DATA_END(context) ((u8 *)(uptr)(context)->data_end)
 
-/* How long a frame is. Pointers into it may be compared but not subtracted, so on kernels without the helper the length
- * is found by halving. That takes CAP_PERFMON.
- */
+/* How long a frame is. On kernels without the helper the pointers into it are subtracted, which takes CAP_PERFMON. */
 INLINE u32 xdp_length(struct xdp_md *frame)
 {
-	const u8 *data = DATA(frame), *end = DATA_END(frame);
-	u32 length = 0;
-
-	if (settings.xdp_length)
-		return (u32)bpf_xdp_get_buff_len(frame);
-	for (u32 bit = 1 << 14; bit; bit >>= 1)
-		if (data + bound(length + bit, 0x7fff) <= end)
-			length += bit;
-	return length;
+	return settings.xdp_length ? (u32)bpf_xdp_get_buff_len(frame) : (u32)(DATA_END(frame) - DATA(frame));
 }
 
 /* How long the frame of a packet is, or 0 when it is cut short. Frames end with their packet, unless they were filled up

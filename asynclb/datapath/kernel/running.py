@@ -88,7 +88,7 @@ class Running:
         self._news: Surroundings | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._speech = Speech(Sender(emit))
-        self._neighbours = Neighbours(emit, self._surroundings_changed)
+        self._neighbours = Neighbours(emit, self._surroundings_changed, "kernel")
 
     @classmethod
     async def start(cls, host: KernelHost, pins: Pins, emit: Emit, limits: FlowLimits, settings: HostSettings) -> Self:

@@ -80,7 +80,7 @@ class Running:
         self._departures = Departures("packet", self._numbers, self, self._turn, emit)
         self._news: Surroundings | None = None
         self._refreshing: asyncio.Task[None] | None = None
-        self._neighbours = Neighbours(emit, self._surroundings_changed)
+        self._neighbours = Neighbours(emit, self._surroundings_changed, "packet")
 
     async def execute(self, tables: Tables) -> None:
         """Prepare, commit, tidy. Raises: OSError, HostError, LookupError, ValueError -> nothing has changed."""
