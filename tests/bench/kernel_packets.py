@@ -230,7 +230,7 @@ async def _new_flows(lane: Lane, load: Load, plan: Plan, results: Packets, say: 
 async def _counted(router: Host) -> int:
     """Return how many new flows asynclb has counted."""
     async with router.connection("127.0.0.1", 9180) as (reader, writer):
-        writer.write(b"GET /metrics HTTP/1.0\r\nHost: bench\r\n\r\n")
+        writer.write(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")
         text = (await reader.read(-1)).decode()
     found = re.search(r'^asynclb_rule_new_flows_total\{rule="bench"\} ([\d.e+]+)$', text, re.MULTILINE)
     if found is None:
