@@ -8,11 +8,12 @@ from asynclb.lab.host import Host
 from asynclb.lab.lab import Lab
 from asynclb.lab.namespace import LabError
 from asynclb.lab.nginx import Hit, Nginx
-from asynclb.lab.process import Process, wait_until
+from asynclb.lab.process import PATIENCE_S, Process, wait_until
 from asynclb.lab.tools import find_tool, require_root, require_tools
 from asynclb.lab.topology import STANDARD, VIP4, VIP6, Site, Topology
 
 __all__ = [
+    "PATIENCE_S",
     "STANDARD",
     "VIP4",
     "VIP6",

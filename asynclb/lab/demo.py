@@ -214,7 +214,7 @@ class Demo:
         for process in self._wrk:
             process.signal(signal.SIGINT)
         results = [parse_wrk(process.stdout) for process in self._wrk if await process.wait() == 0]
-        code = await stage.balancer.stop(timeout_s=30)
+        code = await stage.balancer.stop()
         stage.read_logs()
         self._event(f"asynclb has stopped with exit code {code}")
         answers = [answer for load in self._loads for answer in load.answers]

@@ -12,7 +12,7 @@ from pathlib import Path
 from asynclb.lab import namespace as ns
 from asynclb.lab.namespace import LabError
 from asynclb.lab.nginx import Nginx, nginx_config
-from asynclb.lab.process import Process, wait_until
+from asynclb.lab.process import PATIENCE_S, Process, wait_until
 from asynclb.lab.tools import require_tools
 
 _OFFLOADS = ("rx", "tx", "sg", "tso", "gso", "gro")
@@ -92,7 +92,7 @@ class Host:
             return socket.socket(family, kind, protocol)
 
     async def connect(
-        self, address: str, port: int, *, source: tuple[str, int] | None = None, timeout_s: float = 5.0
+        self, address: str, port: int, *, source: tuple[str, int] | None = None, timeout_s: float = PATIENCE_S
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a TCP connection from the host.
 
@@ -150,7 +150,7 @@ class Host:
         self._processes.append(process)
         return process
 
-    async def check_output(self, *argv: str | Path, timeout_s: float = 30.0) -> str:
+    async def check_output(self, *argv: str | Path, timeout_s: float = PATIENCE_S) -> str:
         """Run a program to its end and return what it wrote to standard output.
 
         Raises: LabError -> its exit code is not 0, or it did not end in time.

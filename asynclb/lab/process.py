@@ -17,8 +17,11 @@ from asynclb.lab.namespace import LabError
 POLL_S = 0.005
 """How often a condition is looked at: well under the 20 ms that the quickest server takes to start."""
 
+PATIENCE_S = 30.0
+"""How long whatever should happen is waited for: reached only where something is wrong, however busy the machine."""
 
-async def wait_until(condition: Callable[[], bool], what: str, *, timeout_s: float = 5.0) -> None:
+
+async def wait_until(condition: Callable[[], bool], what: str, *, timeout_s: float = PATIENCE_S) -> None:
     """Return as soon as the condition holds.
 
     Raises: LabError -> it did not hold within `timeout_s`; the text names `what`.
@@ -85,7 +88,7 @@ class Process:
         if self.returncode is None:
             self._child.send_signal(number)
 
-    async def wait(self, *, timeout_s: float = 30.0) -> int:
+    async def wait(self, *, timeout_s: float = PATIENCE_S) -> int:
         """Return the exit code once the program ends.
 
         Raises: LabError -> it still runs after `timeout_s`.
@@ -96,7 +99,7 @@ class Process:
         except TimeoutError:
             raise LabError(f"{self}: still runs after {timeout_s:g} s\n{self.tail()}") from None
 
-    async def stop(self, *, timeout_s: float = 10.0) -> int:
+    async def stop(self, *, timeout_s: float = PATIENCE_S) -> int:
         """End the program as an operator would (SIGTERM) and return its exit code.
 
         Raises: LabError -> it did not end within `timeout_s`; it has been killed.
@@ -113,7 +116,7 @@ class Process:
         self.signal(signal.SIGKILL)
         return await self.wait()
 
-    async def wait_for_log(self, pattern: str, *, timeout_s: float = 30.0) -> re.Match[str]:
+    async def wait_for_log(self, pattern: str, *, timeout_s: float = PATIENCE_S) -> re.Match[str]:
         """Return the first match of the regular expression in what the program writes, to either stream.
 
         Raises: LabError -> the program ended, or `timeout_s` passed, without it; the text shows what it did write.
@@ -129,7 +132,7 @@ class Process:
                 raise LabError(f"{self}: no {pattern!r} in its output; {why}\n{self.tail()}")
             await asyncio.sleep(POLL_S)
 
-    async def ready(self, condition: Callable[[], bool], what: str, *, timeout_s: float = 10.0) -> None:
+    async def ready(self, condition: Callable[[], bool], what: str, *, timeout_s: float = PATIENCE_S) -> None:
         """Return as soon as the condition holds.
 
         Raises: LabError -> the program ended, or `timeout_s` passed, before that; the text shows what it wrote.

@@ -53,10 +53,10 @@ class Example:
             for host in hub.hosts:
                 await host.tcp_server(SERVICE_PORT)
             balancer = await hub.start_balancer()
-            await balancer.wait_for_log('"event": "started"', timeout_s=30)
+            await balancer.wait_for_log('"event": "started"')
             await self._until_up()
             await self._scenes()
-            code = await balancer.stop(timeout_s=30)
+            code = await balancer.stop()
         finally:
             self._traffic.close()
             for service in answerers:

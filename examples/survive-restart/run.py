@@ -40,7 +40,7 @@ class Service:
         self.process = await self._host.run(
             sys.executable, "-m", "asynclb", "run", self._config, env=os.environ | {"PYTHONPATH": str(ROOT)}
         )
-        await self.process.wait_for_log('"event": "started"', timeout_s=30)
+        await self.process.wait_for_log('"event": "started"')
         found = re.search(r'"event": "datapath_adopted".*', self.process.stdout + self.process.stderr)
         return "took over what forwards" if found else "attached programs of its own"
 

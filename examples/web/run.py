@@ -71,7 +71,7 @@ async def main() -> None:
         config = site.lb.write("asynclb.yaml", (HERE / "asynclb.yaml").read_text())
         code = os.environ | {"PYTHONPATH": str(ROOT)}
         balancer = await site.lb.run(sys.executable, "-m", "asynclb", "run", config, env=code)
-        await balancer.wait_for_log('"event": "started"', timeout_s=30)
+        await balancer.wait_for_log('"event": "started"')
         await play(site, balancer, {name: web.process for name, web in webs.items()})
         seen = {hit.client for web in webs.values() for hit in web.hits()}
         print(f"{'members saw':<28} {', '.join(sorted(seen))}")

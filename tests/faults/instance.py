@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-WAIT_S = 15.0  # two busy cores: generous, and only reached where something is wrong
+from asynclb.lab import PATIENCE_S
 
 
 def free_port() -> int:
@@ -85,7 +85,7 @@ class Instance:
 
     async def until(self, event: str, count: int = 1) -> dict[str, Any]:
         """Wait for the nth event of a name and return it."""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             while len(self.of(event)) < count:
                 assert self.process.returncode is None or not self._readers[0].done(), (self.events, self.errors)
                 await asyncio.sleep(0.01)
@@ -105,7 +105,7 @@ class Instance:
 
     async def ended(self) -> int:
         """Wait for the end and return the exit code."""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             code = await self.process.wait()
             await asyncio.gather(*self._readers)
         return code
@@ -170,7 +170,7 @@ class Client:
         """Send text and return what comes back."""
         self.writer.write(text)
         await self.writer.drain()
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             return await self.reader.readexactly(len(text))
 
 

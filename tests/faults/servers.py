@@ -16,8 +16,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from asynclb.lab import PATIENCE_S
 from asynclb.model import AdminTls
-from tests.faults.instance import WAIT_S, free_port
+from tests.faults.instance import free_port
 
 
 def need(program: str) -> None:
@@ -28,7 +29,7 @@ def need(program: str) -> None:
 
 async def answering(port: int) -> None:
     """Wait until somebody accepts connections on a port of the loopback."""
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -9,6 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from asynclb.lab import PATIENCE_S
 from tests.faults.instance import Config, Instance, free_port, instance
 from tests.faults.servers import etcd, name_server
 
@@ -72,7 +73,7 @@ class Client:
         """Return who answers, '' if nobody does any more."""
         try:
             self.writer.write(b"hello\n")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 return (await self.reader.readline()).decode().partition(" ")[0]
         except ConnectionError:
             return ""

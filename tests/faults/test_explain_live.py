@@ -53,7 +53,7 @@ async def test_the_program_agrees_or_it_is_an_error(site: Site) -> None:
     """The loaded program is run on the packet; when it reads other tables than those in force, the exit code is 1."""
     process = await start(site, config(site))
     config(site, hosts=site.members[:1])
-    await process.wait_for_log('"trigger": "watch"', timeout_s=10)
+    await process.wait_for_log('"trigger": "watch"')
     code, said, _ = await explained(site, 41_000)
     assert (code, "the loaded program says be1 of pool web" in said) == (0, True)
     with image_before(site):

@@ -16,7 +16,7 @@ from asynclb.datapath.kernel.bpffs import USUAL, find_bpffs
 from asynclb.datapath.kernel.pins import HOME, Pins, namespace_cookie
 from asynclb.datapath.kernel.remembered import Remembered, remember
 from asynclb.errors import HostError
-from asynclb.lab import STANDARD, VIP4, Host, Lab, Process, Site, require_root, require_tools
+from asynclb.lab import PATIENCE_S, STANDARD, VIP4, Host, Lab, Process, Site, require_root, require_tools
 from asynclb.native.libbpf import Libbpf
 from tests.netns.kernel_site import directory_of, needs_kernel, pins_of
 from tests.netns.proxy_site import Members, address_of
@@ -95,14 +95,14 @@ class Requests:
     async def more(self, number: int = 50) -> None:
         """Return when so many more were served."""
         wanted = self.served + number
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while self.served < wanted:
                 await asyncio.sleep(0.01)
 
     async def stop(self) -> None:
         """Let every request that was begun come to its end."""
         self._done = True
-        await asyncio.wait(self._clients, timeout=20)
+        await asyncio.wait(self._clients, timeout=PATIENCE_S)
         self._serving.cancel()
         with suppress(asyncio.CancelledError):
             await self._serving
@@ -199,7 +199,7 @@ async def test_a_member_removed_while_nobody_ran(site: Site) -> None:
                 await asyncio.gather(client.expect_reset(), accepted.expect_reset())
             else:
                 await greet(client, accepted)
-        await process.wait_for_log("connections_reset", timeout_s=5)
+        await process.wait_for_log("connections_reset")
         metrics = await site.lb.check_output("curl", "-s", "http://127.0.0.1:9180/metrics")
     assert 'asynclb_rule_new_flows_total{rule="web"} 6' in metrics
     assert await process.stop() == 0
@@ -212,7 +212,7 @@ async def test_killed_while_a_member_leaves(site: Site) -> None:
         async with members.joined(site.clients[0], VIP4) as (client, accepted):
             stay = [host for host in site.members if address_of(host) != accepted.name[0]]
             path = config(site, drain_period="6s", hosts=stay)
-            await process.wait_for_log('"trigger": "watch"', timeout_s=10)
+            await process.wait_for_log('"trigger": "watch"')
             began = asyncio.get_running_loop().time()
             await process.kill()
             process = await start(site, path)

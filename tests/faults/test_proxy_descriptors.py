@@ -12,8 +12,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from asynclb.lab import PATIENCE_S
 from tests.faults.instance import Config, Instance, echo, instance
-from tests.unit.proxy.wire import WAIT_S, Wire, connect, expect_refusal, until
+from tests.unit.proxy.wire import Wire, connect, expect_refusal, until
 
 VIP = "127.0.0.1"
 
@@ -96,7 +97,7 @@ def storm(port: int, count: int) -> int:
     """Connect, ask and reset, one after the other; return how many were answered. Blocks."""
     answered = 0
     for _ in range(count):
-        with socket.create_connection((VIP, port), timeout=WAIT_S) as client:
+        with socket.create_connection((VIP, port), timeout=PATIENCE_S) as client:
             client.send(b"?")
             answered += client.recv(1) == b"?"
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -11,6 +11,7 @@ import pytest
 
 from asynclb.control.watch import ConfigWatch
 from asynclb.events import Event
+from asynclb.lab import PATIENCE_S
 from tests.unit.control.fakes import Log
 
 
@@ -26,7 +27,7 @@ class Follower:
 
     async def until(self, count: int) -> list[str]:
         """Wait for so many changes, then a little for one too many."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while len(self.seen) < count:
                 await asyncio.sleep(0.005)
         await asyncio.sleep(0.1)

@@ -14,6 +14,7 @@ from aiohttp import web
 from asynclb.config import check_members
 from asynclb.discovery import Answer, Finding
 from asynclb.discovery.etcd import EtcdMembers
+from asynclb.lab import PATIENCE_S
 from asynclb.model import AdminState, AdminTls, EtcdSource
 from tests.faults.servers import encoded, etcd
 from tests.unit.admin.test_tls import certify
@@ -113,7 +114,7 @@ class Late(Listener):
     def ask(self, path: str, question: Any) -> Any:
         """Ask while the loop stands still: nothing of the source runs in between."""
         request = urllib.request.Request(f"{self.endpoint}/v3/kv/{path}", json.dumps(question).encode())  # noqa: S310
-        with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310  # the test's own etcd
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:  # noqa: S310  # the test's own etcd
             return json.load(response)
 
 

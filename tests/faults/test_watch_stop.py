@@ -5,6 +5,7 @@ from pathlib import Path
 
 from asynclb.control.watch import ConfigWatch
 from asynclb.events import Event
+from asynclb.lab import PATIENCE_S
 
 TURNS = 12  # of the loop between the event and the cancellation: somewhere in there they meet
 ROUNDS = 4
@@ -28,5 +29,5 @@ async def test_a_busy_directory_does_not_keep_the_watch_from_stopping(tmp_path: 
         for _ in range(turns % TURNS):
             await asyncio.sleep(0)
         watch.cancel()
-        done, _ = await asyncio.wait((watch,), timeout=2)
+        done, _ = await asyncio.wait((watch,), timeout=PATIENCE_S)
         assert done

@@ -15,13 +15,12 @@ import uvloop
 from asynclb.datapath.base import Counters, FlowRecord
 from asynclb.datapath.proxy import ProxyDatapath
 from asynclb.errors import AsynclbError
-from asynclb.lab import Host
+from asynclb.lab import PATIENCE_S, Host
 from asynclb.net.drop import Drop
 from asynclb.tables.row import Row
 from tests.unit.proxy.world import SEED, Driver, Events
 
 T = TypeVar("T")
-WAIT_S = 20.0
 
 
 class Balancer:
@@ -68,7 +67,7 @@ class Balancer:
 
     async def until(self, condition: Callable[[Counters], bool], what: str) -> None:
         """Return as soon as the counters are as wanted."""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             while not condition(await self.counters()):
                 await asyncio.sleep(0.01)
         del what  # it is in the traceback's line
@@ -90,13 +89,13 @@ class Balancer:
         if self._up.done() and self._up.exception() is None:
             await self.close()
             self._loop.call_soon_threadsafe(self._stop.set)
-        await asyncio.to_thread(self._thread.join, WAIT_S)
+        await asyncio.to_thread(self._thread.join, PATIENCE_S)
 
     async def _there(self, call: Callable[[], Awaitable[T]]) -> T:
         async def run() -> T:
             return await call()
 
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run(), self._loop))
 
     def _main(self) -> None:

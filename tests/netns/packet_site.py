@@ -10,12 +10,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from asynclb.datapath.packet import PacketDatapath
-from asynclb.lab import Host, Site
+from asynclb.lab import PATIENCE_S, Host, Site
 from asynclb.net.flow import Protocol
 from asynclb.tables.row import Row
 from tests.netns.balancer import Balancer, balancer
 from tests.netns.proxy_site import BACKEND_PORT, VIPS, address_of, rule
-from tests.unit.proxy.wire import WAIT_S
 
 _ETH_P_ALL = 3
 _PACKET_OTHERHOST, _PACKET_OUTGOING = 3, 4  # a switch floods what is for hosts that it does not know
@@ -67,7 +66,7 @@ class UdpMembers:
         sock.sendto(f"{name} {peer[0]} {peer[1]} ".encode() + data, peer)
 
 
-async def ask(sock: socket.socket, data: bytes = b"?", *, wait_s: float = WAIT_S) -> tuple[str, str, int]:
+async def ask(sock: socket.socket, data: bytes = b"?", *, wait_s: float = PATIENCE_S) -> tuple[str, str, int]:
     """Send a datagram until an answer comes; return who answers, and the client as it is seen there."""
     deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:

@@ -10,10 +10,10 @@ from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Self
 
-from asynclb.lab import VIP4, VIP6, Host, Site
+from asynclb.lab import PATIENCE_S, VIP4, VIP6, Host, Site
 from asynclb.lab.topology import client_addresses, member_addresses
 from asynclb.tables.row import Row
-from tests.unit.proxy.wire import WAIT_S, Listener, Wire, connect
+from tests.unit.proxy.wire import Listener, Wire, connect
 from tests.unit.proxy.world import member, pool, row
 
 VIPS = {4: VIP4, 6: VIP6}
@@ -56,7 +56,7 @@ class Members:
 
     async def accept(self) -> Wire:
         """Return the next connection, whichever member it comes to."""
-        deadline = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             for listener in self.listeners.values():
                 try:

@@ -21,12 +21,12 @@ from ipaddress import ip_address
 from types import TracebackType
 from typing import Self
 
-from asynclb.lab import Host, Lab
+from asynclb.lab import PATIENCE_S, Host, Lab
 from asynclb.model import BackendPool
 from asynclb.net.flow import Protocol
 from asynclb.tables.row import Delivery, Row
 from tests.netns.packet_site import Frames, once
-from tests.unit.proxy.wire import WAIT_S, Wire, connect
+from tests.unit.proxy.wire import Wire, connect
 from tests.unit.proxy.world import member, pool, row
 
 SERVICE = 7
@@ -185,7 +185,7 @@ class Talks:
             begun += [await self._tcp(source, server), self._udp(source, server), self._echo(source, server)]
         return begun
 
-    async def exchange(self, flow: Flow, *, wait_s: float = WAIT_S) -> bool:
+    async def exchange(self, flow: Flow, *, wait_s: float = PATIENCE_S) -> bool:
         """Say something, and return whether it comes back."""
         if flow in self.tcp:
             try:

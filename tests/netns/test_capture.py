@@ -15,7 +15,7 @@ from asynclb.datapath.base import Watchable
 from asynclb.datapath.kernel import KernelDatapath
 from asynclb.datapath.packet import PacketDatapath
 from asynclb.datapath.proxy import ProxyDatapath
-from asynclb.lab import VIP4, Site
+from asynclb.lab import PATIENCE_S, VIP4, Site
 from asynclb.observe.capture import pcapng
 from asynclb.observe.capture.scope import Scope, Wanted
 from asynclb.observe.capture.session import Capture, Limits
@@ -95,7 +95,7 @@ async def test_what_was_answered_and_by_whom(site: Site, kind: str, tmp_path: Pa
         with UdpMembers(site), udp_socket(site.clients[0], client, 42_000) as sock:
             sock.connect((VIP4, 53))
             member, _, _ = await ask(sock, b"which")
-        await asyncio.wait_for(over.wait(), 20)
+        await asyncio.wait_for(over.wait(), PATIENCE_S)
     packets, missing = read(bytes(data))
     assert missing == 0
     assert {(packet.comment, packet.outbound) for packet in packets} == {
@@ -123,7 +123,7 @@ async def test_what_is_dropped_and_why(site: Site, kind: str) -> None:
         with udp_socket(site.clients[0], client, 42_001) as sock:
             sock.connect((VIP4, 53))
             assert await once(sock, b"anybody", wait_s=0.5) is None
-        await asyncio.wait_for(over.wait(), 20)
+        await asyncio.wait_for(over.wait(), PATIENCE_S)
     assert {packet.comment for packet in read(bytes(data))[0]} == {"rule dns: from client, dropped: no_eligible_member"}
 
 
@@ -140,7 +140,7 @@ async def test_only_what_was_asked_for(site: Site) -> None:
                 with udp_socket(host, address, 42_002) as sock:
                     sock.connect((VIP4, 53))
                     await ask(sock, b"?" * 200)
-        await asyncio.wait_for(over.wait(), 20)
+        await asyncio.wait_for(over.wait(), PATIENCE_S)
     assert len(read(bytes(data))[0]) == 4
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from asynclb.doctor import Finding, Level, Role, examine_member
-from asynclb.lab import VIP4, VIP6, Host, Lab, LabError, Site
+from asynclb.lab import PATIENCE_S, VIP4, VIP6, Host, Lab, LabError, Site
 
 ROOT = Path(__file__).parents[2]
 PORT = 8080
@@ -130,7 +130,7 @@ async def test_who_listens(lab: Lab) -> None:
 
 async def wait_well(host: Host, role: Role) -> None:
     """Wait until nothing is wrong: a server takes a moment to listen."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while await bad(host, role):
             await asyncio.sleep(0.05)
 

@@ -12,12 +12,11 @@ from asynclb.datapath.kernel import KernelDatapath
 from asynclb.datapath.lifetimes import Describe, End, Lifetime, Listeners
 from asynclb.datapath.packet import PacketDatapath
 from asynclb.datapath.proxy import ProxyDatapath
-from asynclb.lab import VIP4, Site
+from asynclb.lab import PATIENCE_S, VIP4, Site
 from tests.netns.balancer import Balancer, balancer
 from tests.netns.packet_site import UdpMembers, ask, udp_rule
 from tests.netns.proxy_site import BACKEND_PORT, Members, address_of, rule, udp_socket
 
-WAIT_S = 20.0
 KINDS: dict[str, Callable[..., Any]] = {"proxy": ProxyDatapath, "packet": PacketDatapath, "kernel": KernelDatapath}
 
 
@@ -33,7 +32,7 @@ class Log:
 
     async def end(self, client: str) -> Lifetime:
         """Return the end of a client's flow, which is told once."""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             while not (found := [flow for flow in self.flows if flow.end and flow.client == client]):
                 await asyncio.sleep(0.05)
         assert len(found) == 1

@@ -11,7 +11,7 @@ import pytest
 from asynclb.datapath.kernel.programs import SMALLEST_IMAGE
 from asynclb.errors import ApplyError, HostError
 from asynclb.events import Event
-from asynclb.lab import VIP4, Host, Site
+from asynclb.lab import PATIENCE_S, VIP4, Host, Site
 from asynclb.lab.namespace import ip_batch
 from asynclb.native.libbpf import BpfError, Libbpf
 from asynclb.net.drop import Drop
@@ -270,7 +270,7 @@ async def test_closing_leaves_nothing(site: Site) -> None:
 
 
 async def _until(condition: Callable[[], bool], what: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():
             await asyncio.sleep(0.02)
     del what  # it is in the traceback's line

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from asynclb.lab import STANDARD, VIP4, Host, Lab, LabError, Site, Topology, wait_until
+from asynclb.lab import PATIENCE_S, STANDARD, VIP4, Host, Lab, LabError, Site, Topology, wait_until
 from asynclb.lab.namespace import NETNS_DIRECTORY, processes_in
 from asynclb.lab.registry import REGISTER, living, sweep
 
@@ -228,10 +228,10 @@ async def test_udp_servers_behave_as_they_are_called(site: Site) -> None:
         for payload in (b"hello", b""):
             with client.udp(address, 7) as sock:
                 sock.send(payload)  # not sock_sendall: uvloop sends nothing for an empty payload
-                assert await asyncio.wait_for(loop.sock_recv(sock, 100), 2) == payload
+                assert await asyncio.wait_for(loop.sock_recv(sock, 100), PATIENCE_S) == payload
     with client.udp("10.0.2.11", 8, source=("10.0.1.11", 40001)) as sock:
         sock.send(b"?")
-        assert await asyncio.wait_for(loop.sock_recv(sock, 100), 2) == b"be1 10.0.1.11 40001 ?"
+        assert await asyncio.wait_for(loop.sock_recv(sock, 100), PATIENCE_S) == b"be1 10.0.1.11 40001 ?"
 
 
 async def test_a_socket_stays_in_its_host(site: Site) -> None:

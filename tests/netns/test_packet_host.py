@@ -13,7 +13,7 @@ from asynclb.datapath.frames.limits import CLASH_CODE, MAX_INTERFACES
 from asynclb.datapath.packet.ruleset import TABLE
 from asynclb.errors import ApplyError
 from asynclb.events import Event
-from asynclb.lab import VIP4, Host, Site
+from asynclb.lab import PATIENCE_S, VIP4, Host, Site
 from asynclb.lab.namespace import ip_batch
 from asynclb.lab.topology import LB_FRONT4, LB_FRONT6, ON_LINK_VIP4, ON_LINK_VIP6
 from asynclb.net.address import Address
@@ -238,7 +238,7 @@ async def test_more_interfaces_than_there_is_room_for(site: Site) -> None:
         await asyncio.sleep(0.5)  # the kernel's word is heard within a tenth of that
         await balancer.apply(rule(site))
         ip_batch(_pair("a0", "b0"), namespace=site.lb.namespace)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while not balancer.events.of(Event.DATAPATH_FAILED):
                 await asyncio.sleep(0.05)
         with Members(site) as members:
@@ -251,7 +251,7 @@ def _pair(one: str, other: str) -> list[str]:
 
 
 async def _until_guarded(site: Site, device: str, *, present: bool) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while bool(re.search(rf"devices = .*\b{device}\b", await _filter(site))) is not present:
             await asyncio.sleep(0.05)
 
@@ -286,7 +286,7 @@ async def test_a_member_that_is_another_machine_and_does_not_say_so(
     await _served_by(site, host, version)
     ip_batch(["link set dev back address 02:00:00:00:99:01"], namespace=host.namespace)
     ip_batch([f"neigh change {address_of(host, version)} dev back nud stale"], namespace=site.lb.namespace)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while "02:00:00:00:99:01" not in await site.lb.check_output("ip", "neigh", "show", address_of(host, version)):
             await asyncio.sleep(0.2)
     await _served_by(site, host, version)

@@ -14,7 +14,7 @@ import pytest
 from asynclb.datapath.base import Counters
 from asynclb.datapath.packet import crew
 from asynclb.datapath.packet.engine import Engine
-from asynclb.lab import Host, Lab, Site
+from asynclb.lab import PATIENCE_S, Host, Lab, Site
 from asynclb.lab.namespace import ip_batch
 from asynclb.net.drop import Drop
 from asynclb.tables.row import Delivery
@@ -267,7 +267,7 @@ async def test_a_hop_limit_ends_at_the_appliance(lab: Lab, version: int) -> None
             sock.setsockopt(*option, 1)
             sock.setsockopt(*received_errors, 1)
             sock.send(b"?")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 while not (offender := told_by(sock, version)):
                     await asyncio.sleep(0.01)
     inner = {4: "10.0.0.{}", 6: "fd00:a::{}"}[version]

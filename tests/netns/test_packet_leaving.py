@@ -10,7 +10,7 @@ import pytest
 
 from asynclb.datapath.packet import PacketDatapath
 from asynclb.events import Event
-from asynclb.lab import Site
+from asynclb.lab import PATIENCE_S, Site
 from asynclb.model import AdminState, BackendPool
 from asynclb.tables.row import Row
 from tests.netns.balancer import Balancer
@@ -96,7 +96,7 @@ async def test_connections_that_are_busy_end_as_well(site: Site, balancer: Balan
 
         busy = [asyncio.create_task(work(wire)) for pair in pairs for wire in pair for work in (flood, drink)]
         await balancer.apply(without(web, *(host.name for host in site.members), drain_s=0.5))
-        done, late = await asyncio.wait(busy, timeout=15)
+        done, late = await asyncio.wait(busy, timeout=PATIENCE_S)
         assert not late
         for task in done:
             task.result()

@@ -12,7 +12,7 @@ from typing import Self
 
 import pytest
 
-from asynclb.lab import STANDARD, Host, Lab, Site
+from asynclb.lab import PATIENCE_S, STANDARD, Host, Lab, Site
 from asynclb.lab.topology import Topology
 from tests.netns.packet_site import (
     VIPS,
@@ -29,7 +29,7 @@ from tests.netns.packet_site import (
 from tests.netns.proxy_site import Members
 from tests.netns.spokes import SERVICE, Spokes
 from tests.netns.test_packet_traffic import BOTH, greet
-from tests.unit.proxy.wire import WAIT_S, Listener, Wire, connect
+from tests.unit.proxy.wire import Listener, Wire, connect
 from tests.unit.proxy.world import member, row
 
 NARROW = 1300  # links of IPv6 carry at least 1,280
@@ -244,7 +244,7 @@ async def test_checksums_of_every_protocol_without_offloads(version: int) -> Non
                         packet = sctp(4711, 7, b"a chunk of data!") if name == "SCTP" else gre(b"an odd packet")
                         sock.connect((VIPS[version], 0))
                         sock.send(packet)
-                        async with asyncio.timeout(WAIT_S):
+                        async with asyncio.timeout(PATIENCE_S):
                             back = await asyncio.get_running_loop().sock_recv(sock, 65536)
                         assert payload_of(back, version) == (answered(packet) if name == "SCTP" else packet)
                         assert len(served) == 1

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from asynclb.datapath.core import NextHop, RxRing
 from asynclb.datapath.packet.ring import Egress, open_sender
 from asynclb.datapath.packet.ruleset import QUIET, SHOWN_MS, TABLE
-from asynclb.lab import Site
+from asynclb.lab import PATIENCE_S, Site
 from asynclb.lab.namespace import ip_batch
 from asynclb.net.flow import Protocol
 from tests.netns.packet_site import VIPS, address_of, ha_rule, packets
@@ -50,7 +50,7 @@ async def test_a_note_lives_as_long_as_its_flow(site: Site, version: int) -> Non
 async def _arrival(sinks: list[socket.socket]) -> None:
     loop = asyncio.get_running_loop()
     waiting = [asyncio.create_task(loop.sock_recv(sink, 16)) for sink in sinks]
-    done, rest = await asyncio.wait(waiting, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+    done, rest = await asyncio.wait(waiting, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
     for task in rest:
         task.cancel()
     await asyncio.gather(*rest, return_exceptions=True)

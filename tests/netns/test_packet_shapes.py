@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from asynclb.errors import ApplyError
-from asynclb.lab import Lab, Site
+from asynclb.lab import PATIENCE_S, Lab, Site
 from asynclb.lab.namespace import ip_batch
 from asynclb.net.drop import Drop
 from asynclb.tables.row import Delivery, Row
@@ -187,7 +187,7 @@ async def test_members_reach_their_own_frontend(site: Site, balancer: Balancer, 
     assert served == {address_of(host, version) for host in site.members}
     assert asked == {"be1", "be2", "be3"}
     ping = await site.members[0].run("ping", "-c", "1", "-W", "1", VIPS[version])
-    assert await ping.wait(timeout_s=10) == 1
+    assert await ping.wait() == 1
     await balancer.until_dropped(Drop.NO_HAIRPIN)
 
 
@@ -248,7 +248,7 @@ async def test_new_flows_are_fine_within_the_threshold(site: Site) -> None:
         assert last_failure - unplugged < FAILOVER_S + 1.0  # a second for a busy machine
         await power(site, "be1", "up")
         members.served.clear()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while "be1" not in members.served:
                 await served_by(site, 4, 4)
     assert await process.stop() == 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from asynclb.lab import STANDARD, Lab, Site
+from asynclb.lab import PATIENCE_S, STANDARD, Lab, Site
 from asynclb.lab.namespace import ip_batch
 from asynclb.net.drop import Drop
 from asynclb.tables.row import Delivery
@@ -28,7 +28,7 @@ from tests.netns.packet_site import (
     wrong_checksum,
 )
 from tests.netns.proxy_site import Members
-from tests.unit.proxy.wire import WAIT_S, Listener, Wire, connect
+from tests.unit.proxy.wire import Listener, Wire, connect
 from tests.unit.proxy.world import member, row
 
 BOTH = pytest.mark.parametrize("version", [pytest.param(4, id="IPv4"), pytest.param(6, id="IPv6")])
@@ -103,7 +103,7 @@ async def test_floating_members_answer_themselves(site: Site, balancer: Balancer
 
 async def _first(listeners: list[Listener]) -> Wire:
     """Return the connection that comes to any of the listeners."""
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             for listener in listeners:
                 with suppress(BlockingIOError):

@@ -15,8 +15,8 @@ import pytest
 
 from asynclb.datapath.packet import PacketDatapath
 from asynclb.events import Event
-from asynclb.lab import Lab, Process, Site
-from tests.netns.balancer import WAIT_S, Balancer
+from asynclb.lab import PATIENCE_S, Lab, Process, Site
+from tests.netns.balancer import Balancer
 from tests.netns.balancer import balancer as driven
 from tests.netns.packet_site import VIPS, UdpMembers, address_of, ask, ha_rule, once, rule
 from tests.netns.proxy_site import Members
@@ -85,7 +85,7 @@ async def test_flows_are_shared_and_counted_once(site: Site, balancer: Balancer,
         await asyncio.gather(*map(ask, sockets))  # and every neighbour is known from here on
         before = (await balancer.counters()).rules[f"ha{version}"]
         for _ in range(3):
-            assert all(await asyncio.gather(*(once(sock, b"?", wait_s=WAIT_S) for sock in sockets)))
+            assert all(await asyncio.gather(*(once(sock, b"?", wait_s=PATIENCE_S) for sock in sockets)))
     assert all(share > CLIENTS // 8 for share in shares(balancer)), shares(balancer)
     assert sum(shares(balancer)) == CLIENTS
     counters = await balancer.counters()
@@ -106,7 +106,7 @@ async def test_every_kind_of_packet_meets_its_worker(site: Site, balancer: Balan
         sockets = await many_clients(site, version, stack)
         await asyncio.gather(*map(ask, sockets))
         for sock in sockets:
-            answer = await once(sock, b"x" * 4_000, wait_s=WAIT_S)
+            answer = await once(sock, b"x" * 4_000, wait_s=PATIENCE_S)
             assert answer is not None
             assert answer.endswith(b"x" * 4_000)
         for sock in sockets[:8]:
@@ -136,7 +136,7 @@ async def test_a_worker_that_is_killed(site: Site, balancer: Balancer) -> None:
         before = await balancer.counters()
         owners = {flow.client: flow.target for flow in await balancer.flows() if flow.protocol == "udp"}
         os.kill((await pids(balancer))[1], signal.SIGKILL)
-        answers = await asyncio.gather(*(once(sock, b"!", wait_s=WAIT_S) for sock in sockets))
+        answers = await asyncio.gather(*(once(sock, b"!", wait_s=PATIENCE_S) for sock in sockets))
         assert all(answers), "what came while the worker was away waits in its ring"
         died = balancer.events.of(Event.WORKER_DIED)
         assert [(event["worker"], event["why"]) for event in died] == [(1, "killed by SIGKILL")]
@@ -153,7 +153,7 @@ async def test_tables_change_while_a_worker_is_away(site: Site, balancer: Balanc
     await balancer.apply(ha_rule(site))
     for pid in (await pids(balancer)).values():
         os.kill(pid, signal.SIGKILL)
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         while len(balancer.events.of(Event.WORKER_DIED)) < WORKERS:
             await asyncio.sleep(0.001)
     await balancer.apply(ha_rule(site), down=["be1", "be2"])
@@ -173,7 +173,7 @@ async def test_reloads_under_traffic(site: Site, balancer: Balancer) -> None:
         async def visit(sock: socket.socket) -> int:
             asked = 0
             while not done:
-                assert await once(sock, b"?", wait_s=WAIT_S)
+                assert await once(sock, b"?", wait_s=PATIENCE_S)
                 asked += 1
             return asked
 
@@ -228,12 +228,12 @@ async def test_signals_and_the_end_of_the_process(site: Site) -> None:
         await asyncio.gather(*map(ask, sockets))
         assert _children(balancer) == found
         await balancer.kill()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(PATIENCE_S):
             while any(Path(f"/proc/{pid}").exists() for pid in found):
                 await asyncio.sleep(0.01)
         balancer = await _start(site, config)
         found = _children(balancer)
-        assert all(await asyncio.gather(*(once(sock, b"!", wait_s=WAIT_S) for sock in sockets)))
+        assert all(await asyncio.gather(*(once(sock, b"!", wait_s=PATIENCE_S) for sock in sockets)))
     assert await balancer.stop() == 0
     assert not [pid for pid in found if Path(f"/proc/{pid}").exists()]
     assert await site.lb.check_output("nft", "list", "ruleset") == ""

@@ -12,13 +12,13 @@ import pytest
 
 from asynclb.errors import ApplyError
 from asynclb.events import Event
-from asynclb.lab import VIP4, VIP6, Host, Process, Site
+from asynclb.lab import PATIENCE_S, VIP4, VIP6, Host, Process, Site
 from asynclb.lab.namespace import ip_batch
 from asynclb.lab.topology import ON_LINK_VIP6
 from asynclb.net.drop import Drop
 from tests.netns.balancer import Balancer, balancer
 from tests.netns.proxy_site import Capture, Members, address_of, rule
-from tests.unit.proxy.wire import WAIT_S, Listener, connect
+from tests.unit.proxy.wire import Listener, connect
 from tests.unit.proxy.world import local, member, row
 
 CONFIG = """\
@@ -136,7 +136,7 @@ async def test_others_who_flush_the_rules_of_the_host(site: Site, proxy: Balance
     for flush in ("nft flush ruleset", "ip rule del pref 9179; ip -6 rule del pref 9180"):
         said = len(proxy.events.of(Event.DATAPATH_FAILED))
         await site.lb.check_output("sh", "-c", flush)
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             while len(proxy.events.of(Event.DATAPATH_FAILED)) == said:
                 await asyncio.sleep(0.02)
         assert await serves(site, VIP4)
@@ -177,14 +177,14 @@ async def test_kill_and_start_again(site: Site) -> None:
     """After kill -9 the next start finds and removes what was left, serves, and leaves the host clean when stopped."""
     before = without_counters(await state_of(site.lb))
     first = await start(site)
-    await first.wait_for_log('"event": ?"started"', timeout_s=WAIT_S)
+    await first.wait_for_log('"event": ?"started"')
     assert await serves(site, VIP4)
     first.signal(signal.SIGKILL)
     await first.wait()
     assert "9180" in await site.lb.check_output("ip", "rule")
     second = await start(site)
-    await second.wait_for_log('"event": ?"leftovers_removed"', timeout_s=WAIT_S)
-    await second.wait_for_log('"event": ?"started"', timeout_s=WAIT_S)
+    await second.wait_for_log('"event": ?"leftovers_removed"')
+    await second.wait_for_log('"event": ?"started"')
     assert await serves(site, VIP4)
     assert await serves(site, ON_LINK_VIP6)
     assert await second.stop() == 0
@@ -199,7 +199,7 @@ async def test_a_user_with_one_capability(site: Site) -> None:
         f"--inh-caps={admin}", f"--ambient-caps={admin}", "--bounding-set=-all,+net_admin", "--",
     )  # fmt: skip
     process = await start(site, port=8000, wrapper=wrapper)
-    await process.wait_for_log('"event": ?"started"', timeout_s=WAIT_S)
+    await process.wait_for_log('"event": ?"started"')
     assert await serves(site, VIP4, 8000)
     assert await serves(site, VIP4, 8000, source_port=1000)
     assert await process.stop() == 0

@@ -8,11 +8,11 @@ from contextlib import ExitStack
 import pytest
 
 from asynclb.events import Event
-from asynclb.lab import VIP4, Host, Site
+from asynclb.lab import PATIENCE_S, VIP4, Host, Site
 from asynclb.net.drop import Drop
 from tests.netns.balancer import Balancer, balancer
 from tests.netns.proxy_site import BACKEND_PORT, VIPS, Capture, Members, address_of, rule
-from tests.unit.proxy.wire import WAIT_S, connect
+from tests.unit.proxy.wire import connect
 from tests.unit.proxy.world import member, pool, row
 
 BOTH = pytest.mark.parametrize("version", [pytest.param(4, id="IPv4"), pytest.param(6, id="IPv6")])
@@ -144,7 +144,7 @@ async def test_a_removed_rule_is_silent_at_once(site: Site, proxy: Balancer) -> 
     with Members(site):
         await proxy.apply(other)
         visitors = [asyncio.create_task(visit()) for _ in range(8)]
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             while min(outcomes["served"], outcomes["silence"]) < 20:
                 for rows in ((found, other), (other,)):
                     await proxy.apply(*rows)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from asynclb.lab import VIP4, Lab, Site
+from asynclb.lab import PATIENCE_S, VIP4, Lab, Site
 from asynclb.lab.namespace import ip_batch
 from asynclb.lab.topology import LB_BACK4, LB_BACK6, LB_FRONT4, LB_FRONT6, ON_LINK_VIP4, ON_LINK_VIP6
 from asynclb.model import ProxyProtocol
@@ -124,7 +124,7 @@ async def test_a_vip_in_the_clients_own_network_is_answered_for(site: Site, prox
             await site.clients[0].check_output(*forget)
             await greet(client, accepted)
         await proxy.until_idle()
-    async with asyncio.timeout(20):  # the watch over the host lets the VIP go when the flow is over
+    async with asyncio.timeout(PATIENCE_S):  # the watch over the host lets the VIP go when the flow is over
         while vip in await site.lb.check_output("ip", "route", "show", "table", "all"):
             await asyncio.sleep(0.1)
 

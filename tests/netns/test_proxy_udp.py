@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
-from asynclb.lab import VIP4, Host, Site
+from asynclb.lab import PATIENCE_S, VIP4, Host, Site
 from asynclb.model import AdminState, ProxyProtocol
 from asynclb.net.drop import Drop
 from asynclb.net.flow import Protocol
 from asynclb.tables.row import Row
 from tests.netns.balancer import Balancer, balancer
 from tests.netns.proxy_site import BACKEND_PORT, VIPS, Capture, address_of, rule, udp_socket
-from tests.unit.proxy.wire import WAIT_S
 from tests.unit.proxy.world import member, pool, row
 
 BOTH = pytest.mark.parametrize("version", [pytest.param(4, id="IPv4"), pytest.param(6, id="IPv6")])
@@ -47,7 +46,7 @@ class Peers:
 
     async def receive(self) -> tuple[str, bytes, tuple[str, int]]:
         """Return the next datagram: the member that got it, the bytes, and who sent it."""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 for name, sock in self.socks.items():
                     try:
@@ -86,13 +85,13 @@ async def ask(client: socket.socket, peers: Peers, text: bytes = b"question") ->
 
 async def receive(client: socket.socket) -> bytes:
     """Return the next datagram that the VIP sent."""
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         return await asyncio.get_running_loop().sock_recv(client, 1 << 16)
 
 
 async def receive_from(sock: socket.socket) -> tuple[bytes, tuple[str, int]]:
     """Return the next datagram and its sender; uvloop has no sock_recvfrom."""
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
                 data, (address, port, *_) = sock.recvfrom(1 << 16)

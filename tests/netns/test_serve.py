@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from asynclb.lab import PATIENCE_S
 from asynclb.lab.registry import REGISTER
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 def fetch(url: str) -> bytes:
     """Return what is there."""
-    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310  # the URL that was printed
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:  # noqa: S310  # the URL that was printed
         return bytes(answer.read())
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-WAIT_S = 15.0
+from asynclb.lab import PATIENCE_S
 
 
 def address(number: int) -> str:
@@ -106,7 +106,7 @@ class Site:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "STATE_DIRECTORY": str(self._directory / "state")},
             )
-        deadline = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             with suppress(OSError):
                 urllib.request.urlopen(f"{self.url}readyz", timeout=2).close()  # noqa: S310  # our own
@@ -118,7 +118,7 @@ class Site:
         """End the process with SIGKILL: it says nothing to anybody."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(WAIT_S)
+            self._process.wait(PATIENCE_S)
             self._process = None
 
     @contextmanager

@@ -27,7 +27,7 @@ from asynclb.control.assign import NOT_EXECUTABLE
 from asynclb.control.prepare import prepare
 from asynclb.errors import ConfigError, HostError
 from asynclb.kinds import DATAPATHS, static_candidates
-from asynclb.lab import Host, Lab, Site
+from asynclb.lab import PATIENCE_S, Host, Lab, Site
 from asynclb.lab.process import Process
 from asynclb.lab.topology import Topology, client_addresses, member_addresses
 from asynclb.model import Model
@@ -38,7 +38,6 @@ from tests.unit.proxy.wire import Wire, connect
 PROBE_PORT = 9000
 PORT = 8080  # where members serve, unless a row says otherwise
 EPHEMERAL = "20000 29999"  # source ports that clients take by themselves; rows bind to others
-WAIT_S = 15.0  # only reached where something is wrong
 SILENCE_S = 0.8  # long enough for a SYN-ACK, a reset or an ICMP message, in a lab without loss
 
 QUICK = "tests.conformance.rows.quick"
@@ -158,9 +157,9 @@ class Bed:
 
     async def until(self, condition: Callable[[Document], bool], what: str) -> Document:
         """Return the state as soon as it is as wanted."""
-        deadline = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + PATIENCE_S
         while not condition(state := await self.state()):
-            assert time.monotonic() < deadline, f"{what}: not within {WAIT_S:g} s: {state['rules']} {state['pools']}"
+            assert time.monotonic() < deadline, f"{what}: not so in time: {state['rules']} {state['pools']}"
             await asyncio.sleep(0.02)
         return state
 
@@ -200,7 +199,7 @@ class Bed:
         """Open a connection; yield it with what the member said."""
         host = client or self.client()
         source = (address_of(host.name, 6 if ":" in vip else 4), source_port) if source_port else None
-        with await connect(vip, port, host=host, source=source, wait_s=5.0) as wire:
+        with await connect(vip, port, host=host, source=source) as wire:
             yield wire, Answer.read(await line(wire))
 
     async def visit(self, vip: str, port: int = 80, *, client: Host | None = None, source_port: int = 0) -> Answer:
@@ -337,7 +336,7 @@ async def line(wire: Wire) -> bytes:
 
 async def answer_to(sock: socket.socket, data: bytes = b"?") -> Answer:
     """Send a datagram until it is answered."""
-    deadline = time.monotonic() + WAIT_S
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         sock.send(data)
         try:
@@ -369,14 +368,14 @@ async def bed(datapath: str, *, monitor_scale: float | None = None) -> AsyncIter
         state = {"STATE_DIRECTORY": str(site.lb.directory / "state"), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
         words = ("asynclb", "run") if monitor_scale is None else (QUICK, str(monitor_scale))
         process = await site.lb.run(sys.executable, "-m", *words, path, name="asynclb", env=state | WHERE)
-        await process.wait_for_log("started", timeout_s=60)  # programs are verified, on a machine that may be busy
+        await process.wait_for_log("started")
         found = Bed(datapath, site, process, AdminClient(api))
         try:
             yield found
         finally:
             for probed in found.probed.values():
                 probed.down()
-            await process.stop(timeout_s=20)
+            await process.stop()
 
 
 __all__ = [

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
+from asynclb.lab import PATIENCE_S
 from tests.conformance.rows.bed import Bed, frontend, rule, vip
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -15,7 +16,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 SOURCES = range(43_000, 43_040)
 ADDRESS = vip(66, more=1)
 TCP_PORT, UDP_PORT = 80, 7053  # not 53, of which tcpdump prints no length
-WAIT_S = 15.0  # counters may be read once in a few seconds
 
 _FRAME = re.compile(r", length (?P<frame>\d+): (?P<source>\S+)\.\d+ > (?P<to>\S+)\.\d+: .*length (?P<payload>\d+)")
 
@@ -39,7 +39,7 @@ def counted(lines: str, datapath: str) -> Iterator[tuple[str, int]]:
 
 async def settled(bed: Bed, expected: Mapping[str, float]) -> dict[str, float]:
     """Return the metrics that are expected, as soon as they are as expected or it took too long."""
-    deadline = time.monotonic() + WAIT_S
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         metrics = await bed.metrics()
         found = {name: metrics[name] for name in expected}

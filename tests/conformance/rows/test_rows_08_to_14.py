@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from asynclb.config.checks.deliveries import BACKEND_PORT_CLASH
-from asynclb.lab import Host
+from asynclb.lab import PATIENCE_S, Host
 from asynclb.lab.namespace import ip_batch
 from tests.conformance.rows.bed import PORT, Bed, address_of, frontend, internal_vip, pool, rule, shares, vip
 from tests.conformance.rows.services import services
@@ -123,7 +123,7 @@ async def home(bed: Bed, client: str, address: str, protocol: int, header: bytes
         for _ in range(10):
             sender.sendto(header + bytes(20), (address, 0))
         counts = dict.fromkeys(members, 0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while sum(counts.values()) < 10:
                 await asyncio.sleep(0.02)
                 counts = {name: counts[name] + count(sock, client) for name, sock in members.items()}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from asynclb.lab import PATIENCE_S
 from tests.conformance.rows.bed import (
     PORT,
     Bed,
@@ -47,7 +48,7 @@ async def both_ends(bed: Bed, row: int) -> AsyncIterator[tuple[Wire, Wire]]:
     try:
         with await connect(vip(row), 80, host=bed.client()) as client:
             accepted = None
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 while accepted is None:
                     for sock in listeners.values():
                         try:
@@ -90,7 +91,7 @@ async def test_row_39_reset_off(bed: Bed) -> None:
         assert member.error() == 0
         client.sock.send(b"anybody?")
         if bed.datapath == "proxy":
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 await client.expect_reset()
             not_applicable("the host's kernel answers later packets of a connection that the proxy forgot with a reset")
         assert await client.is_quiet(1.0)
@@ -128,7 +129,7 @@ async def test_row_44_fragments(bed: Bed) -> None:
     await bed.load(frontends={"vip": frontend(vip(44))}, rules=[rule(protocol="udp")])
     with bed.serving(), bed.asking(vip(44)) as sock:
         data = bytes(index % 251 for index in range(4000))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             sock.send(data)
             answer = await asyncio.get_running_loop().sock_recv(sock, 1 << 16)
         said, _, echoed = answer.partition(b"\n")

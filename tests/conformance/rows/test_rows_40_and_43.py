@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from asynclb.lab import Host
+from asynclb.lab import PATIENCE_S, Host
 from tests.conformance.rows.bed import (
     TCP_PROBE,
     Bed,
@@ -45,10 +45,10 @@ async def test_row_40_reset_that_was_missed(bed: Bed) -> None:
             await asyncio.sleep(IDLE_S + SWEEP_S / 2)
             assert client.error() == member.error() == 0
         client.sock.send(b"anybody?")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await client.expect_reset()
         member.sock.send(b"anybody?")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await member.expect_reset()
 
 
@@ -57,7 +57,7 @@ async def ping(bed: Bed, address: str, size: int = 56) -> str:
     words = ("ping", "-n", "-c", "1", "-W", str(PING_WAIT_S), "-s", str(size), address)
     process = await bed.client().run(*words)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while process.returncode is None:
                 await asyncio.sleep(0.05)
     finally:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from asynclb.lab import Host
+from asynclb.lab import PATIENCE_S, Host
 from tests.conformance.rows.bed import SILENCE_S, Bed, address_of, frontend, line, pool, rule, vip
 from tests.conformance.rows.services import Answer, services
 from tests.unit.proxy.wire import Listener, Wire, connect
@@ -44,7 +44,7 @@ async def going(
     """Open a connection of a member's own; yield it with what the other end says."""
     host = bed.members[member]
     source = (address_of(member), source_port) if source_port else None
-    with await connect(address_of(to), port, host=host, source=source, wait_s=5.0) as wire:
+    with await connect(address_of(to), port, host=host, source=source) as wire:
         yield wire, Answer.read(await line(wire))
 
 
@@ -87,7 +87,7 @@ async def figures(bed: Bed, name: str, **labels: str) -> float:
 
 async def until_used(bed: Bed, count: int) -> None:
     """Return as soon as so many of the first member's TCP ports are in use; a datapath may count them now and then."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while await figures(bed, "ports_used", pool="web", member="be1", protocol="tcp") != count:
             await asyncio.sleep(0.1)
 
@@ -138,7 +138,7 @@ async def test_row_49_outbound_snat_over_ipv6(bed: Bed) -> None:
         async with AsyncExitStack() as open_ones:
             ports = set()
             for _ in range(8):
-                wire = open_ones.enter_context(await connect(*place, host=member, source=source, wait_s=5.0))
+                wire = open_ones.enter_context(await connect(*place, host=member, source=source))
                 seen = Answer.read(await line(wire)).client
                 assert seen[0] == vip(49, 6)
                 assert within(seen[1], runs)
@@ -151,7 +151,7 @@ async def test_row_49_outbound_snat_over_ipv6(bed: Bed) -> None:
             sock.setblocking(False)
             sock.bind(source)
             sock.sendto(b"?", place)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 told = Answer.read(await asyncio.get_running_loop().sock_recv(sock, 1 << 16))
             assert told.client[0] == vip(49, 6)
             assert within(told.client[1], runs)
@@ -274,7 +274,7 @@ async def test_row_56_rules_that_share_a_frontend(bed: Bed) -> None:
         await bed.load(**parts, rules=[closed], outbound_rules=[out])
         with (
             services([(bed.client(), address, OUTSIDE)]),
-            await connect(address, OUTSIDE, host=bed.members["be1"], wait_s=5.0) as wire,
+            await connect(address, OUTSIDE, host=bed.members["be1"]) as wire,
         ):
             assert Answer.read(await line(wire)).client[0] == vip(56)
 
@@ -309,7 +309,10 @@ async def test_row_58_idle_timeout(bed: Bed) -> None:
     await bed.load(frontends={"vip": frontend(vip(58))}, outbound_rules=rules)
     with Listener(address_of("cli1"), host=bed.client()) as listener:
         place = address_of("cli1"), listener.port
-        with await connect(*place, host=bed.members["be1"], wait_s=5.0) as wire, await listener.accept() as other:
+        with (
+            await connect(*place, host=bed.members["be1"]) as wire,
+            await listener.accept() as other,
+        ):
             assert other.peer[0] == vip(58)
             for one, two in ((wire, other), (other, wire)):
                 await one.send(b"hello")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from asynclb.lab import PATIENCE_S
 from tests.conformance.rows.bed import (
     PORT,
     PROBE_PORT,
@@ -132,7 +133,7 @@ async def test_row_66_metrics(bed: Bed) -> None:
         await bed.visits(vip(66), MANY)
         async with bed.stream(vip(66)) as (wire, _):
             assert await wire.echoes(bytes(5000))
-            async with asyncio.timeout(10):  # open flows may be counted once in a few seconds only
+            async with asyncio.timeout(PATIENCE_S):  # open flows may be counted once in a few seconds only
                 while (found := await bed.metrics())['asynclb_rule_flows{rule="row66"}'] < 1:
                     await asyncio.sleep(0.2)
         assert found['asynclb_rule_syn_total{rule="row66"}'] == len(MANY) + 1

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.conformance.rows.bed import PORT, TCP_PROBE, WAIT_S, Bed, frontend, pool, rule, vip
+from asynclb.lab import PATIENCE_S
+from tests.conformance.rows.bed import PORT, TCP_PROBE, Bed, frontend, pool, rule, vip
 from tests.conformance.rows.bed import bed as run_bed
 from tests.conformance.table import DATAPATHS
 
@@ -34,7 +35,7 @@ def told(bed: Bed, kind: str) -> list[dict[str, Any]]:
 
 async def until(condition: Callable[[], bool], what: str) -> float:
     """Return the time at which a condition held."""
-    deadline = time.monotonic() + WAIT_S
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, what
         await asyncio.sleep(0.01)
@@ -63,7 +64,7 @@ async def load_two(bed: Bed, row: int) -> None:
 
 async def gives(bed: Bed, name: str, share: float) -> None:
     """Return as soon as this share of a frontend's packets is given a member, over the monitor's whole minute."""
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         while (await bed.metrics())[f'asynclb_frontend_availability_ratio{{frontend="{name}"}}'] != share:
             await asyncio.sleep(0.1)
 

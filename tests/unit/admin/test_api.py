@@ -20,6 +20,7 @@ from asynclb.control.controller import Controller
 from asynclb.control.planner import Planner
 from asynclb.errors import ConfigError, HostError, Problem
 from asynclb.health.record import Results
+from asynclb.lab import PATIENCE_S
 from asynclb.model import Admin, HealthState
 from asynclb.observe.metrics import Snapshot, render
 from tests.unit.control.fakes import Bench, FakeDatapath, FakeLoader, FakeParsed, web_model
@@ -57,7 +58,7 @@ class Site:
         host, port = self.address.rsplit(":", 1)
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(data)
-        answer = await asyncio.wait_for(reader.read(), 5)
+        answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
         writer.close()
         return answer
 

@@ -18,6 +18,7 @@ from asynclb.admin.guard import Guard
 from asynclb.cli import cli
 from asynclb.errors import HostError
 from asynclb.events import Event
+from asynclb.lab import PATIENCE_S
 from asynclb.observe.capture import pcapng
 from tests.unit.control.fakes import Bench, FakeDatapath, FakeLoader, web_model
 from tests.unit.proxy.world import Events
@@ -125,6 +126,6 @@ async def test_few_at_once_and_an_end_with_the_reader() -> None:
             assert refused.status == 503
         for reader in readers:
             reader.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not all(fake.closed for fake in begun):
                 await asyncio.sleep(0.05)

@@ -20,11 +20,10 @@ from asynclb.control.controller import Controller
 from asynclb.events import Event
 from asynclb.health.outcome import OutcomeKind
 from asynclb.health.record import Check
+from asynclb.lab import PATIENCE_S
 from asynclb.model import Admin, HealthState, TargetId
 from asynclb.observe.recent import Recent
 from tests.unit.control.fakes import Bench, FakeDatapath, FakeLoader, web_model
-
-PATIENCE_S = 5.0
 
 
 class Site:

@@ -13,6 +13,7 @@ import pytest
 
 from asynclb.admin.tls import server_context
 from asynclb.errors import HostError
+from asynclb.lab import PATIENCE_S
 from asynclb.model import Admin, AdminTls
 from tests.unit.admin.test_api import site
 
@@ -67,7 +68,7 @@ async def test_the_command_line_over_https(tmp_path: Path) -> None:
             stderr=asyncio.subprocess.STDOUT,
             env={**os.environ},
         )
-        out, _ = await asyncio.wait_for(found.communicate(), 30)
+        out, _ = await asyncio.wait_for(found.communicate(), PATIENCE_S)
         return found.returncode, out.decode()
 
     async with site(Admin(port=0, tls=tls)) as here:

@@ -11,6 +11,7 @@ from asynclb.control.controller import Controller
 from asynclb.datapath.base import Refusal
 from asynclb.errors import Problem
 from asynclb.events import Event
+from asynclb.lab import PATIENCE_S
 from asynclb.model import Admin, AdminState, BackendPool, HealthState, Model, NoHealthyMembers
 from tests.unit.control.fakes import Bench, FakeDatapath, FakeLoader, web_model
 
@@ -244,7 +245,7 @@ async def test_a_datapath_that_cannot_follow_health_is_tried_again(monkeypatch: 
         bench.datapaths[0].fail_next = 2
         bench.prober.say("a", HealthState.UP)
         controller.health_changed()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while not any(entry.table.size for entry in bench.datapaths[0].executes.entries.values()):
                 await asyncio.sleep(0.005)
     assert len(bench.log.of(Event.DATAPATH_FAILED)) == 2

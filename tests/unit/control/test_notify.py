@@ -14,6 +14,7 @@ import pytest
 from asynclb.control.notify import ServiceManager, status_line
 from asynclb.control.status import STUCK_S, Reload, Status
 from asynclb.events import Event
+from asynclb.lab import PATIENCE_S
 from tests.unit.control.fakes import Bench, FakeDatapath, FakeLoader, web_model
 
 
@@ -104,7 +105,7 @@ async def test_a_loop_that_is_held_sends_no_sign(manager: Manager) -> None:
 async def test_without_a_manager() -> None:
     """Nothing is sent and nothing runs."""
     told = ServiceManager.from_environment({}, silent)
-    await asyncio.wait_for(told.run(status), 1)
+    await asyncio.wait_for(told.run(status), PATIENCE_S)
     told.ready("fine")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from asynclb.discovery import Answer, Failure, Finding, Say
+from asynclb.lab import PATIENCE_S
 from asynclb.model import Member
 
 
@@ -39,7 +40,7 @@ class Listener:
         last = self.heard[-1] if self.heard else Failure("")
         return [str(found.address) for found in last.members] if isinstance(last, Answer) else None
 
-    async def until(self, condition: Callable[[], bool], wait_s: float = 15.0) -> None:
+    async def until(self, condition: Callable[[], bool], wait_s: float = PATIENCE_S) -> None:
         """Wait for what was heard to be so."""
         try:
             async with asyncio.timeout(wait_s):

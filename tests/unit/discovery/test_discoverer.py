@@ -11,6 +11,7 @@ from asynclb.discovery.discoverer import STALE
 from asynclb.discovery.state import Result, SourceStatus, heard, settled, warnings_of
 from asynclb.errors import Problem
 from asynclb.events import Event
+from asynclb.lab import PATIENCE_S
 from asynclb.model import FileSource, Member, MembersFrom, MemberSource
 from tests.unit.control.fakes import Log
 from tests.unit.discovery.fakes import FakeSource, answer
@@ -109,7 +110,7 @@ async def test_a_refusal_is_told_once_and_tried_again_after_a_reload() -> None:
         assert not bench.discoverer.statuses()["web"].well
         bench.result = "applied"
         bench.discoverer.set_feeds({"web": bench.feed("a", 80)})
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while len(bench.given) < 2:
                 await asyncio.sleep(0.01)
         await bench.settle()
@@ -144,8 +145,8 @@ async def test_the_start_waits_for_first_words_but_not_for_ever() -> None:
         await bench.settle()
         bench.sources["a"].say(answer("10.0.0.1"))
         bench.sources["b"].say(Failure("dead"))
-        async with asyncio.timeout(1):
-            found = await bench.discoverer.first_answers({"one", "two"}, 60.0)
+        async with asyncio.timeout(PATIENCE_S):
+            found = await bench.discoverer.first_answers({"one", "two"}, 2 * PATIENCE_S)
         assert {pool: [m.name for m in members] for pool, members in found.items()} == {"one": ["10.0.0.1"]}
         bench.discoverer.set_feeds({"three": bench.feed("c")})
         assert await bench.discoverer.first_answers({"three"}, 0.05) == {}
@@ -175,7 +176,7 @@ async def test_a_bug_of_a_source_ends_the_process() -> None:
     bench.sources["a"] = Broken()
     bench.discoverer.set_feeds({"web": bench.feed("a")})
     with pytest.raises(ExceptionGroup):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await bench.discoverer.run()
 
 

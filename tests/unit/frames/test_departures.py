@@ -10,6 +10,7 @@ from asynclb.datapath.frames.departures import Departures
 from asynclb.datapath.frames.neighbours import Surroundings
 from asynclb.datapath.frames.numbers import Numbers, Over
 from asynclb.events import Event
+from asynclb.lab import PATIENCE_S
 from asynclb.model import BackendPool
 from asynclb.tables.row import Row
 from tests.unit.core.world import pool, row
@@ -66,7 +67,7 @@ async def test_an_end_has_three_steps() -> None:
     """Flows end, then tables follow, then the number is free; whose connections ended is told."""
     world = World(drain_s=0.0)
     world.leave()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await world.done.wait()
     await world.departures.close()
     assert world.steps == ["end", "without", "give_back"]
@@ -82,7 +83,7 @@ async def test_a_timer_that_comes_early() -> None:
     world.departures._end()
     await world.departures.settled()
     assert world.steps == []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await world.done.wait()
     await world.departures.close()
     assert world.steps == ["end", "without", "give_back"]

@@ -12,6 +12,7 @@ import pytest
 from asynclb.health import HttpProbe, Outcome, OutcomeKind
 from asynclb.health.sockets import Sockets
 from asynclb.health.tls import server_name
+from asynclb.lab import PATIENCE_S
 from asynclb.model import Probe, ProbeProtocol, Reason, StatusRange
 from tests.unit.health.conftest import Street, Talk
 
@@ -162,7 +163,7 @@ async def test_endless_body(street: Street, sockets: Sockets) -> None:
     """The body does not matter: a 200 with an endless one is healthy, and the connection ends all the same."""
     outcome = await ask(street, sockets, send_body_forever)
     assert outcome.kind is SUCCESS
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PATIENCE_S):
         while sockets.retired:
             await asyncio.sleep(0.002)
 

@@ -12,6 +12,7 @@ from asynclb.events import Event
 from asynclb.health import Outcome, OutcomeKind, Prober, Target, TcpProbe, Transition
 from asynclb.health.record import KINDS
 from asynclb.health.sockets import Sockets
+from asynclb.lab import PATIENCE_S
 from asynclb.model import Health, HealthState, Probe, ProbeProtocol, Reason, TargetId
 from asynclb.net.address import Address
 from tests.unit.health.conftest import Street
@@ -90,7 +91,7 @@ async def running(prober: Prober) -> AsyncIterator[asyncio.Task[None]]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def until(condition: Callable[[], bool], within_s: float = 2.0) -> None:
+async def until(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
     """Wait for a condition."""
     async with asyncio.timeout(within_s):
         while not condition():
@@ -329,7 +330,7 @@ async def test_bug_in_a_kind_ends_the_prober() -> None:
     prober = Prober({ProbeProtocol.TCP: Broken()}, lambda _: None, Seen().emit)  # type: ignore[dict-item]  # not a kind
     prober.set_targets([target(1)])
     with pytest.raises(ExceptionGroup) as caught:
-        await asyncio.wait_for(prober.run(), 1)
+        await asyncio.wait_for(prober.run(), PATIENCE_S)
     assert caught.group_contains(ZeroDivisionError)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from asynclb.health import OutcomeKind, TcpProbe
 from asynclb.health.sockets import LINGER_BYTES, Sockets, sockaddr
+from asynclb.lab import PATIENCE_S
 from asynclb.model import Probe, ProbeProtocol, Reason
 from tests.unit.health.conftest import Street
 
@@ -30,7 +31,7 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
 
 async def until_closed(sockets: Sockets) -> None:
     """Wait until every connection has ended."""
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE_S):
         while sockets.retired:
             await asyncio.sleep(0.002)
 
@@ -48,7 +49,7 @@ async def test_handshake_is_success_and_close_is_orderly(street: Street, sockets
     port = await street.member(talk, host=host)
     outcome = await TcpProbe().check(ip_address(host), probe(port), sockets)
     assert (outcome.kind, outcome.reason) == (OutcomeKind.SUCCESS, Reason.UP_PROBE_SUCCESS)
-    await asyncio.wait_for(ended.wait(), 1)
+    await asyncio.wait_for(ended.wait(), PATIENCE_S)
     assert ends == [b""]
     await until_closed(sockets)
 
@@ -74,7 +75,7 @@ async def test_banner_is_read_and_not_reset(street: Street, sockets: Sockets) ->
 
     port = await street.member(talk)
     assert (await TcpProbe().check(HERE, probe(port), sockets)).kind is OutcomeKind.SUCCESS
-    await asyncio.wait_for(ended.wait(), 1)
+    await asyncio.wait_for(ended.wait(), PATIENCE_S)
     await until_closed(sockets)
     assert errors == []
 
@@ -153,7 +154,7 @@ async def test_source_address_is_used(street: Street, sockets: Sockets) -> None:
     port = await street.member(talk)
     source = IPv4Address("127.9.8.7")
     await TcpProbe().check(HERE, probe(port, source_address_v4=source), sockets)
-    await asyncio.wait_for(ended.wait(), 1)
+    await asyncio.wait_for(ended.wait(), PATIENCE_S)
     assert seen == ["127.9.8.7"]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from asynclb.health import OutcomeKind, UdpProbe
 from asynclb.health.sockets import Sockets
+from asynclb.lab import PATIENCE_S
 from asynclb.model import Probe, ProbeProtocol, Reason
 from tests.unit.health.test_tcp import free_port
 
@@ -99,8 +100,8 @@ async def test_silence(member: Start, sockets: Sockets) -> None:
 @pytest.mark.parametrize("payload", [b"ping", b""])
 async def test_port_unreachable_fails_at_once(sockets: Sockets, payload: bytes) -> None:
     """A closed port answers with ICMP, which ends the check without waiting for its timeout."""
-    closed = probe(free_port(socket.SOCK_DGRAM), payload, timeout_s=30.0)
-    outcome = await asyncio.wait_for(UdpProbe().check(HERE, closed, sockets), 2)
+    closed = probe(free_port(socket.SOCK_DGRAM), payload, timeout_s=2 * PATIENCE_S)
+    outcome = await asyncio.wait_for(UdpProbe().check(HERE, closed, sockets), PATIENCE_S)
     assert (outcome.kind, outcome.reason) == (OutcomeKind.FAILURE, Reason.DOWN_PROBE_UDP_UNREACHABLE)
 
 

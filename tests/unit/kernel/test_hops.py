@@ -7,6 +7,7 @@ from typing import Any
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.values import NextHop
 from asynclb.datapath.kernel.hops import Hops
+from asynclb.lab import PATIENCE_S
 
 HERE, THERE = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
 OURS = bytes.fromhex("0200000000aa")
@@ -52,7 +53,7 @@ async def test_a_hop_by_another_interface() -> None:
     moved = NextHop(4, THERE, HERE, 9000)
     hops.set({1: moved}, TARGETS)
     assert seen(memory[1]) == (3, 1500, HERE, OURS, 0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while not memory[1].resolved:
             assert memory[1].ifindex == 3
             await asyncio.sleep(0.001)
@@ -80,7 +81,7 @@ async def test_the_last_word_holds() -> None:
         hops.set({1: replace(HOP, ifindex=ifindex)}, TARGETS)
     hops.set({2: None}, TARGETS)
     assert not memory[2].resolved
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while not memory[1].resolved:
             await asyncio.sleep(0.001)
     assert memory[1].ifindex == 8
@@ -96,7 +97,7 @@ async def test_a_hop_that_was_lost_and_comes_back() -> None:
     hops.set({1: None}, TARGETS)
     hops.set({1: replace(HOP, ifindex=7)}, TARGETS)
     assert seen(memory[1]) == (3, 1500, HERE, OURS, 0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while not memory[1].resolved:
             await asyncio.sleep(0.001)
     assert memory[1].ifindex == 7

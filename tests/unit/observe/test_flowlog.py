@@ -16,6 +16,7 @@ from asynclb import config
 from asynclb.datapath.lifetimes import End, Lifetime, Place, TellingCost, is_told
 from asynclb.errors import ConfigError
 from asynclb.events import Event
+from asynclb.lab import PATIENCE_S
 from asynclb.model import FlowLogSettings
 from asynclb.observe.flowlog import FlowLog, LineResult
 from asynclb.observe.flowlog_file import LogFile
@@ -150,7 +151,7 @@ async def test_a_reload_switches_on_off_and_to_another_path(tmp_path: Path) -> N
         assert listeners.ends is not None
         assert listeners.starts is None
         listeners.ends(1, of(FLOW))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while not path.exists() or not path.read_bytes():
                 await asyncio.sleep(0.05)
     log.configure(None)
@@ -185,7 +186,7 @@ async def test_a_log_that_costs_too_much_tells_of_fewer_flows(tmp_path: Path) ->
     dear = log.listeners("proxy", TellingCost(10.0, 0.0)).ends  # ten seconds' worth: 1,000 times the budget
     assert dear is not None
     dear(1, of(FLOW))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while not events.of(Event.FLOW_LOG_SAMPLED):
             await asyncio.sleep(0.05)
     sample = log.report.sample

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from asynclb.lab import PATIENCE_S
 from asynclb.net.drop import Drop
 from asynclb.net.flow import Protocol
 from asynclb.tables.row import Row
 from tests.unit.proxy.conftest import VIP
-from tests.unit.proxy.wire import WAIT_S, descriptors, free_port, until
+from tests.unit.proxy.wire import descriptors, free_port, until
 from tests.unit.proxy.world import Driver, local, member, row
 
 
@@ -27,7 +28,7 @@ def bound(address: str, port: int = 0) -> Iterator[socket.socket]:
 
 async def receive(sock: socket.socket) -> tuple[bytes, tuple[str, int]]:
     """Return the next datagram and who sent it."""
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
                 return sock.recvfrom(1 << 16)

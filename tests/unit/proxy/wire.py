@@ -11,15 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from asynclb.lab import Host
-
-WAIT_S = 20.0
-"""Only reached where something is wrong: the machines that run tests may be busy."""
+from asynclb.lab import PATIENCE_S, Host
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-async def until(condition: Callable[[], bool], what: str, *, wait_s: float = WAIT_S) -> None:
+async def until(condition: Callable[[], bool], what: str, *, wait_s: float = PATIENCE_S) -> None:
     """Return as soon as the condition holds; fail with `what` if it does not in time."""
     deadline = time.monotonic() + wait_s
     while not condition():
@@ -88,12 +85,12 @@ class Wire:
 
     async def send(self, data: bytes) -> None:
         """Send all of it."""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             await asyncio.get_running_loop().sock_sendall(self.sock, data)
 
     async def read(self, size: int = 1 << 16) -> bytes:
         """Return what comes next, empty at the end."""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             return await asyncio.get_running_loop().sock_recv(self.sock, size)
 
     async def exactly(self, size: int) -> bytes:
@@ -183,7 +180,7 @@ async def connect(
     *,
     host: Host | None = None,
     source: tuple[str, int] | None = None,
-    wait_s: float = WAIT_S,
+    wait_s: float = PATIENCE_S,
 ) -> Wire:
     """Open a connection, from a host of a lab if one is given.
 
@@ -229,7 +226,7 @@ class Listener:
 
     async def accept(self) -> Wire:
         """Return the next connection."""
-        async with asyncio.timeout(WAIT_S), self._turn:
+        async with asyncio.timeout(PATIENCE_S), self._turn:
             sock, _ = await asyncio.get_running_loop().sock_accept(self.sock)
         return Wire(sock)
 
@@ -261,7 +258,7 @@ class Deaf:
     def __init__(self, address: str, port: int = 0) -> None:
         self._listener = Listener(address, port, backlog=0)
         self.port = self._listener.port
-        self._plug = socket.create_connection((address, self.port), timeout=WAIT_S)
+        self._plug = socket.create_connection((address, self.port), timeout=PATIENCE_S)
 
     def __enter__(self) -> Self:
         return self

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from asynclb.lab import PATIENCE_S
 from tests.unit.admin.test_api import site
 from tests.unit.admin.test_commands import record
 
 pyte = pytest.importorskip("pyte")
-PATIENCE_S = 20.0
 
 
 class Seen:
