@@ -59,10 +59,8 @@ class Members:
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             for listener in self.listeners.values():
-                try:
-                    return Wire(listener.sock.accept()[0])
-                except BlockingIOError:
-                    continue
+                if (found := listener.take()) is not None:
+                    return found
             await asyncio.sleep(0.002)
         raise AssertionError("nobody connects to any member")
 

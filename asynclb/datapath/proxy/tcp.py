@@ -144,11 +144,18 @@ class Dial:
         self._try(verdict.member)
 
     def on_client(self, events: int) -> None:
-        """Give up when the client has gone; what it sends meanwhile waits in the kernel."""
+        """See that the client has hung up; what it sends meanwhile waits in the kernel.
+
+        A member that has the connection hears how it ends, and so does who listens: that is the relay's to say. Else
+        a client that is gone is given up.
+        """
         if not events & HUNG_UP:
             return
         self._client_hung_up = True
-        if self._client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        member_sock = self._member_sock
+        if member_sock is not None and sockets.is_connected(member_sock):
+            self._join(member_sock, hung_up=False)  # the edge is still to come, if there is one
+        elif self._client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self.give_up(None)
 
     def on_member(self, events: int) -> None:
@@ -159,10 +166,7 @@ class Dial:
         if member_sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._next()
         elif events & WRITABLE:
-            self._end()
-            flow = TcpFlow(self._frontend, self.peer, self._address)
-            flow.join(self._client, member_sock)
-            flow.relay.start(self._header(), (self._client_hung_up, bool(events & HUNG_UP)))
+            self._join(member_sock, hung_up=bool(events & HUNG_UP))
 
     def on_time(self, _now_s: float) -> float | None:
         """Try the next member: this one does not answer."""
@@ -177,6 +181,13 @@ class Dial:
         self._end()
         sockets.reset_on_close(self._client)
         self._frontend.shared.reactor.retire(self._client)
+
+    def _join(self, member_sock: socket.socket, *, hung_up: bool) -> None:
+        """Make a flow of the client and the member; `hung_up`: whether the member's hang-up has been seen."""
+        self._end()
+        flow = TcpFlow(self._frontend, self.peer, self._address)
+        flow.join(self._client, member_sock)
+        flow.relay.start(self._header(), (self._client_hung_up, hung_up))
 
     def _try(self, member: Member | None) -> None:
         while member is not None:

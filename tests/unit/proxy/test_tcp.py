@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from asynclb.datapath.lifetimes import End, Lifetime, Listeners
 from asynclb.events import Event
 from asynclb.model import ProxyProtocol
 from asynclb.net.drop import Drop
@@ -98,6 +99,25 @@ async def test_a_client_that_leaves_while_its_member_is_dialled(driver: Driver) 
             client.reset()
         await until(lambda: descriptors() == before - 3, "the attempt is over")
         assert driver.proxy.counters().drops[Drop.MEMBERS_UNREACHABLE] == 0
+
+
+async def test_a_client_that_resets_as_soon_as_its_member_has_accepted(driver: Driver) -> None:
+    """A connection that a member has is a flow, also when its client's reset is seen first: told of, and reset."""
+    ended: list[Lifetime] = []
+    with Listener(local(2)) as listener:
+        port = free_port(VIP)
+        await driver.apply(row(VIP, port, [member("be1", local(2))], listener.port, transparent=False))
+        driver.proxy.tell_flows(Listeners(ends=lambda _count, describe: ended.extend(describe())))
+        client = await connect(VIP, port)
+        while (accepted := listener.take()) is None:
+            await asyncio.sleep(0)
+        client.reset()  # the proxy has had no turn since it began to dial
+        with accepted:
+            await accepted.expect_reset()
+        await until(lambda: bool(ended), "the flow's end is told")
+    assert [flow.end for flow in ended] == [End.RESET]
+    counters = driver.proxy.counters()
+    assert (counters.rules["web"].new_flows, counters.flows) == (1, 0)
 
 
 async def test_closing_ends_attempts_too(driver: Driver) -> None:

@@ -230,13 +230,18 @@ class Listener:
             sock, _ = await asyncio.get_running_loop().sock_accept(self.sock)
         return Wire(sock)
 
+    def take(self) -> Wire | None:
+        """Return the connection that waits to be accepted, if one does."""
+        try:
+            return Wire(self.sock.accept()[0])
+        except BlockingIOError:
+            return None
+
     def waiting(self) -> bool:
         """Return whether somebody waits to be accepted; whoever does is closed."""
-        try:
-            sock, _ = self.sock.accept()
-        except BlockingIOError:
+        if (found := self.take()) is None:
             return False
-        sock.close()
+        found.close()
         return True
 
     def close(self) -> None:
