@@ -28,7 +28,7 @@ class End(StrEnum):
     DRAINED = "drained"
     """The drain period of its member was over."""
     REMOVED = "removed"
-    """Its rule was removed, and the drain period was over."""
+    """Its rule was removed, and the drain period was over; or, where only TCP has one, its rule or its member was."""
     MOVED = "moved"
     """Its next packet went to another member, as its own takes no more."""
     MEMBER_DOWN = "member_down"

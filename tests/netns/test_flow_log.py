@@ -1,42 +1,17 @@
 """What each datapath tells of flows that begin and end, by real traffic: sizes, members, durations and reasons."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any
-
 import pytest
 
-from asynclb.datapath.kernel import KernelDatapath
-from asynclb.datapath.lifetimes import Describe, End, Lifetime, Listeners
-from asynclb.datapath.packet import PacketDatapath
-from asynclb.datapath.proxy import ProxyDatapath
-from asynclb.lab import PATIENCE_S, VIP4, Site
-from tests.netns.balancer import Balancer, balancer
+from asynclb.datapath.lifetimes import End
+from asynclb.lab import VIP4, Site
+from asynclb.net.address import endpoint
+from tests.netns.flow_log_site import KINDS, told
 from tests.netns.packet_site import UdpMembers, ask, udp_rule
-from tests.netns.proxy_site import BACKEND_PORT, Members, address_of, rule, udp_socket
+from tests.netns.proxy_site import BACKEND_PORT, VIPS, Members, address_of, rule, udp_socket
+from tests.netns.test_packet_traffic import BOTH
 
-KINDS: dict[str, Callable[..., Any]] = {"proxy": ProxyDatapath, "packet": PacketDatapath, "kernel": KernelDatapath}
-
-
-@dataclass
-class Log:
-    """What was told so far. Owner: a test."""
-
-    flows: list[Lifetime] = field(default_factory=list)
-
-    def tell(self, _count: int, describe: Describe) -> None:
-        """Keep the words."""
-        self.flows += describe()
-
-    async def end(self, client: str) -> Lifetime:
-        """Return the end of a client's flow, which is told once."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not (found := [flow for flow in self.flows if flow.end and flow.client == client]):
-                await asyncio.sleep(0.05)
-        assert len(found) == 1
-        return found[0]
+HEADER = {4: 20, 6: 40}
+"""Bytes of an IP header."""
 
 
 @pytest.fixture(params=KINDS)
@@ -45,34 +20,28 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@asynccontextmanager
-async def told(site: Site, kind: str) -> AsyncIterator[tuple[Balancer, Log]]:
-    """Run a datapath that tells a log of its flows."""
-    log = Log()
-    async with balancer(site.lb, KINDS[kind]) as found:
-        await found.ask(lambda driver: driver.proxy.tell_flows(Listeners(log.tell, log.tell)))
-        yield found, log
-
-
-async def test_a_connection_that_was_closed(site: Site, kind: str) -> None:
+@BOTH
+async def test_a_connection_that_was_closed(site: Site, kind: str, version: int) -> None:
     """A start and an end are told of a connection: its member, the bytes both ways, and that both ends closed it."""
     async with told(site, kind) as (datapath, log):
-        await datapath.apply(rule(site))
-        client = f"{address_of(site.clients[0])}:41000"
-        with Members(site) as members:
-            source = (address_of(site.clients[0]), 41000)
-            async with members.joined(site.clients[0], VIP4, source=source) as (wire, accepted):
+        await datapath.apply(rule(site, version))
+        source = (address_of(site.clients[0], version), 41000)
+        client = endpoint(*source)
+        with Members(site, version) as members:
+            async with members.joined(site.clients[0], VIPS[version], source=source) as (wire, accepted):
                 await wire.send(b"x" * 1_000)
                 assert await accepted.exactly(1_000) == b"x" * 1_000
                 await accepted.send(b"y" * 3_000)
                 assert await wire.exactly(3_000) == b"y" * 3_000
-                member = accepted.sock.getsockname()
+                member = accepted.name
             flow = await log.end(client)
         assert flow.end is End.CLOSED
-        assert (flow.place.rule, flow.place.frontend_address, flow.place.protocol) == ("web", f"{VIP4}:80", "tcp")
-        assert flow.place.member_address == f"{member[0]}:{member[1]}"
-        assert address_of(next(host for host in site.members if host.name == flow.place.member)) == member[0]
-        overhead = 0 if kind == "proxy" else (flow.packets_in + flow.packets_out) * 54
+        assert (flow.place.rule, flow.place.frontend_address, flow.place.protocol) == (
+            *("web", endpoint(VIPS[version], 80), "tcp"),
+        )
+        assert flow.place.member_address == endpoint(*member)
+        assert address_of(next(host for host in site.members if host.name == flow.place.member), version) == member[0]
+        overhead = 0 if kind == "proxy" else (flow.packets_in + flow.packets_out) * (34 + HEADER[version])
         assert flow.bytes_in + flow.bytes_out >= 4_000 + overhead
         if kind == "proxy":
             assert (flow.bytes_in, flow.bytes_out) == (1_000, 3_000)
@@ -94,19 +63,20 @@ async def test_a_connection_that_was_reset(site: Site, kind: str) -> None:
         assert flow.end is End.RESET
 
 
-async def test_datagrams_until_nothing_comes(site: Site, kind: str) -> None:
+@BOTH
+async def test_datagrams_until_nothing_comes(site: Site, kind: str, version: int) -> None:
     """A UDP flow ends when it is idle, and its packets are those that were sent and answered."""
     async with told(site, kind) as (datapath, log):
-        await datapath.apply(udp_rule(site, idle_timeout_s=2.0))
-        source = (address_of(site.clients[0]), 41002)
-        with UdpMembers(site), udp_socket(site.clients[0], *source) as sock:
-            sock.connect((VIP4, 53))
+        await datapath.apply(udp_rule(site, version, idle_timeout_s=2.0))
+        source = (address_of(site.clients[0], version), 41002)
+        with UdpMembers(site, version), udp_socket(site.clients[0], *source) as sock:
+            sock.connect((VIPS[version], 53))
             served = [(await ask(sock, b"0123456789"))[0] for _ in range(3)]
-            flow = await log.end(f"{source[0]}:{source[1]}")
+            flow = await log.end(endpoint(*source))
         assert flow.end is End.IDLE
         assert (flow.packets_in, flow.packets_out) == (3, 3)
         assert served == [flow.place.member] * 3
-        assert flow.bytes_in == 3 * (10 if kind == "proxy" else 14 + 20 + 8 + 10)
+        assert flow.bytes_in == 3 * (10 if kind == "proxy" else 14 + HEADER[version] + 8 + 10)
         assert flow.place.member_address.endswith(f":{BACKEND_PORT}")
 
 

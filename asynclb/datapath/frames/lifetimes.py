@@ -5,12 +5,13 @@ are right to a second.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import is_not
 
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS, Conn, Told
-from asynclb.datapath.core.leaving import Leaving, MemberName
+from asynclb.datapath.core.leaving import Leaving, MemberName, member_names
 from asynclb.datapath.core.memory import flow_view
 from asynclb.datapath.core.values import FlowView
 from asynclb.datapath.frames.numbers import Numbers
@@ -19,34 +20,58 @@ from asynclb.datapath.lifetimes import End, Lifetime, Place
 from asynclb.net.address import Address, endpoint
 from asynclb.net.flow import Flow
 from asynclb.net.flowhash import Distribution, flow_hash, slot_of
-from asynclb.tables.row import Row
+from asynclb.tables.row import FrontendKey, Row
 from asynclb.tables.snat import SnatRule
+from asynclb.tables.tables import Tables
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What the core's numbers mean at one time. `rows` and `outbound` are by rule; `gone` are rules that leave."""
+    """What the core's numbers mean at one time; `rules` and `rows` by rule number, rows as they are or as they were."""
 
     rules: Mapping[int, str]
+    rows: Mapping[int, Row]
     members: Mapping[int, MemberName]
     sources: Mapping[int, Address]
-    rows: Mapping[str, Row]
     outbound: Mapping[str, SnatRule]
-    gone: frozenset[str] = frozenset()
+    in_force: Container[FrontendKey]
+    drained: Container[tuple[FrontendKey, MemberName]] = ()
+    """Members that have, or had until this moment, a drain period."""
+
+    def idle_timeout_s(self, rule: int) -> float:
+        """Return how long a rule's flows may be silent."""
+        row = self.rows.get(rule)
+        found = row.rule if row is not None else self.outbound.get(self.rules.get(rule, ""))
+        return 0.0 if found is None else found.idle_timeout_s
 
 
-def names_of(numbers: Numbers, rows: Iterable[Row], leaving: Leaving, outbound: Iterable[SnatRule]) -> Names:
-    """Return what the numbers mean now."""
-    old = {row.rule.name: row for row in leaving.rows}
-    live = {row.rule.name: row for row in rows}
-    return Names(
-        rules={number: name for number, (name, _) in numbers.rules.names().items()},
-        members=numbers.members.names(),
-        sources=numbers.sources.names(),
-        rows=old | live,
-        outbound={rule.name: rule for rule in outbound},
-        gone=frozenset(old.keys() - live.keys()),
-    )
+class Namer:
+    """Says what the numbers mean; it is asked ten times a second, and answers anew when something has changed.
+
+    Owner: a datapath.
+    """
+
+    def __init__(self, numbers: Numbers) -> None:
+        self._numbers = numbers
+        self._made_of: tuple[object, ...] = ()
+        self._names = Names({}, {}, {}, {}, {}, ())
+
+    def names(self, tables: Tables, leaving: Leaving) -> Names:
+        """Return what the numbers mean while these tables are in force. Cost: nothing until something changes."""
+        numbers = self._numbers
+        made_of = (tables, leaving, numbers.rules.names(), numbers.members.names(), numbers.sources.names())
+        if len(made_of) != len(self._made_of) or any(map(is_not, made_of, self._made_of)):
+            self._made_of = made_of
+            self._names = Names(
+                rules={number: name for number, (name, _) in numbers.rules.names().items()},
+                rows=numbers.rows(),
+                members=numbers.members.names(),
+                sources=numbers.sources.names(),
+                outbound={rule.name: rule for rule in tables.outbound},
+                in_force=tables.entries.keys(),
+                drained={(row.key, name) for row in leaving.rows for name in member_names((row,))},
+            )
+        return self._names
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +112,18 @@ def end_of(flow: FlowView, told: Told, names: Names) -> End | None:
     if told is Told.BEGUN:
         return None
     if told is Told.PARTED:
-        return End.REMOVED if names.rules.get(flow.rule, "") in names.gone else End.DRAINED
+        return _parted(flow, names)
     if flow.state == Conn.CLOSED.name.lower():
         return End.RESET if flow.broken else End.CLOSED
     return End.MOVED if told is Told.REPLACED else End.IDLE
+
+
+def _parted(flow: FlowView, names: Names) -> End:
+    """Return why a flow ends with its member's time: only those have a drain period that `Leaving` gives one."""
+    row, member = names.rows.get(flow.rule), names.members.get(flow.member)
+    if row is None or member is None:
+        return End.DRAINED  # a member's own connection
+    return End.DRAINED if row.key in names.in_force and (row.key, member) in names.drained else End.REMOVED
 
 
 class Describer:
@@ -103,7 +136,7 @@ class Describer:
     def lifetime(self, flow: FlowView, end: End | None) -> Lifetime:
         """Describe a flow."""
         place, own = self._place(flow), flow.source is not None
-        idle_ms = 0 if end is None else _idle_ms(place.rule, self._names)
+        idle_ms = 0 if end is None else int(self._names.idle_timeout_s(flow.rule) * 1000)
         return Lifetime(
             self._seen.at_s,
             end,
@@ -128,7 +161,7 @@ def place_of(flow: FlowView, names: Names) -> Place:
     """Return where a flow goes, in names."""
     rule = names.rules.get(flow.rule, "")
     pool, member, address = names.members.get(flow.member, ("", "", flow.frontend))
-    row = names.rows.get(rule)
+    row = names.rows.get(flow.rule)
     port = (row.rule.backend_port or flow.frontend_port) if row is not None else flow.frontend_port
     frontend, target = endpoint(flow.frontend, flow.frontend_port), endpoint(address, port)
     if flow.source is not None:
@@ -143,11 +176,6 @@ def place_of(flow: FlowView, names: Names) -> Place:
         member_address=target,
         protocol=PROTOCOLS.get(flow.protocol, str(flow.protocol)),
     )
-
-
-def _idle_ms(rule: str, names: Names) -> int:
-    found = names.outbound.get(rule) or (names.rows[rule].rule if rule in names.rows else None)
-    return 0 if found is None else int(found.idle_timeout_s * 1000)
 
 
 def _lasted_s(flow: FlowView, idle_ms: int, now_ns: int) -> float:

@@ -59,6 +59,7 @@ class Numbers:
         self.sources: Ids[Address] = Ids(MAX_SOURCES, sources)  # never given back: connections outlast the rules
         self.outbound: tuple[SnatRule, ...] = ()
         """The outbound rules that the engines have."""
+        self._rows: dict[RuleName, Row] = {}
         self.past = past or Counters()
         """What was counted under numbers that were given back."""
 
@@ -94,6 +95,15 @@ class Numbers:
             local=frozenset(around.addresses),
             sources=self.sources.of(address for rule in outbound for address in rule.sources),
         )
+
+    def entered(self, rows: Iterable[Row], leaving: Leaving, outbound: tuple[SnatRule, ...] = ()) -> None:
+        """Take note of what the engines have; rules that are removed stay known for as long as their numbers."""
+        self.outbound = outbound
+        self._rows.update(((row.rule.name, row.key), row) for row in (*leaving.rows, *rows))
+
+    def rows(self) -> dict[int, Row]:
+        """Return the rules by number, as they are or as they were."""
+        return {number: self._rows[name] for number, name in self.rules.names().items() if name in self._rows}
 
     def over(self, rows: Collection[Row], leaving: Leaving, now_s: float) -> Over | None:
         """Return what ends now, or None."""
@@ -134,6 +144,7 @@ class Numbers:
         self.past = self.counters(release(tuple(free), ()), 0)
         for name in free.values():
             self.rules.give_back(name)
+            self._rows.pop(name, None)
 
     def release_hops(self, wanted: Collection[Address]) -> None:
         """Give back the next hops of other addresses: no image that is in force has them."""

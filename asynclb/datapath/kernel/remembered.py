@@ -62,7 +62,9 @@ class Remembered:
 
     def numbers(self) -> Numbers:
         """Return the numbers, to be gone on with."""
-        return Numbers(self.rules, self.members, self.sources, self.past)
+        numbers = Numbers(self.rules, self.members, self.sources, self.past)
+        numbers.entered(self.rows, self.leaving)
+        return numbers
 
     def fresh(self, before: "Remembered") -> tuple[list[int], list[int]]:
         """Return the numbers of rules and of members that are another name's than before."""

@@ -27,7 +27,7 @@ from asynclb.datapath.core.memory import MARKS, flow_view
 from asynclb.datapath.core.parting import Ending
 from asynclb.datapath.core.values import CoreCounters, NextHop
 from asynclb.datapath.frames.departures import Departures
-from asynclb.datapath.frames.lifetimes import Names, names_of
+from asynclb.datapath.frames.lifetimes import Namer, Names
 from asynclb.datapath.frames.limits import clashes
 from asynclb.datapath.frames.neighbours import Neighbours, Surroundings
 from asynclb.datapath.frames.numbers import Over, member_addresses
@@ -72,6 +72,7 @@ class Running:
         self._state = found.state
         self._forwarding = Forwarding(host, pins, emit, found, limits)
         self._numbers = found.remembered.numbers()
+        self._namer = Namer(self._numbers)
         self._remembered = found.remembered
         self._counting = Counting(host.bpf, found.state)
         self.news = KernelNews(self._names)
@@ -151,7 +152,8 @@ class Running:
             await self._remember(live, leaving)
         await self._forwarding.put(image, self._generation, footing)
         self._passes = self._sweep.passes
-        self._tables, self._around, self._numbers.outbound = tables, around, tables.outbound
+        self._tables, self._around = tables, around
+        self._numbers.entered(live, leaving, tables.outbound)
         if is_foreign:
             await self._remember(live, leaving)
         if self._upkeep is None:
@@ -207,7 +209,7 @@ class Running:
         self.news.over(keyed.key, keyed.flow, Told.PARTED)
 
     def _names(self) -> Names:
-        return names_of(self._numbers, self.rows(), self._departures.leaving, self._tables.outbound)
+        return self._namer.names(self._tables, self._departures.leaving)
 
     async def without(self, leaving: Leaving) -> None:
         """Enter the same tables with these who leave."""

@@ -25,7 +25,7 @@ from asynclb.datapath.core.leaving import Leaving
 from asynclb.datapath.core.parting import Ending
 from asynclb.datapath.frames.announce import announcement
 from asynclb.datapath.frames.departures import Departures
-from asynclb.datapath.frames.lifetimes import Names, names_of
+from asynclb.datapath.frames.lifetimes import Namer, Names
 from asynclb.datapath.frames.limits import clashes, own_sources, too_many_interfaces
 from asynclb.datapath.frames.neighbours import Link, Neighbours, Surroundings, vanished
 from asynclb.datapath.frames.numbers import Numbers, Over, member_addresses
@@ -65,6 +65,7 @@ class Running:
         self.news = FlowNews(self._crew, self._names)
         self._present = Present()
         self._numbers = Numbers()
+        self._namer = Namer(self._numbers)
         self._gateways: Mapping[int, Address] = {}
         self._images = ImageCache()
         self._tables: Tables = EMPTY_TABLES
@@ -153,7 +154,7 @@ class Running:
             _close_links(links, but=self._present.links)
             raise
         before, self._present, self._tables = self._present, present, tables
-        self._numbers.outbound = tables.outbound
+        self._numbers.entered(live, leaving, tables.outbound)
         self._departures.entered(leaving)
         try:
             await self._crew.commit()
@@ -219,7 +220,7 @@ class Running:
                         yield outbound_record_of(flow, rules, members, sources, time.monotonic())
 
     def _names(self) -> Names:
-        return names_of(self._numbers, self.rows(), self._departures.leaving, self._tables.outbound)
+        return self._namer.names(self._tables, self._departures.leaving)
 
     def ask(self, flow: Flow, interface: str | None) -> LiveVerdict | None:
         """Ask who would get a packet that begins a flow."""

@@ -122,7 +122,7 @@ class ProxyDatapath:
                 self._emit(Event.DATAPATH_FAILED, datapath=self.name, error=str(error))
             finally:
                 for frontend in removed:
-                    frontend.stop_listening()
+                    frontend.stop_listening(Ending.REMOVED)
 
     def counters(self) -> Counters:
         """Return a snapshot of the counters."""

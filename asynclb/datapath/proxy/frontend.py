@@ -181,8 +181,8 @@ class ProxyFrontend(ABC):
         if self.listening:
             self._set_gate(SILENT)
 
-    def stop_listening(self) -> None:
-        """Take no new flows and give the address and port back at once; open flows go on."""
+    def stop_listening(self, why: Ending = Ending.STOPPED) -> None:  # noqa: ARG002  for those who cannot go on
+        """Take no new flows and give the address and port back at once; open flows go on, or end for this reason."""
         if self.listening:
             self.count_drops()
             self.listening = False

@@ -212,10 +212,10 @@ class UdpFrontend(ProxyFrontend):
             session.end(ending)
         return len(victims)
 
-    def stop_listening(self) -> None:
+    def stop_listening(self, why: Ending = Ending.STOPPED) -> None:
         """Close the frontend's socket and with it every session: replies could not leave without it."""
-        self.reset_flows(Ending.STOPPED, lambda _peer: True)
-        super().stop_listening()
+        self.reset_flows(why, lambda _peer: True)
+        super().stop_listening(why)
 
     def forget(self, session: UdpSession) -> None:
         """Close a session's socket and take it out of the books."""
