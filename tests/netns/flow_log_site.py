@@ -15,7 +15,6 @@ from asynclb.lab import PATIENCE_S, Site
 from tests.netns.balancer import Balancer, balancer
 from tests.netns.kernel_site import FLOWS, needs_kernel
 
-
 KINDS: dict[str, Callable[..., Any]] = {
     "proxy": ProxyDatapath,
     "packet": PacketDatapath,
