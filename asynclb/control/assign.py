@@ -133,7 +133,9 @@ def _choose(
 def _why(auto: bool, passed_over: Iterable[tuple[str, Refusal]]) -> str:
     if not auto:
         return "named in the configuration"
-    others = "; ".join(f"not {name}: {refusal.why}" for name, refusal in passed_over)
+    others = "; ".join(
+        f"not {name}: {refusal.why}{f' ({refusal.mend})' if refusal.mend else ''}" for name, refusal in passed_over
+    )
     return f"auto; {others}" if others else "auto; the preferred datapath"
 
 

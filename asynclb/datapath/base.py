@@ -27,6 +27,8 @@ class Refusal:
     remedy: str
     absent: bool = False
     """Whether this version has only the datapath's name."""
+    mend: str = ""
+    """What the host lacks, as a command or a step, where that is why; the start tells it even if another is chosen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,22 +3,23 @@
 import sys
 from collections.abc import Iterator
 
+from asynclb.datapath.kernel.refusals import OLDEST_KERNEL, TELLS_LENGTH
 from asynclb.doctor.facts import Facts, Interface
 from asynclb.doctor.finding import Finding, Level
 from asynclb.doctor.wants import Wants
 
-OLDEST_KERNEL = (5, 15)
 ENOUGH_DESCRIPTORS = 65_536
 
 _NEEDS = {
     "proxy": ("CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE"),
     "packet": ("CAP_NET_ADMIN", "CAP_NET_RAW"),
-    "kernel": ("CAP_NET_ADMIN", "CAP_BPF"),
+    "kernel": ("CAP_NET_ADMIN", "CAP_BPF", "CAP_PERFMON"),
 }
 _FOR = {
     "CAP_NET_ADMIN": "routes, packet filters, transparent sockets",
     "CAP_NET_RAW": "packet sockets",
     "CAP_BPF": "programs in the kernel",
+    "CAP_PERFMON": "programs at a third of the cost; before Linux 5.18 any",
     "CAP_NET_BIND_SERVICE": "frontend ports below 1024",
 }
 
@@ -40,7 +41,7 @@ def _level(wants: Wants, *datapaths: str) -> Level:
 
 
 def _capabilities(facts: Facts, wants: Wants) -> Iterator[Finding]:
-    lacking = facts.lacking - ({"CAP_BPF"} if "CAP_SYS_ADMIN" not in facts.lacking else set())
+    lacking = facts.lacking - ({"CAP_BPF", "CAP_PERFMON"} if "CAP_SYS_ADMIN" not in facts.lacking else set())
     sets = ",".join(map(str.lower, _FOR))
     mend = f"sudo setcap {sets}+ep $(readlink -f {sys.executable})   # or AmbientCapabilities= in the systemd unit"
     for name, purpose in _FOR.items():
@@ -66,6 +67,8 @@ def _without(name: str, facts: Facts, wants: Wants) -> Level:
     elif name == "CAP_NET_BIND_SERVICE":
         others = facts.kernel_refusal is None or "CAP_NET_RAW" not in facts.lacking
         bad = bool(named) or (bool(wants.source) and not others)
+    elif name == "CAP_PERFMON":
+        bad = bool(named) and facts.release < TELLS_LENGTH
     else:
         bad = bool(named)
     return Level.FAIL if bad else Level.WARN

@@ -16,6 +16,7 @@ _REMEDIES: Final = {
     errno.ENOMEM: "there is not enough memory that the kernel can lock; make the flow table smaller",
     errno.E2BIG: "the kernel does not take so much at once; make the tables smaller",
     errno.EBUSY: "another program is attached there; detach it, or attach to tc",
+    errno.EEXIST: "another program is attached there, or to an interface above it; detach it, or attach to tc",
     errno.ENOENT: "it has been removed by somebody else",
     errno.ENODEV: "the interface is gone",
     errno.EOPNOTSUPP: "the interface's driver cannot do that; use `attach: tc`",
@@ -23,12 +24,12 @@ _REMEDIES: Final = {
 
 
 class BpfError(OSError):
-    """A call that failed. `call` is its name, `remedy` what can be done."""
+    """A call that failed. `call` is its name, `what` went wrong in words, `remedy` what can be done."""
 
     def __init__(self, call: str, number: int, detail: str = "") -> None:
         remedy = _REMEDIES.get(number, "the kernel may be too old; Linux 5.15 or later is needed")
-        words = f"{call}: {os.strerror(number)}"
-        super().__init__(number, "; ".join(part for part in (words, detail, remedy) if part))
+        self.what = "; ".join(part for part in (f"{call}: {os.strerror(number)}", detail) if part)
+        super().__init__(number, f"{self.what}; {remedy}")
         self.call = call
         self.remedy = remedy
 
@@ -41,7 +42,7 @@ class LibbpfMissingError(BpfError):
 
     def __init__(self, why: str) -> None:
         super().__init__("libbpf", errno.ENOENT, why)
-        self.strerror = why
+        self.strerror = self.what = why
         self.remedy = (
             "install libbpf 1.0 or later (Debian, Ubuntu: `apt install libbpf1`; Fedora: `dnf install libbpf`)"
         )

@@ -296,7 +296,7 @@ def another_user(site: Site, *capabilities: str) -> tuple[Path, tuple[str, ...]]
     for readable in (site.lb.directory, path):
         readable.chmod(0o755)
     state.chmod(0o777)
-    held = ",".join(f"+{capability}" for capability in capabilities)
+    held = ",".join(f"+{capability}" for capability in capabilities) or "-all"
     words = ("--reuid=65534", "--regid=65534", "--clear-groups", f"--inh-caps={held}", f"--ambient-caps={held}")
     return path, ("env", f"XDG_STATE_HOME={state}", f"STATE_DIRECTORY={state}", "setpriv", *words)
 

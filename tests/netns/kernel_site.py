@@ -23,11 +23,17 @@ FLOWS = FlowLimits(20_000, 20_000)
 
 @asynccontextmanager
 async def kernel(
-    host: Host, *, attach: str = "auto", leave: bool = False, library: Libbpf | None = None
+    host: Host,
+    *,
+    attach: str = "auto",
+    leave: bool = False,
+    library: Libbpf | None = None,
+    settings: HostSettings | None = None,
 ) -> AsyncIterator[Balancer]:
-    """Run the kernel datapath in a host for the length of a block."""
+    """Run the kernel datapath in a host for the length of a block; `settings` outweigh the two before."""
     needs_kernel()
-    kind = partial(KernelDatapath, limits=FLOWS, settings=attached(attach, leave=leave), library=library)
+    settings = settings or attached(attach, leave=leave)
+    kind = partial(KernelDatapath, limits=FLOWS, settings=settings, library=library)
     async with balancer(host, kind) as found:
         yield found
 

@@ -96,7 +96,7 @@ async def test_tables_outgrow_their_map(site: Site, balancer: Balancer) -> None:
         members = stack.enter_context(Members(site))
         pairs = [await stack.enter_async_context(members.joined(site.clients[0], VIP4)) for _ in range(4)]
         many = [rule(site, address=f"203.0.113.{20 + n}", name=f"r{n}", backend_port=9_000 + n) for n in range(30)]
-        weighted = [_weighted(site, n) for n in range(40)]
+        weighted = [weighted(site, n) for n in range(40)]
         await balancer.apply(rule(site), *many, *weighted)
         assert await balancer.ask(lambda driver: driver.proxy.capacity) > SMALLEST_IMAGE
         for client, accepted in pairs:
@@ -108,7 +108,7 @@ async def test_tables_outgrow_their_map(site: Site, balancer: Balancer) -> None:
     assert len([flow for flow in await balancer.flows() if flow.rule == "web"]) == 5
 
 
-def _weighted(site: Site, number: int) -> Row:
+def weighted(site: Site, number: int) -> Row:
     """Return a rule with a pool, and so a table, of its own."""
     members = [member(host.name, address_of(host), weight=1 + number + n * 40) for n, host in enumerate(site.members)]
     backend = pool(members, name=f"own{number}")
@@ -241,10 +241,10 @@ async def test_links_that_cannot_be_replaced(site: Site) -> None:
             async with members.joined(site.clients[0], VIP4) as (client, accepted):
                 library.fail("update_link", after=1)
                 with pytest.raises(ApplyError, match="update_link"):
-                    await balancer.apply(rule(site), *[_weighted(site, n) for n in range(40)])
+                    await balancer.apply(rule(site), *[weighted(site, n) for n in range(40)])
                 await greet(client, accepted)
                 library.fail()
-                await balancer.apply(rule(site), *[_weighted(site, n) for n in range(40)])
+                await balancer.apply(rule(site), *[weighted(site, n) for n in range(40)])
                 await greet(client, accepted)
 
 

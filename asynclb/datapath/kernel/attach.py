@@ -3,7 +3,8 @@
     wish    auto: native XDP where the device is a real one that has it, and every other can be redirected to; else tc
             xdp:  in the driver, else in the stack          tc: tcx, else a clsact filter (before Linux 6.6)
 
-Both tc ways live beside other programs of the host: ours comes last and hands on what is not its own.
+Both tc ways live beside other programs of the host: ours comes last and hands on what is not its own. XDP has one place
+on each interface; where somebody else has it, ours is attached to tc, and that is told.
 
 Laws:
   1. While programs are replaced an interface has the old one or the new one, and the old one when that fails.
@@ -57,7 +58,10 @@ _WAYS: Mapping[Wish, tuple[Mode, ...]] = {
     Wish.XDP: (Mode.XDP, Mode.XDP_GENERIC),
     Wish.XDP_GENERIC: (Mode.XDP_GENERIC,),
 }
-_NATIVE_FIRST = (Mode.XDP, Mode.TCX, Mode.CLSACT)
+_BY_TC = _WAYS[Wish.TC]
+_CARDS = ("", "veth")
+"""Kinds of devices that stand on no other: the kernel refuses XDP below a device that has it already, not above."""
+_NATIVE = (Mode.XDP,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An interface and the ways to attach to it, the best first."""
+    """An interface and the ways to attach to it, the best first; where all XDP ones are refused, tc's come after."""
 
     link: Link
     ways: tuple[Mode, ...]
@@ -106,16 +110,16 @@ def needed(rows: Collection[Row], around: Surroundings, named: Collection[str]) 
 def wanted(
     links: Mapping[int, Link], wishes: Mapping[str, str], native: Collection[int], targets: Collection[int]
 ) -> dict[int, Wanted]:
-    """Return the ways for every interface. Pure.
+    """Return the ways for every interface, in the order in which they are to be attached to. Pure.
 
     `native` are those whose driver runs XDP programs that redirect, `targets` those that it can redirect to.
     """
     reachable = all(index in targets for index in links)
     found = {}
-    for index, link in links.items():
+    for index, link in sorted(links.items(), key=lambda item: item[1].kind not in _CARDS):
         wish = Wish(wishes.get(link.name, Wish.AUTO))
         real = wish is Wish.AUTO and not link.kind and index in native and reachable
-        found[index] = Wanted(link, _NATIVE_FIRST if real else _WAYS[wish])
+        found[index] = Wanted(link, _NATIVE if real else _WAYS[wish])
     return found
 
 
@@ -127,6 +131,8 @@ class Attachments:
         self._pins = pins
         self._emit = emit
         self._attached: dict[int, _Attached] = {}
+        self._without_xdp: set[int] = set()
+        """Interfaces that refused XDP to this process: they are not asked again."""
 
     @property
     def modes(self) -> Mapping[int, Mode]:
@@ -159,7 +165,7 @@ class Attachments:
         try:
             for index, wish in interfaces.items():
                 known = self._attached.get(index)
-                if known is not None and known.mode in wish.ways:
+                if known is not None and known.mode in self._ways(wish):
                     continue
                 if known is not None:
                     self._detach(known)
@@ -209,7 +215,7 @@ class Attachments:
     def _attach(self, programs: Pair, wish: Wanted) -> _Attached | None:
         """Attach in the first way that works; None when the interface is gone. Raises: BpfError -> none does."""
         refused: BpfError | None = None
-        for mode in wish.ways:
+        for mode in dict.fromkeys((*wish.ways, *_BY_TC)):
             try:
                 made = self._attach_by(programs, wish.link, mode)
             except BpfError as error:
@@ -220,8 +226,20 @@ class Attachments:
                 refused = refused or error
                 continue
             self._emit(Event.DATAPATH_ATTACHED, datapath="kernel", interface=wish.link.name, mode=str(mode))
+            if refused is not None and mode not in wish.ways:
+                self._without_xdp.add(wish.link.index)
+                self._tell_no_xdp(wish.link.name, refused)
             return made
         raise refused or BpfError("attach", errno.EINVAL)
+
+    def _ways(self, wish: Wanted) -> tuple[Mode, ...]:
+        """Return how an interface may stay attached."""
+        return (*wish.ways, *_BY_TC) if wish.link.index in self._without_xdp else wish.ways
+
+    def _tell_no_xdp(self, name: str, refused: BpfError) -> None:
+        mend = f"`bpftool net show dev {name}` shows whose program is there; detach that and start again"
+        remedy = f"tc carries its traffic instead; {mend}, or set `attach: tc`"
+        self._emit(Event.HOST_LIMIT, what=f"XDP on {name}", value=refused.what, remedy=remedy)
 
     def _attach_by(self, programs: Pair, link: Link, mode: Mode) -> _Attached:
         if mode is Mode.CLSACT:
@@ -256,6 +274,7 @@ class Attachments:
 
     def _detach(self, attached: _Attached) -> None:
         del self._attached[attached.index]
+        self._without_xdp.discard(attached.index)
         if attached.mode is Mode.CLSACT:
             self._bpf.tc_detach(attached.index, _HANDLE, _PRIORITY)
         else:

@@ -16,13 +16,13 @@ from asynclb.datapath.host import Capability, missing
 from asynclb.datapath.kernel.bpffs import find_bpffs
 from asynclb.datapath.kernel.pins import HOME, namespace_cookie
 from asynclb.datapath.kernel.programs import SMALLEST_IMAGE, FlowLimits, Programs, State, kernel_release, read_object
-from asynclb.native.libbpf import LOADING, BpfError, Libbpf, LibbpfMissingError
+from asynclb.datapath.kernel.refusals import lack, lacking, refused, too_old
+from asynclb.native.libbpf import BpfError, Libbpf
 
-OLDEST_KERNEL = (5, 15)
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
 _CONF = Path("/proc/sys/net/ipv4/conf")
 _TRIAL = FlowLimits(1_024, 1_024)
-_OTHERWISE = "or use `datapath: packet` or `proxy`"
+_BUILD = "build it: `python -m asynclb.native.build`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,32 +37,22 @@ class KernelHost:
 
 def look_at_host(library: Libbpf | None = None) -> KernelHost | Refusal:
     """Return what is there, or why this host cannot run the datapath. Blocks for some 100 ms: it loads the programs."""
-    lacking = _lacking_capabilities()
-    if lacking:
-        return Refusal(
-            f"BPF programs need {' and '.join(lacking)}", f"run as root or with these capabilities, {_OTHERWISE}"
-        )
-    if kernel_release() < OLDEST_KERNEL:
-        return Refusal(f"this kernel is Linux {platform.release()}", f"Linux 5.15 or later is needed, {_OTHERWISE}")
+    without, release = missing(*Capability), kernel_release()
+    judged = too_old(release, platform.release()) or lacking(without, release)
+    if judged is not None:
+        return judged
     try:
         bpf = library or Libbpf()
         code = read_object()
         _try(bpf, code)
         cookie = namespace_cookie()
         return KernelHost(bpf, code, find_bpffs(f"{HOME}/{cookie}"), cookie)
-    except LibbpfMissingError as error:
-        return Refusal(str(error), f"{error.remedy}, {_OTHERWISE}")
     except BpfError as error:
-        if error.call == LOADING and missing(Capability.CAP_PERFMON):
-            why = "this kernel's verifier refuses the programs to a process without CAP_PERFMON"
-            return Refusal(why, f"run as root or with CAP_PERFMON as well, {_OTHERWISE}")
-        return Refusal(f"{error}{_lockdown()}", f"{error.remedy}, {_OTHERWISE}")
+        return refused(error, without, _lockdown())
     except ValueError as error:
-        return Refusal(str(error), f"`python -m asynclb.native.build` builds it, {_OTHERWISE}")
+        return lack(str(error), _BUILD)
     except OSError as error:
-        return Refusal(
-            f"the BPF object is not there: {error}", f"`python -m asynclb.native.build` builds it, {_OTHERWISE}"
-        )
+        return lack(f"the BPF object is not there: {error}", _BUILD)
 
 
 def limits_of_host() -> Iterator[tuple[str, int, str]]:
@@ -103,14 +93,6 @@ def strict_interfaces() -> tuple[str, ...]:
     return tuple(sorted(name for name, value in ours.items() if max(common, value) == 1))
 
 
-def _lacking_capabilities() -> list[str]:
-    """Return the names of capabilities that are missing; CAP_SYS_ADMIN is as good as CAP_BPF."""
-    lacking = [capability.name for capability in missing(Capability.CAP_NET_ADMIN)]
-    if missing(Capability.CAP_BPF) and missing(Capability.CAP_SYS_ADMIN):
-        lacking.append(Capability.CAP_BPF.name)
-    return lacking
-
-
 def _try(bpf: Libbpf, code: bytes) -> None:
     """Load the programs and forget them. Raises: BpfError, ValueError -> as `Programs`."""
     state = State({})
@@ -121,8 +103,9 @@ def _try(bpf: Libbpf, code: bytes) -> None:
 
 
 def _lockdown() -> str:
+    """Return the kernel's level of lockdown, or nothing where there is none."""
     try:
         level = re.search(r"\[(\w+)\]", _LOCKDOWN.read_text(encoding="ascii"))
     except OSError:
         return ""
-    return f" (kernel lockdown: {level[1]})" if level is not None and level[1] != "none" else ""
+    return level[1] if level is not None and level[1] != "none" else ""

@@ -25,6 +25,7 @@ from typing import Any
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.values import MAX_MEMBERS, MAX_NEXT_HOPS, MAX_RULES
 from asynclb.datapath.host import Capability, missing
+from asynclb.datapath.kernel.refusals import TELLS_LENGTH
 from asynclb.native.libbpf import Libbpf, MapInfo, Object
 from asynclb.net.drop import Drop
 
@@ -38,7 +39,6 @@ SMALLEST_IMAGE = 1 << 20
 
 _SETTINGS = ".rodata.settings"
 _XDP = ("asynclb_xdp", "asynclb_xdp_plain")
-_XDP_LENGTH = (5, 18)  # from here on the kernel tells a program how long a frame in several buffers is
 _GRACE_S = 0.02  # where the kernel offers no grace period: no program runs for so long
 _MEMBARRIER_GLOBAL = 1  # linux/membarrier.h
 _MEMBARRIER: Mapping[str, int] = {"x86_64": 324, "aarch64": 283}
@@ -176,7 +176,7 @@ class Programs:
         settings.image_mask = self.capacity - 1
         settings.rule_limit = settings.rule_limit or MAX_RULES
         settings.member_limit = settings.member_limit or MAX_MEMBERS
-        settings.xdp_length = kernel_release() >= _XDP_LENGTH
+        settings.xdp_length = kernel_release() >= TELLS_LENGTH
         self._object.set_initial(_SETTINGS, bytes(settings))
         self._object.set_value_size("images", self.capacity + SLACK)
         self._object.set_entries("flows4", limits.flows4)

@@ -40,7 +40,7 @@ def bad(facts: Facts, wants: Wants | None = None) -> list[Finding]:
 def test_a_host_that_has_everything_is_well() -> None:
     """Nothing is to be mended, and the first line says so."""
     assert bad(WELL) == []
-    assert findings_text([*check_host(WELL, Wants())]).startswith("all well: 11 fine\n")
+    assert findings_text([*check_host(WELL, Wants())]).startswith("all well: 12 fine\n")
 
 
 @pytest.mark.parametrize(
@@ -105,6 +105,17 @@ def test_what_a_configuration_cannot_do_without_is_in_the_way() -> None:
 def test_capability_sys_admin_is_as_good_as_bpf() -> None:
     """A process with CAP_SYS_ADMIN needs no CAP_BPF."""
     assert bad(replace(WELL, lacking=frozenset({"CAP_BPF"}))) == []
+
+
+def test_perfmon_is_needed_on_old_kernels_only() -> None:
+    """Where the kernel does not tell how long frames are, a rule on `kernel` fails without CAP_PERFMON."""
+    lacking = replace(WELL, lacking=frozenset({"CAP_PERFMON", "CAP_SYS_ADMIN"}))
+    wants = Wants(named=frozenset({"kernel"}))
+    for release, level in (((5, 15), Level.FAIL), ((5, 17), Level.FAIL), ((5, 18), Level.WARN), ((6, 1), Level.WARN)):
+        (found,) = bad(replace(lacking, release=release), wants)
+        assert (found.level, found.subject) == (level, "CAP_PERFMON")
+        assert "before Linux 5.18" in found.found
+        assert "cap_perfmon" in found.mend
 
 
 def test_interfaces_members_and_next_hops() -> None:

@@ -62,3 +62,9 @@ def test_wishes_are_followed() -> None:
     """What the configuration says of an interface outweighs what is known of its device."""
     assert ways(LINKS, {"front": "xdp", "back": "tc"}, {3}, set()) == {2: Mode.XDP, 3: Mode.TCX, 4: Mode.TCX}
     assert wanted(LINKS, {"front": "xdp"}, (), ())[2].ways == (Mode.XDP, Mode.XDP_GENERIC)
+
+
+def test_devices_that_stand_on_others_come_last() -> None:
+    """The kernel refuses XDP on a device when one that stands on it has a program already."""
+    links = {1: Link(1, "vlan7", LINK, 1500, "vlan"), 2: replace(FRONT, kind="veth"), 3: BACK}
+    assert list(wanted(links, {}, (), ())) == [2, 3, 1]
