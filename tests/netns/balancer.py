@@ -84,6 +84,18 @@ class Balancer:
         """Close the proxy and return how many flows it reset."""
         return await self._there(lambda: self._driver.proxy.close(drain_s))
 
+    async def hurry(self, drain_s: float, after_s: float) -> int:
+        """Close it with time for flows, and lose patience: what a second signal does. Return how many were reset."""
+
+        async def hurried() -> int:
+            closing = asyncio.create_task(self._driver.proxy.close(drain_s))
+            await asyncio.wait((closing,), timeout=after_s)
+            closing.cancel()
+            await asyncio.wait((closing,))
+            return await self._driver.proxy.close(0)
+
+        return await self._there(hurried)
+
     async def end(self) -> None:
         """Close the proxy, if nobody has, and end its thread."""
         if self._up.done() and self._up.exception() is None:

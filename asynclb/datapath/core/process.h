@@ -353,12 +353,31 @@ INLINE void flow_advance(struct flow *flow, u32 bytes, u32 outward)
 	}
 }
 
+#define STATE_SHIFT (8 * (__builtin_offsetof(struct flow, state) - __builtin_offsetof(struct flow, hairpin_port)))
+_Static_assert(__builtin_offsetof(struct flow, hairpin_port) % 4 == 0 && STATE_SHIFT < 32, "a word that is exchanged");
+
+/* Lets a flow's state follow. Its ends may be heard at the same time, on two processors: an acknowledgement must not
+ * write back the state from before a FIN, nor one FIN that from before the other. So what stays as it is is not written,
+ * and what changes is exchanged, with the word that it is a part of.
+ */
+INLINE void flow_follow(struct flow *flow, u32 event, int outward)
+{
+	u32 *word = (u32 *)(void *)&flow->hairpin_port, was, now, turn;
+
+	for (turn = 0; turn < 4; turn++) {
+		was = *(volatile u32 *)word;
+		now = (was & ~(0xffu << STATE_SHIFT)) | (u32)tcp_next(was >> STATE_SHIFT & 0xff, event, outward) << STATE_SHIFT;
+		if (now == was || __sync_val_compare_and_swap(word, was, now) == was)
+			return;
+	}
+}
+
 /* Lets a flow hear what its ends say by TCP. */
 INLINE void flow_hear(struct flow *flow, u32 flags, u32 ack, u32 outward)
 {
 	if (flags & TCP_RST && flow->state != CONN_CLOSED)
 		flow->flags |= FLOW_BROKEN;
-	flow->state = tcp_next(flow->state, tcp_event(flags), (int)outward);
+	flow_follow(flow, tcp_event(flags), (int)outward);
 	if (flags & TCP_ACK)
 		hear_ack(flow, ack, (int)outward);
 }

@@ -155,9 +155,10 @@ class KernelDatapath:
 
     async def close(self, drain_s: float) -> int:
         """Take no new flows for `drain_s` at most, then detach; or leave everything, if that is the setting."""
-        running, self._running = self._running, None
-        if running is not None:
-            return await running.close(drain_s)
+        if self._running is not None:
+            left = await self._running.close(drain_s)
+            self._running = None  # until then it shows which flows are waited for, and may be closed again
+            return left
         if not self._settings.leave:
             await self._remove_left_over()
         return 0

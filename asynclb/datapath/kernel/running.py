@@ -27,6 +27,7 @@ from asynclb.datapath.core.memory import MARKS, flow_view
 from asynclb.datapath.core.parting import Ending
 from asynclb.datapath.core.values import CoreCounters, NextHop
 from asynclb.datapath.frames.departures import Departures
+from asynclb.datapath.frames.drained import drained
 from asynclb.datapath.frames.lifetimes import Namer, Names
 from asynclb.datapath.frames.limits import clashes
 from asynclb.datapath.frames.neighbours import Neighbours, Surroundings
@@ -37,7 +38,6 @@ from asynclb.datapath.kernel.ask import ask
 from asynclb.datapath.kernel.attach import needed, wanted
 from asynclb.datapath.kernel.bpffs import REMEDY
 from asynclb.datapath.kernel.counting import Counting
-from asynclb.datapath.kernel.drained import drained
 from asynclb.datapath.kernel.ending import end_flows
 from asynclb.datapath.kernel.evictions import Evictions, flows_made
 from asynclb.datapath.kernel.features import XdpFeatures, xdp_features
@@ -309,15 +309,22 @@ class Running:
             await self._end(leave=True)
             return 0
         if drain_s and self._upkeep is not None:
-            with suppress(TimeoutError, OSError, HostError, LookupError, ValueError):
+            with suppress(TimeoutError):
                 async with asyncio.timeout(drain_s):
-                    async with self._turn:
-                        await self._enter(drained(self._tables), self._departures.leaving, self._around)
+                    await self._take_no_more()
                     await self._upkeep.emptied()
         left = self._sweep.counted.open
         self.news.close(self._open)
         await self._end(leave=False)
         return left
+
+    async def _take_no_more(self) -> None:
+        """Let open flows go on, and no others begin; where that fails, they go on beginning until the end."""
+        try:
+            async with self._turn:
+                await self._enter(drained(self._tables), self._departures.leaving, self._around)
+        except (OSError, HostError, LookupError, ValueError) as error:
+            self._emit(Event.DATAPATH_FAILED, datapath="kernel", error=str(error))
 
     async def abandon(self) -> None:
         """Undo a start that failed: what an instance before this one left goes on as it was."""

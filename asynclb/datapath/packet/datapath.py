@@ -123,10 +123,11 @@ class PacketDatapath:
         return None if self._running is None else self._running.ask(flow, interface)
 
     async def close(self, drain_s: float) -> int:
-        """Go on for `drain_s` while there are flows, then take the rings, the guard and the lock down."""
-        running, self._running = self._running, None
+        """Take no new flows for `drain_s` at most, then take the rings, the guard and the lock down."""
+        left = 0 if self._running is None else await self._running.close(drain_s)
+        self._running = None  # until then it shows which flows are waited for, and may be closed again
         await self._remove_leftover()
-        return 0 if running is None else await running.close(drain_s)
+        return left
 
     async def _remove_leftover(self) -> None:
         if self._leftover and await asyncio.to_thread(_remove_table):

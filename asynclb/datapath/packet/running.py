@@ -25,6 +25,7 @@ from asynclb.datapath.core.leaving import Leaving
 from asynclb.datapath.core.parting import Ending
 from asynclb.datapath.frames.announce import announcement
 from asynclb.datapath.frames.departures import Departures
+from asynclb.datapath.frames.drained import drained
 from asynclb.datapath.frames.lifetimes import Namer, Names
 from asynclb.datapath.frames.limits import clashes, own_sources, too_many_interfaces
 from asynclb.datapath.frames.neighbours import Link, Neighbours, Surroundings, vanished
@@ -233,14 +234,16 @@ class Running:
         )
 
     async def close(self, drain_s: float) -> int:
-        """Wait for flows to end, at most `drain_s`; then undo everything. Returns how many flows were left."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(drain_s):
-                while self._crew.flow_count():  # noqa: ASYNC110  nothing hot shall signal it
-                    await asyncio.sleep(0.1)
+        """Take no new flows, wait for the open ones, at most `drain_s`; undo everything. Returns how many were left."""
+        await self._departures.close()
+        if drain_s and self._started:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(drain_s):
+                    await self._take_no_more()
+                    while self._crew.flow_count():  # noqa: ASYNC110  nothing hot shall signal it
+                        await asyncio.sleep(0.1)
         left = self._crew.flow_count()
         self._neighbours.close()
-        await self._departures.close()
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.wait((self._refreshing,))
@@ -253,6 +256,16 @@ class Running:
             self._pinning.close()
         self._lock.close()
         return left
+
+    async def _take_no_more(self) -> None:
+        """Let open flows go on, and no others begin; where that fails, they go on beginning until the end."""
+        tables, leaving = drained(self._tables), self._departures.leaving
+        rows = [entry.row for entry in tables.entries.values()]
+        try:
+            async with self._turn:
+                await self._enter(tables, rows, leaving, await self._look(rows, leaving))
+        except (OSError, ApplyError, HostError, LookupError, ValueError) as error:
+            self._emit(Event.DATAPATH_FAILED, datapath="packet", error=str(error))
 
     def _surroundings_changed(self, around: Surroundings) -> None:
         """Follow neighbours at once; interfaces and addresses need a new image and come in their turn."""

@@ -8,9 +8,12 @@ from asynclb.tables.tables import EMPTY_POOL_TABLE, Entry, Tables
 
 
 def drained(tables: Tables) -> Tables:
-    """Return the next generation: every member drains, so flows go on, and new ones are dropped with a reason."""
+    """Return the next generation: every member drains, so flows go on, and new ones are dropped with a reason.
+
+    Connections that members open themselves go on beginning: they may be what an open flow waits for.
+    """
     entries = {key: Entry(_draining(entry.row), EMPTY_POOL_TABLE) for key, entry in tables.entries.items()}
-    return Tables(tables.generation + 1, tables.seed, entries)
+    return replace(tables, generation=tables.generation + 1, entries=entries)
 
 
 def _draining(row: Row) -> Row:

@@ -2,11 +2,12 @@
 
 from ipaddress import ip_address
 
-from asynclb.datapath.kernel.drained import drained
+from asynclb.datapath.frames.drained import drained
 from asynclb.model import keeps_sessions
-from asynclb.net.flow import Flow
+from asynclb.net.flow import Flow, Protocol
 from asynclb.tables.compile import compile_tables
 from asynclb.tables.lookup import Verdict, lookup
+from asynclb.tables.snat import SnatRule
 from tests.unit.proxy.world import SEED, health_of, member, row
 
 
@@ -21,3 +22,11 @@ def test_nobody_takes_new_flows_and_everybody_keeps_theirs() -> None:
     assert not isinstance(lookup(ends, flow), Verdict)
     (entry,) = ends.entries.values()
     assert all(keeps_sessions(kept, ()) for kept in entry.row.pool.members)
+
+
+def test_what_members_open_themselves_goes_on() -> None:
+    """Their connections keep their ports, and may begin."""
+    rows = [row("203.0.113.10", 80, [member("be1", "10.0.2.11")], 8080)]
+    outbound = (SnatRule("out", rows[0].pool, (Protocol.TCP,), {}),)
+    tables = compile_tables(rows, health_of(rows), seed=SEED, generation=3, outbound=outbound)
+    assert drained(tables).outbound == tables.outbound == outbound
