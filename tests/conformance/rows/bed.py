@@ -38,7 +38,7 @@ from tests.unit.proxy.wire import Wire, connect
 PROBE_PORT = 9000
 PORT = 8080  # where members serve, unless a row says otherwise
 EPHEMERAL = "20000 29999"  # source ports that clients take by themselves; rows bind to others
-SILENCE_S = 0.8  # long enough for a SYN-ACK, a reset or an ICMP message, in a lab without loss
+SILENCE_S = 0.5  # long enough for a SYN-ACK, a reset or an ICMP message, in a lab without loss
 
 QUICK = "tests.conformance.rows.quick"
 WHERE = {"PYTHONPATH": str(Path(__file__).parents[3])}

@@ -11,6 +11,7 @@ import pytest
 from asynclb.lab import PATIENCE_S
 from tests.conformance.rows.bed import (
     PORT,
+    SILENCE_S,
     Bed,
     address_of,
     answer_to,
@@ -30,6 +31,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 IDLE_S = 1.5
 """A minute of the original, scaled: long enough for keep-alives at half of it on a busy machine."""
 
+DNS = PORT + 1
+FIRST = "type filter hook prerouting priority -300"  # in the words of nft: before anybody else sees a packet
+
 SWEEP_S = 10.0
 """How late a datapath may find an idle flow: it visits its flow table in turns, which takes seconds for a million."""
 
@@ -37,7 +41,7 @@ SWEEP_S = 10.0
 async def load(bed: Bed, row: int, **fields: Any) -> None:
     """Load a TCP rule and a UDP rule with the idle timeout."""
     more: dict[str, Any] = {"idle_timeout": "1500ms", **fields}
-    rules = [rule(**more), rule("dns", protocol="udp", frontend_port=53, **more)]
+    rules = [rule(**more), rule("dns", protocol="udp", frontend_port=53, backend_port=DNS, **more)]
     await bed.load(frontends={"vip": frontend(vip(row))}, rules=rules)
 
 
@@ -67,26 +71,32 @@ async def both_ends(bed: Bed, row: int) -> AsyncIterator[tuple[Wire, Wire]]:
 
 async def test_row_38_idle_timeout(bed: Bed) -> None:
     """Packets either way keep a flow; one that is silent for the timeout is gone; UDP goes on as if nothing were."""
+
+    async def over_tcp() -> None:
+        async with both_ends(bed, 38) as (client, member):
+            for turn in range(3):
+                await asyncio.sleep(IDLE_S / 2)
+                sender, receiver = (client, member) if turn % 2 else (member, client)
+                await sender.send(b"alive")
+                assert await receiver.exactly(5) == b"alive"
+            async with asyncio.timeout(IDLE_S + SWEEP_S):
+                await client.expect_reset()
+
+    async def over_udp() -> None:
+        with bed.serving(DNS), bed.asking(vip(38), 53) as sock:
+            await answer_to(sock)
+            await asyncio.sleep(1.5 * IDLE_S)
+            await answer_to(sock)
+
     await load(bed, 38, tcp_reset=True)
-    async with both_ends(bed, 38) as (client, member):
-        for turn in range(5):
-            await asyncio.sleep(IDLE_S / 2)
-            sender, receiver = (client, member) if turn % 2 else (member, client)
-            await sender.send(b"alive")
-            assert await receiver.exactly(5) == b"alive"
-        async with asyncio.timeout(IDLE_S + SWEEP_S):
-            await client.expect_reset()
-    with bed.serving(), bed.asking(vip(38), 53) as sock:
-        await answer_to(sock)
-        await asyncio.sleep(1.5 * IDLE_S)
-        await answer_to(sock)
+    await asyncio.gather(over_tcp(), over_udp())
 
 
 async def test_row_39_reset_off(bed: Bed) -> None:
     """A flow that idled out is dropped in silence: neither end hears of it, and what the client sends is lost."""
     await load(bed, 39)
     async with both_ends(bed, 39) as (client, member):
-        await asyncio.sleep(2.5 * IDLE_S)
+        await asyncio.sleep(1.5 * IDLE_S)
         assert client.error() == 0
         assert member.error() == 0
         client.sock.send(b"anybody?")
@@ -94,7 +104,7 @@ async def test_row_39_reset_off(bed: Bed) -> None:
             async with asyncio.timeout(PATIENCE_S):
                 await client.expect_reset()
             not_applicable("the host's kernel answers later packets of a connection that the proxy forgot with a reset")
-        assert await client.is_quiet(1.0)
+        assert await client.is_quiet(SILENCE_S)
 
 
 async def test_row_40_reset_on(bed: Bed) -> None:
@@ -160,8 +170,7 @@ async def test_row_46_one_port_to_one_member(bed: Bed) -> None:
         assert found == {"be1"}
         answer = await bed.visit(vip(46), 5022)
         assert (answer.client[0], answer.asked[1]) == (address_of("cli1"), PORT + 1)
-        with pytest.raises(OSError):  # noqa: PT011  refused, or no answer
-            await bed.visit(vip(46), 5023)
+        assert await bed.is_silent(vip(46), 5023)
 
 
 async def test_row_47_a_port_for_each_member(bed: Bed) -> None:
@@ -221,11 +230,9 @@ async def test_row_41_half_open_flows(bed: Bed) -> None:
     """A handshake that never ended is forgotten without a reset to the client."""
     await load(bed, 41, tcp_reset=True)
     client = bed.client()
-    await client.check_output("nft", "table ip mute { chain in { type filter hook prerouting priority -300; }; }")
+    dropped = f"ip saddr {vip(41)} tcp flags & (syn|ack) == syn|ack drop"
+    await client.check_output("nft", f"table ip mute {{ chain in {{ {FIRST}; {dropped}; }}; }}")
     try:
-        await client.check_output(
-            "nft", "add rule ip mute in ip saddr", vip(41), "tcp flags & (syn|ack) == syn|ack drop"
-        )
         capture = await client.run("tcpdump", "-lnni", "any", f"src {vip(41)} and tcp[tcpflags] & tcp-rst != 0")
         await capture.wait_for_log("listening on")
         with bed.serving():

@@ -8,8 +8,10 @@ import pytest
 
 from asynclb.lab import PATIENCE_S, Host
 from tests.conformance.rows.bed import (
+    SILENCE_S,
     TCP_PROBE,
     Bed,
+    address_of,
     frontend,
     internal_vip,
     not_applicable,
@@ -17,32 +19,37 @@ from tests.conformance.rows.bed import (
     rule,
     vip,
 )
-from tests.conformance.rows.test_rows_38_to_48 import IDLE_S, SWEEP_S, both_ends, load
+from tests.conformance.rows.test_rows_38_to_48 import FIRST, both_ends, load
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-PING_WAIT_S = 1
 
 
 @asynccontextmanager
 async def muted(*hosts: Host) -> AsyncIterator[None]:
     """Let hosts hear no reset for the length of a block."""
-    for host in hosts:
-        await host.check_output("nft", "table ip deaf { chain in { type filter hook prerouting priority -300; }; }")
-        await host.check_output("nft", "add rule ip deaf in tcp flags & rst == rst drop")
+    table = f"table ip deaf {{ chain in {{ {FIRST}; tcp flags & rst == rst counter drop; }}; }}"
+    await asyncio.gather(*(host.check_output("nft", table) for host in hosts))
     try:
         yield
     finally:
+        await asyncio.gather(*(host.check_output("nft", "delete table ip deaf") for host in hosts))
+
+
+async def until_missed(*hosts: Host) -> None:
+    """Return as soon as each muted host has missed a reset."""
+    async with asyncio.timeout(PATIENCE_S):
         for host in hosts:
-            await host.check_output("nft", "delete table ip deaf")
+            while "counter packets 0 " in await host.check_output("nft", "list table ip deaf"):
+                await asyncio.sleep(0.1)
 
 
 async def test_row_40_reset_that_was_missed(bed: Bed) -> None:
     """Who did not hear the reset gets another one for whatever it sends later; both kernels believe it."""
     await load(bed, 40, tcp_reset=True)
     async with both_ends(bed, 40) as (client, member):
-        async with muted(bed.client(), *bed.members.values()):
-            await asyncio.sleep(IDLE_S + SWEEP_S / 2)
+        taker = next(host for name, host in bed.members.items() if address_of(name) == member.name[0])
+        async with muted(bed.client(), taker):
+            await until_missed(bed.client(), taker)
             assert client.error() == member.error() == 0
         client.sock.send(b"anybody?")
         async with asyncio.timeout(PATIENCE_S):
@@ -54,7 +61,7 @@ async def test_row_40_reset_that_was_missed(bed: Bed) -> None:
 
 async def ping(bed: Bed, address: str, size: int = 56) -> str:
     """Return what a client's ping hears of the address itself: `reply`, `unreachable` or `silence`."""
-    words = ("ping", "-n", "-c", "1", "-W", str(PING_WAIT_S), "-s", str(size), address)
+    words = ("ping", "-n", "-c", "1", "-W", str(SILENCE_S), "-s", str(size), address)
     process = await bed.client().run(*words)
     try:
         async with asyncio.timeout(PATIENCE_S):

@@ -186,7 +186,7 @@ async def test_row_69_health_status(bed: Bed) -> None:
 
 async def test_row_69_on_the_way_to_a_threshold(bed: Bed) -> None:
     """While failures or successes are counted the reason says so, and flows go by the state that still is."""
-    probe = {**TCP_PROBE, "interval": "1s", "timeout": "1s", "threshold": 3, "flap_damping": False}
+    probe = {**TCP_PROBE, "interval": "500ms", "timeout": "500ms", "threshold": 3, "flap_damping": False}
     backends = {"web": pool("be1")}
 
     async def because(reason: str) -> None:
