@@ -7,7 +7,6 @@ datapaths with sockets of real hosts, the kernel's by tc and by both kinds of XD
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from ipaddress import ip_address
 from itertools import product
 from typing import Any
@@ -15,7 +14,6 @@ from typing import Any
 import pytest
 
 from asynclb.datapath.core.oracle.oracle import Oracle
-from asynclb.datapath.kernel import KernelDatapath
 from asynclb.datapath.packet import PacketDatapath
 from asynclb.datapath.proxy import ProxyDatapath
 from asynclb.errors import HostError
@@ -27,7 +25,7 @@ from asynclb.tables.lookup import Verdict, lookup
 from asynclb.tables.row import Row
 from asynclb.tables.tables import Tables
 from tests.netns.balancer import balancer
-from tests.netns.kernel_site import FLOWS, attached, needs_kernel
+from tests.netns.kernel_site import kernel_kind, needs_kernel
 from tests.netns.packet_site import UdpMembers, ask
 from tests.netns.proxy_site import VIPS, Members, address_of
 from tests.unit.core.world import CLIENTS, OURS, World, member_link, tcp, udp
@@ -40,9 +38,9 @@ BACKEND_PORT = 8080
 DATAPATHS: dict[str, Callable[..., Any]] = {
     "proxy": ProxyDatapath,
     "packet": PacketDatapath,
-    "kernel-tc": partial(KernelDatapath, limits=FLOWS, settings=attached("tc")),
-    "kernel-xdp": partial(KernelDatapath, limits=FLOWS, settings=attached("xdp")),
-    "kernel-xdp-generic": partial(KernelDatapath, limits=FLOWS, settings=attached("xdp-generic")),
+    "kernel-tc": kernel_kind(attached("tc")),
+    "kernel-xdp": kernel_kind(attached("xdp")),
+    "kernel-xdp-generic": kernel_kind(attached("xdp-generic")),
 }
 
 

@@ -7,19 +7,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from asynclb.datapath.kernel import KernelDatapath
 from asynclb.datapath.lifetimes import Describe, Lifetime, Listeners
 from asynclb.datapath.packet import PacketDatapath
 from asynclb.datapath.proxy import ProxyDatapath
 from asynclb.lab import PATIENCE_S, Site
 from tests.netns.balancer import Balancer, balancer
-from tests.netns.kernel_site import FLOWS, needs_kernel
+from tests.netns.kernel_site import kernel_kind, needs_kernel
 
 KINDS: dict[str, Callable[..., Any]] = {
     "proxy": ProxyDatapath,
     "packet": PacketDatapath,
     "workers": partial(PacketDatapath, workers=2),
-    "kernel": partial(KernelDatapath, limits=FLOWS),
+    "kernel": kernel_kind(),
 }
 
 

@@ -1,6 +1,6 @@
 """The standard lab as the tests of the kernel datapath use it: small maps, every way to attach, pins."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 from asynclb.datapath.base import HostSettings, Refusal
 from asynclb.datapath.kernel import KernelDatapath
 from asynclb.datapath.kernel.bpffs import find_bpffs, mount_everywhere
-from asynclb.datapath.kernel.host import look_at_host
+from asynclb.datapath.kernel.host import KernelHost, look_at_host
 from asynclb.datapath.kernel.pins import HOME, namespace_cookie
 from asynclb.datapath.kernel.programs import FlowLimits
 from asynclb.lab import Host
@@ -32,10 +32,14 @@ async def kernel(
 ) -> AsyncIterator[Balancer]:
     """Run the kernel datapath in a host for the length of a block; `settings` outweigh the two before."""
     needs_kernel()
-    settings = settings or attached(attach, leave=leave)
-    kind = partial(KernelDatapath, limits=FLOWS, settings=settings, library=library)
+    kind = kernel_kind(settings or attached(attach, leave=leave), library)
     async with balancer(host, kind) as found:
         yield found
+
+
+def kernel_kind(settings: HostSettings | None = None, library: Libbpf | None = None) -> Callable[..., KernelDatapath]:
+    """Return what makes a kernel datapath, with small maps."""
+    return partial(KernelDatapath, limits=FLOWS, settings=settings, look=partial(_look_here, library))
 
 
 def attached(attach: str, *, leave: bool = False) -> HostSettings:
@@ -45,16 +49,23 @@ def attached(attach: str, *, leave: bool = False) -> HostSettings:
 
 def needs_kernel() -> None:
     """Skip the test where this host cannot run the kernel datapath at all."""
-    if why := _refused():
-        pytest.skip(why)
+    if isinstance(found := _tried(), Refusal):
+        pytest.skip(found.why)
     mount_everywhere()  # programs of a lab's hosts have a /sys of their own
 
 
 @cache
-def _refused() -> str:
-    """Return why not, or nothing. Asked once: the kernel verifies the programs for half a second."""
-    found = look_at_host()
-    return found.why if isinstance(found, Refusal) else ""
+def _tried() -> KernelHost | Refusal:
+    """Look at this host. Done once: the kernel verifies the programs for half a second."""
+    return look_at_host()
+
+
+def _look_here(library: Libbpf | None) -> KernelHost | Refusal:
+    """Say what the calling thread's namespace has, with the programs tried once for all tests."""
+    found, cookie = _tried(), namespace_cookie()
+    if isinstance(found, Refusal):
+        return found
+    return KernelHost(library or found.bpf, found.code, find_bpffs(f"{HOME}/{cookie}"), cookie)
 
 
 def pins_of(host: Host) -> list[str]:

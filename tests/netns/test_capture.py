@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from asynclb.datapath.base import Watchable
-from asynclb.datapath.kernel import KernelDatapath
 from asynclb.datapath.packet import PacketDatapath
 from asynclb.datapath.proxy import ProxyDatapath
 from asynclb.lab import PATIENCE_S, VIP4, Site
@@ -21,6 +20,7 @@ from asynclb.observe.capture.scope import Scope, Wanted
 from asynclb.observe.capture.session import Capture, Limits
 from asynclb.tables.row import Row
 from tests.netns.balancer import Balancer, balancer
+from tests.netns.kernel_site import kernel_kind
 from tests.netns.packet_site import UdpMembers, ask, once, udp_rule
 from tests.netns.proxy_site import address_of, udp_socket
 from tests.unit.proxy.world import Driver
@@ -28,7 +28,7 @@ from tests.unit.proxy.world import Driver
 KINDS: dict[str, Callable[..., Any]] = {
     "proxy": ProxyDatapath,
     "packet": PacketDatapath,
-    "kernel": KernelDatapath,
+    "kernel": kernel_kind(),
 }
 
 

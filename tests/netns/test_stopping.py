@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from asynclb.datapath.kernel import KernelDatapath
 from asynclb.datapath.packet import PacketDatapath
 from asynclb.datapath.proxy import ProxyDatapath
 from asynclb.lab import VIP4, Site
 from tests.netns.balancer import Balancer, balancer
-from tests.netns.kernel_site import FLOWS, needs_kernel
+from tests.netns.kernel_site import kernel_kind, needs_kernel
 from tests.netns.packet_site import rule
 from tests.netns.proxy_site import Members
 from tests.netns.test_packet_traffic import greet
@@ -22,7 +21,7 @@ KINDS: dict[str, Callable[..., Any]] = {
     "proxy": ProxyDatapath,
     "packet": partial(PacketDatapath, workers=1),
     "packet-2": partial(PacketDatapath, workers=2),
-    "kernel": partial(KernelDatapath, limits=FLOWS),
+    "kernel": kernel_kind(),
 }
 DRAIN_S = 15.0
 

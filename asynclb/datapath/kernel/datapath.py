@@ -12,7 +12,7 @@ Laws:
 """
 
 import asyncio
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from asynclb.datapath.ask import LiveVerdict, reached
 from asynclb.datapath.base import Counters, FlowRecord, HostSettings, Refusal
@@ -26,7 +26,6 @@ from asynclb.datapath.kernel.running import Running
 from asynclb.datapath.lifetimes import NOBODY, Listeners, TellingCost
 from asynclb.errors import ApplyError, HostError, Problem
 from asynclb.events import Emit, Event
-from asynclb.native.libbpf import Libbpf
 from asynclb.net.flow import Flow
 from asynclb.tables.diff import Delta
 from asynclb.tables.row import FrontendKey, Row
@@ -35,6 +34,9 @@ from asynclb.tables.snat import SnatRule
 _NOT_OPENED = Refusal("it has not been opened", "this is a bug of asynclb")
 
 _TELLING_COST = TellingCost(4e-6, 1e-6)
+
+Look = Callable[[], KernelHost | Refusal]
+"""Says what the calling thread's host and network namespace allow."""
 
 
 class KernelDatapath:
@@ -49,12 +51,12 @@ class KernelDatapath:
         emit: Emit,
         limits: FlowLimits | None = None,
         settings: HostSettings | None = None,
-        library: Libbpf | None = None,
+        look: Look = look_at_host,
     ) -> None:
         self._emit = emit
         self._limits = limits or FlowLimits()
         self._settings = settings or HostSettings()
-        self._library = library
+        self._look = look
         self._host: KernelHost | Refusal = _NOT_OPENED
         self._running: Running | None = None
         self._listeners = NOBODY
@@ -84,7 +86,7 @@ class KernelDatapath:
 
     async def open(self) -> None:
         """Find out what this host allows, and whether an instance before this one left programs that forward."""
-        self._host = await asyncio.to_thread(look_at_host, self._library)
+        self._host = await asyncio.to_thread(self._look)
         if isinstance(self._host, KernelHost):
             pins = self._pins(self._host)
             await asyncio.to_thread(remove_dead, self._host.bpf, pins)

@@ -35,14 +35,14 @@ class KernelHost:
     cookie: int
 
 
-def look_at_host(library: Libbpf | None = None) -> KernelHost | Refusal:
+def look_at_host() -> KernelHost | Refusal:
     """Return what is there, or why this host cannot run the datapath. Blocks for some 100 ms: it loads the programs."""
     without, release = missing(*Capability), kernel_release()
     judged = too_old(release, platform.release()) or lacking(without, release)
     if judged is not None:
         return judged
     try:
-        bpf = library or Libbpf()
+        bpf = Libbpf()
         code = read_object()
         _try(bpf, code)
         cookie = namespace_cookie()
