@@ -25,7 +25,7 @@ from asynclb.tables.lookup import Verdict, lookup
 from asynclb.tables.row import Row
 from asynclb.tables.tables import Tables
 from tests.netns.balancer import balancer
-from tests.netns.kernel_site import kernel_kind, needs_kernel
+from tests.netns.kernel_site import attached, kernel_kind, needs_kernel
 from tests.netns.packet_site import UdpMembers, ask
 from tests.netns.proxy_site import VIPS, Members, address_of
 from tests.unit.core.world import CLIENTS, OURS, World, member_link, tcp, udp

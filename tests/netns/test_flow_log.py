@@ -21,13 +21,15 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @BOTH
-async def test_a_connection_that_was_closed(site: Site, kind: str, version: int) -> None:
-    """A start and an end are told of a connection: its member, the bytes both ways, and that both ends closed it."""
+async def test_connections_that_end(site: Site, kind: str, version: int) -> None:
+    """A start and an end are told of a connection: its member, the bytes both ways, and why it ended: closed, reset."""
     async with told(site, kind) as (datapath, log):
         await datapath.apply(rule(site, version))
-        source = (address_of(site.clients[0], version), 41000)
+        source, other = ((address_of(site.clients[0], version), port) for port in (41_000, 41_001))
         client = endpoint(*source)
         with Members(site, version) as members:
+            async with members.joined(site.clients[0], VIPS[version], source=other) as (wire, _):
+                wire.reset()
             async with members.joined(site.clients[0], VIPS[version], source=source) as (wire, accepted):
                 await wire.send(b"x" * 1_000)
                 assert await accepted.exactly(1_000) == b"x" * 1_000
@@ -36,6 +38,7 @@ async def test_a_connection_that_was_closed(site: Site, kind: str, version: int)
                 member = accepted.name
             flow = await log.end(client)
         assert flow.end is End.CLOSED
+        assert (await log.end(endpoint(*other))).end is End.RESET
         assert (flow.place.rule, flow.place.frontend_address, flow.place.protocol) == (
             *("web", endpoint(VIPS[version], 80), "tcp"),
         )
@@ -49,18 +52,6 @@ async def test_a_connection_that_was_closed(site: Site, kind: str, version: int)
         assert flow.packets_out >= 3
         starts = [found for found in log.flows if found.end is None and found.client == client]
         assert [start.place.member for start in starts] == [flow.place.member]
-
-
-async def test_a_connection_that_was_reset(site: Site, kind: str) -> None:
-    """An end that resets its connection is told as the reason."""
-    async with told(site, kind) as (datapath, log):
-        await datapath.apply(rule(site))
-        with Members(site) as members:
-            source = (address_of(site.clients[0]), 41001)
-            async with members.joined(site.clients[0], VIP4, source=source) as (wire, _):
-                wire.reset()
-            flow = await log.end(f"{source[0]}:{source[1]}")
-        assert flow.end is End.RESET
 
 
 @BOTH
