@@ -20,38 +20,41 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@BOTH
-async def test_connections_that_end(site: Site, kind: str, version: int) -> None:
+async def test_connections_that_end(site: Site, kind: str) -> None:
     """A start and an end are told of a connection: its member, the bytes both ways, and why it ended: closed, reset."""
     async with told(site, kind) as (datapath, log):
-        await datapath.apply(rule(site, version))
-        source, other = ((address_of(site.clients[0], version), port) for port in (41_000, 41_001))
-        client = endpoint(*source)
-        with Members(site, version) as members:
-            async with members.joined(site.clients[0], VIPS[version], source=other) as (wire, _):
-                wire.reset()
-            async with members.joined(site.clients[0], VIPS[version], source=source) as (wire, accepted):
-                await wire.send(b"x" * 1_000)
-                assert await accepted.exactly(1_000) == b"x" * 1_000
-                await accepted.send(b"y" * 3_000)
-                assert await wire.exactly(3_000) == b"y" * 3_000
-                member = accepted.name
-            flow = await log.end(client)
-        assert flow.end is End.CLOSED
-        assert (await log.end(endpoint(*other))).end is End.RESET
-        assert (flow.place.rule, flow.place.frontend_address, flow.place.protocol) == (
-            *("web", endpoint(VIPS[version], 80), "tcp"),
-        )
-        assert flow.place.member_address == endpoint(*member)
-        assert address_of(next(host for host in site.members if host.name == flow.place.member), version) == member[0]
-        overhead = 0 if kind == "proxy" else (flow.packets_in + flow.packets_out) * (34 + HEADER[version])
-        assert flow.bytes_in + flow.bytes_out >= 4_000 + overhead
-        if kind == "proxy":
-            assert (flow.bytes_in, flow.bytes_out) == (1_000, 3_000)
-        assert flow.packets_in >= 4
-        assert flow.packets_out >= 3
-        starts = [found for found in log.flows if found.end is None and found.client == client]
-        assert [start.place.member for start in starts] == [flow.place.member]
+        await datapath.apply(*(rule(site, version, name=f"web{version}") for version in VIPS))
+        closed = {version: await closed_connection(site, version) for version in VIPS}
+        for version, member in closed.items():
+            address = address_of(site.clients[0], version)
+            flow = await log.end(client := endpoint(address, 41_000))
+            assert (flow.end, (await log.end(endpoint(address, 41_001))).end) == (End.CLOSED, End.RESET)
+            place = flow.place
+            assert (place.rule, place.frontend_address) == (f"web{version}", endpoint(VIPS[version], 80))
+            assert (place.protocol, place.member_address) == ("tcp", endpoint(*member))
+            assert address_of(next(host for host in site.members if host.name == place.member), version) == member[0]
+            overhead = 0 if kind == "proxy" else (flow.packets_in + flow.packets_out) * (34 + HEADER[version])
+            assert flow.bytes_in + flow.bytes_out >= 4_000 + overhead
+            if kind == "proxy":
+                assert (flow.bytes_in, flow.bytes_out) == (1_000, 3_000)
+            assert flow.packets_in >= 4
+            assert flow.packets_out >= 3
+            starts = [found for found in log.flows if found.end is None and found.client == client]
+            assert [start.place.member for start in starts] == [place.member]
+
+
+async def closed_connection(site: Site, version: int) -> tuple[str, int]:
+    """Reset a connection, and have another say 1,000 bytes, hear 3,000 and close; return the latter's member."""
+    address, vip = address_of(site.clients[0], version), VIPS[version]
+    with Members(site, version) as members:
+        async with members.joined(site.clients[0], vip, source=(address, 41_001)) as (wire, _):
+            wire.reset()
+        async with members.joined(site.clients[0], vip, source=(address, 41_000)) as (wire, accepted):
+            await wire.send(b"x" * 1_000)
+            assert await accepted.exactly(1_000) == b"x" * 1_000
+            await accepted.send(b"y" * 3_000)
+            assert await wire.exactly(3_000) == b"y" * 3_000
+            return accepted.name
 
 
 @BOTH
