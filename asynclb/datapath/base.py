@@ -7,11 +7,12 @@ Laws:
   4. Counters only ever grow while the process lives, also when the rule they belong to is gone.
 """
 
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Container, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, runtime_checkable
 
 from asynclb.datapath.ask import LiveVerdict
+from asynclb.net.address import Address
 from asynclb.net.drop import Drop
 from asynclb.net.flow import Flow
 from asynclb.tables.diff import Delta
@@ -180,6 +181,22 @@ class Translator(Protocol):
 
     def outbound_refusal(self, rule: SnatRule) -> Refusal | None:
         """Return why this datapath cannot carry the outbound rule, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """Who is where: the host's own addresses and VIPs, and members and gateways by their link address."""
+
+    own: Container[Address] = ()
+    links: Mapping[bytes, Address] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Wired(Protocol):
+    """A datapath that knows link addresses."""
+
+    def wire(self) -> Wire:
+        """Return who is where now. Cost: nothing until something changes."""
 
 
 @runtime_checkable

@@ -4,6 +4,7 @@ import asyncio
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
@@ -14,15 +15,18 @@ import pytest
 from asynclb.datapath.base import Watchable
 from asynclb.datapath.packet import PacketDatapath
 from asynclb.datapath.proxy import ProxyDatapath
-from asynclb.lab import PATIENCE_S, VIP4, Site
+from asynclb.lab import PATIENCE_S, VIP4, Lab, Site
 from asynclb.observe.capture import pcapng
-from asynclb.observe.capture.scope import Scope, Wanted
+from asynclb.observe.capture.routed import RoutedScope
+from asynclb.observe.capture.scope import Leg, Scope, Wanted
 from asynclb.observe.capture.session import Capture, Limits
 from asynclb.tables.row import Row
 from tests.netns.balancer import Balancer, balancer
 from tests.netns.kernel_site import kernel_kind
 from tests.netns.packet_site import UdpMembers, ask, once, udp_rule
 from tests.netns.proxy_site import address_of, udp_socket
+from tests.netns.spokes import Spokes, Talks, Witness
+from tests.netns.test_packet_traffic import BOTH
 from tests.unit.proxy.world import Driver
 
 KINDS: dict[str, Callable[..., Any]] = {
@@ -71,7 +75,9 @@ async def capturing(datapath: Balancer, row: Row, limits: Limits, into: bytearra
 
     def start(driver: Driver) -> asyncio.Task[None]:
         watched = driver.proxy if isinstance(driver.proxy, Watchable) else None
-        capture = Capture(Scope([row], limits.wanted), limits, driver.proxy.verdict, watched=watched)
+        names = {member.address: member.name for member in row.pool.members}
+        view = RoutedScope(row, limits.wanted, driver.proxy.wire, names) if row.frontend.routed else None
+        capture = Capture(view or Scope([row], limits.wanted), limits, driver.proxy.verdict, watched=watched)
 
         async def run() -> None:
             async for block in capture.blocks():
@@ -125,6 +131,29 @@ async def test_what_is_dropped_and_why(site: Site, kind: str) -> None:
             assert await once(sock, b"anybody", wait_s=0.5) is None
         await asyncio.wait_for(over.wait(), PATIENCE_S)
     assert {packet.comment for packet in read(bytes(data))[0]} == {"rule dns: from client, dropped: no_eligible_member"}
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["packet", "kernel"])
+async def test_a_next_hop(lab: Lab, kind: str, version: int) -> None:
+    """A flow through an appliance is there on its whole way and back, and nothing of the other end's own flows."""
+    spokes, data = await Spokes.build(lab), bytearray()
+    with ExitStack() as stack, Witness(spokes) as witness:
+        async with balancer(spokes.hub, KINDS[kind]) as datapath:
+            row, other = spokes.rows(version)
+            await datapath.apply(row, other)
+            talks = Talks(spokes, version, stack)
+            over = await capturing(datapath, row, Limits(duration_s=4.0), data)
+            (tcp, udp, _), _ = await talks.begin(0, 1), await talks.begin(1, 1)
+            assert await talks.all_answered([tcp, udp, *list(talks.others)[-2:]])
+            await asyncio.wait_for(over.wait(), PATIENCE_S)
+            (member,) = {name for flow, names in witness.seen().items() if flow == udp for name in names}
+    packets, missing = read(bytes(data))
+    assert missing == 0
+    assert {leg for packet in packets for leg in Leg if f": {leg}" in packet.comment} == set(Leg)
+    assert f"rule end1: from client, member {member}" in {packet.comment for packet in packets}
+    assert {packet.comment.partition(":")[0] for packet in packets} == {"rule end1"}
+    assert not any("dropped" in packet.comment for packet in packets)
 
 
 async def test_only_what_was_asked_for(site: Site) -> None:

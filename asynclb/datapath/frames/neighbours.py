@@ -87,6 +87,9 @@ class Surroundings:
         return {(address, index) for address in foreign for network, index in self.prefixes if address in network}
 
 
+_NOTHING = Surroundings({}, {}, (), {})
+
+
 class Neighbours:
     """Follows the kernel's tables for a set of wanted addresses. Owner: the datapath.
 
@@ -111,6 +114,11 @@ class Neighbours:
         self._loop.add_reader(self._events.fileno(), self._changed)
         self._confirming: asyncio.Task[None] | None = None
         self._confirmer = self._loop.call_later(_CONFIRM_S, self._confirm)
+
+    @property
+    def around(self) -> Surroundings:
+        """What was found last."""
+        return _NOTHING if self._last is None else self._last
 
     async def want(self, addresses: Collection[Address]) -> Surroundings:
         """Follow these addresses from here on, and return the surroundings as they are now.

@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from asynclb.datapath.ask import LiveVerdict, reached
-from asynclb.datapath.base import Counters, FlowRecord, HostSettings, Refusal
+from asynclb.datapath.base import Counters, FlowRecord, HostSettings, Refusal, Wire
 from asynclb.datapath.frames.limits import outbound_refusal, static_refusal
 from asynclb.datapath.host import take_namespace
 from asynclb.datapath.kernel.host import KernelHost, look_at_host
@@ -134,6 +134,10 @@ class KernelDatapath:
         self._listeners = listeners
         if self._running is not None:
             self._running.news.listen(listeners)
+
+    def wire(self) -> Wire:
+        """Return who is where now."""
+        return Wire() if self._running is None else self._running.wire()
 
     async def reaches(self, rows: Collection[Row]) -> Mapping[FrontendKey, bool]:
         """Ask the kernel where a client's packet to each row would go."""

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Self
 
 from asynclb.datapath.ask import LiveVerdict, frame_of, live_verdict
-from asynclb.datapath.base import Counters, FlowRecord, HostSettings
+from asynclb.datapath.base import Counters, FlowRecord, HostSettings, Wire
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.image import ImageCache, Plan, build_image
 from asynclb.datapath.core.layout import CONSTANTS, Told
@@ -33,6 +33,7 @@ from asynclb.datapath.frames.limits import clashes
 from asynclb.datapath.frames.neighbours import Neighbours, Surroundings
 from asynclb.datapath.frames.numbers import Over, member_addresses
 from asynclb.datapath.frames.report import outbound_record_of, record_of, with_snat
+from asynclb.datapath.frames.wire import Wiring
 from asynclb.datapath.host import take_namespace
 from asynclb.datapath.kernel.ask import ask
 from asynclb.datapath.kernel.attach import needed, wanted
@@ -72,7 +73,7 @@ class Running:
         self._state = found.state
         self._forwarding = Forwarding(host, pins, emit, found, limits)
         self._numbers = found.remembered.numbers()
-        self._namer = Namer(self._numbers)
+        self._namer, self._wiring = Namer(self._numbers), Wiring()
         self._remembered = found.remembered
         self._counting = Counting(host.bpf, found.state)
         self.news = KernelNews(self._names)
@@ -287,6 +288,10 @@ class Running:
     def watch(self, *, begin: bool) -> None:
         """Let packet sockets see every frame, or no longer. Raises: BpfError."""
         self._forwarding.watch(begin=begin)
+
+    def wire(self) -> Wire:
+        """Return who is where now."""
+        return self._wiring.wire(self._neighbours.around, self._tables)
 
     def ask(self, flow: Flow, interface: str | None) -> LiveVerdict | None:
         """Ask who would get a packet that begins a flow."""

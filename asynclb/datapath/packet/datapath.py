@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from asynclb import native
 from asynclb.datapath.ask import LiveVerdict, reached
-from asynclb.datapath.base import Counters, FlowRecord, Refusal
+from asynclb.datapath.base import Counters, FlowRecord, Refusal, Wire
 from asynclb.datapath.frames.limits import outbound_refusal, static_refusal
 from asynclb.datapath.host import Capability, missing, take_namespace
 from asynclb.datapath.lifetimes import NOBODY, Listeners, TellingCost
@@ -113,6 +113,10 @@ class PacketDatapath:
         self._listeners = listeners
         if self._running is not None:
             self._running.news.listen(listeners)
+
+    def wire(self) -> Wire:
+        """Return who is where now."""
+        return Wire() if self._running is None else self._running.wire()
 
     async def reaches(self, rows: Collection[Row]) -> Mapping[FrontendKey, bool]:
         """Ask the core where a client's packet to each row would go."""

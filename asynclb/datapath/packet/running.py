@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from asynclb.datapath.ask import LiveVerdict, frame_of, live_verdict
-from asynclb.datapath.base import Counters, FlowRecord
+from asynclb.datapath.base import Counters, FlowRecord, Wire
 from asynclb.datapath.core.image import ImageCache, build_image
 from asynclb.datapath.core.leaving import Leaving
 from asynclb.datapath.core.parting import Ending
@@ -31,6 +31,7 @@ from asynclb.datapath.frames.limits import clashes, own_sources, too_many_interf
 from asynclb.datapath.frames.neighbours import Link, Neighbours, Surroundings, vanished
 from asynclb.datapath.frames.numbers import Numbers, Over, member_addresses
 from asynclb.datapath.frames.report import outbound_record_of, record_of, with_snat
+from asynclb.datapath.frames.wire import Wiring
 from asynclb.datapath.host import take_namespace
 from asynclb.datapath.nft import Nftables
 from asynclb.datapath.packet.crew import Alone, Crew
@@ -64,6 +65,7 @@ class Running:
         self._crew: Crew = Workers(workers, emit) if workers > 1 else Alone()
         self._started = False
         self.news = FlowNews(self._crew, self._names)
+        self._wiring = Wiring()
         self._present = Present()
         self._numbers = Numbers()
         self._namer = Namer(self._numbers)
@@ -222,6 +224,10 @@ class Running:
 
     def _names(self) -> Names:
         return self._namer.names(self._tables, self._departures.leaving)
+
+    def wire(self) -> Wire:
+        """Return who is where now."""
+        return self._wiring.wire(self._neighbours.around, self._tables)
 
     def ask(self, flow: Flow, interface: str | None) -> LiveVerdict | None:
         """Ask who would get a packet that begins a flow."""

@@ -1,16 +1,18 @@
-"""Which frames are a rule's, which way they go, and what becomes of them. Pure.
+"""Which frames are a rule's, which way they go, and what becomes of them. Pure. Rules that are next hops: `routed`.
 
-A rule that translates has two sides: client and VIP, VIP and member. A frame belongs to it when its ends are those of
-one side; the client's flow is the same one on both, which is what the datapath is asked about.
+A rule that has an address of its own has two sides: client and VIP, VIP and member. A frame belongs to it when its ends
+are those of one side; the client's flow is the same one on both, which is what the datapath is asked about.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol as Interface
 
 from asynclb.datapath.ask import LiveVerdict
 from asynclb.net.address import Address, Prefix
 from asynclb.net.flow import PROTOCOL_NUMBERS, Flow, Protocol
+from asynclb.observe.capture.tap import Caught
 from asynclb.tables.row import FrontendKey, Row
 
 
@@ -21,6 +23,9 @@ class Leg(StrEnum):
     TO_CLIENT = "to client"
     TO_MEMBER = "to member"
     FROM_MEMBER = "from member"
+    TO_SERVER = "to server"
+    """On from a member that frames are routed through."""
+    FROM_SERVER = "from server"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,8 @@ class Match:
     flow: Flow
     member: str = ""
     """Whose address is on the frame, '' where none is."""
+    interface: str | None = None
+    """Where the flow comes in, if it makes a difference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,20 @@ class Wanted:
 
     member: str = ""
     client: Prefix | None = None
+
+
+class View(Interface):
+    """What a capture shows."""
+
+    @property
+    def addresses(self) -> frozenset[Address] | None:
+        """Addresses of which every frame has one; None where others are shown, too."""
+
+    def match(self, found: Flow, caught: Caught) -> Match | None:
+        """Return what a frame with these ends is to the rule, or None."""
+
+    def comment(self, match: Match, verdict: LiveVerdict | None) -> str | None:
+        """Return what is written beside a frame, None for one that is not wanted."""
 
 
 class Scope:
@@ -56,32 +77,23 @@ class Scope:
         """Every address that the rule's frames have one of."""
         return frozenset(self._vips | self._members.keys())
 
-    def match(self, found: Flow) -> Match | None:
+    def match(self, found: Flow, caught: Caught) -> Match | None:  # noqa: ARG002  the ends are enough
         """Return what a frame with these ends is to the rule, or None."""
         match = self._match(found)
-        client = self._wanted.client
-        if match is None or client is None:
-            return match
-        return match if match.flow.source.version == client.version and match.flow.source in client else None
+        return match if match is not None and is_of(self._wanted.client, match.flow) else None
 
     def comment(self, match: Match, verdict: LiveVerdict | None) -> str | None:
         """Return what is written beside a frame, None for one that is not wanted."""
-        member = match.member or (verdict.member[1] if verdict is not None and verdict.member is not None else "")
-        if self._wanted.member not in ("", member):
-            return None
-        said = f"rule {self.rule}: {match.leg}"
-        if verdict is not None and verdict.drop is not None and not match.member:
-            return f"{said}, dropped: {verdict.drop}"
-        return f"{said}, member {member}" if member else said
+        return said(self.rule, self._wanted, match, verdict)
 
     def _match(self, found: Flow) -> Match | None:
         if found.destination in self._vips and self._has(found.destination, found.destination_port, found.protocol):
             return Match(Leg.FROM_CLIENT, found)
         if found.source in self._vips and self._has(found.source, found.source_port, found.protocol):
-            return Match(Leg.TO_CLIENT, _turned(found))
+            return Match(Leg.TO_CLIENT, turned(found))
         if found.destination in self._members:
             return self._of_member(found, Leg.TO_MEMBER)
-        return self._of_member(_turned(found), Leg.FROM_MEMBER) if found.source in self._members else None
+        return self._of_member(turned(found), Leg.FROM_MEMBER) if found.source in self._members else None
 
     def _has(self, address: Address, port: int, protocol: int) -> bool:
         return any(
@@ -100,7 +112,24 @@ class Scope:
         return None
 
 
-def _turned(flow: Flow) -> Flow:
+def said(rule: str, wanted: Wanted, match: Match, verdict: LiveVerdict | None) -> str | None:
+    """Return what is said of a frame, None when another member is wanted."""
+    member = match.member or (verdict.member[1] if verdict is not None and verdict.member is not None else "")
+    if wanted.member not in ("", member):
+        return None
+    words = f"rule {rule}: {match.leg}"
+    if verdict is not None and verdict.drop is not None and not match.member:
+        return f"{words}, dropped: {verdict.drop}"
+    return f"{words}, member {member}" if member else words
+
+
+def is_of(client: Prefix | None, flow: Flow) -> bool:
+    """Return whether a flow is of a client who is wanted."""
+    return client is None or (flow.source.version == client.version and flow.source in client)
+
+
+def turned(flow: Flow) -> Flow:
+    """Return the flow that answers it."""
     return Flow(flow.destination, flow.destination_port, flow.source, flow.source_port, flow.protocol)
 
 

@@ -12,7 +12,7 @@ from asynclb.datapath.base import Watchable
 from asynclb.net.flow import Flow
 from asynclb.observe.capture import pcapng
 from asynclb.observe.capture.frames import ends_of
-from asynclb.observe.capture.scope import Scope, Wanted
+from asynclb.observe.capture.scope import Match, View, Wanted
 from asynclb.observe.capture.tap import Caught, Tap
 
 Ask = Callable[[Flow, str | None], Awaitable[LiveVerdict | None]]
@@ -36,7 +36,7 @@ class Capture:
     """Owner: one request. `blocks` is read once; `close` may be called at any time."""
 
     def __init__(
-        self, scope: Scope, limits: Limits, ask: Ask, *, watched: Watchable | None = None, waiting: int = _WAITING
+        self, scope: View, limits: Limits, ask: Ask, *, watched: Watchable | None = None, waiting: int = _WAITING
     ) -> None:
         """Begin; at most so many frames wait for the reader.
 
@@ -50,7 +50,7 @@ class Capture:
             except BaseException:
                 self._tap.close()
                 raise
-        self._waiting: deque[Caught] = deque()
+        self._waiting: deque[tuple[Caught, Match]] = deque()
         self.dropped = 0
         self._most = waiting
         self._news = asyncio.Event()
@@ -61,8 +61,8 @@ class Capture:
         """Yield the file, block by block, until the count or the time is over."""
         yield pcapng.section(f"asynclb {asynclb.__version__}")
         count, deadline_s = 0, time.monotonic() + self._limits.duration_s
-        while count < self._limits.count and (caught := await self._next(deadline_s)) is not None:
-            block = await self._described(caught)
+        while count < self._limits.count and (found := await self._next(deadline_s)) is not None:
+            block = await self._described(*found)
             if block:
                 count += 1
                 yield block
@@ -85,16 +85,17 @@ class Capture:
                 return
             if caught is None:
                 return
-            found = ends_of(caught.data)
-            if caught.interface == "lo" or found is None or self._scope.match(found) is None:
+            found = None if caught.interface == "lo" else ends_of(caught.data)
+            match = None if found is None else self._scope.match(found, caught)
+            if match is None:
                 continue
             if len(self._waiting) >= self._most:
                 self.dropped += 1
                 continue
-            self._waiting.append(caught)
+            self._waiting.append((caught, match))
             self._news.set()
 
-    async def _next(self, deadline_s: float) -> Caught | None:
+    async def _next(self, deadline_s: float) -> tuple[Caught, Match] | None:
         while not self._waiting:
             self._news.clear()
             try:
@@ -104,13 +105,9 @@ class Capture:
                 return None
         return self._waiting.popleft() if time.monotonic() < deadline_s else None
 
-    async def _described(self, caught: Caught) -> bytes:
+    async def _described(self, caught: Caught, match: Match) -> bytes:
         """Return a frame's block, with that of its interface before it when it is the first one there."""
-        found = ends_of(caught.data)
-        match = self._scope.match(found) if found is not None else None
-        if match is None:
-            return b""
-        comment = self._scope.comment(match, await self._ask(match.flow, caught.interface))
+        comment = self._scope.comment(match, await self._ask(match.flow, match.interface or caught.interface))
         if comment is None:
             return b""
         before = b""

@@ -41,7 +41,7 @@ class Caught:
 class Tap:
     """Owner: one capture."""
 
-    def __init__(self, addresses: Collection[Address], snaplen: int) -> None:
+    def __init__(self, addresses: Collection[Address] | None, snaplen: int) -> None:
         """Open it; what comes before the filter is there is other frames too. Raises: OSError -> no CAP_NET_RAW."""
         self._snaplen = snaplen
         self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
@@ -83,9 +83,9 @@ class Tap:
         self.sock.close()
 
 
-def program_for(addresses: Collection[Address], snaplen: int) -> bytes:
-    """Return the filter for frames from or to these addresses; every frame where they are too many."""
-    if len(addresses) > MOST_ADDRESSES:
+def program_for(addresses: Collection[Address] | None, snaplen: int) -> bytes:
+    """Return the filter for frames from or to these addresses; every frame where they are too many, or None."""
+    if addresses is None or len(addresses) > MOST_ADDRESSES:
         return _step(_RETURN, snaplen)
     parts = {version: _either(addresses, version, snaplen) for version in (4, 6)}
     behind = len(parts[4]) // 8
