@@ -9,7 +9,7 @@ import os
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from select import poll
@@ -17,7 +17,7 @@ from select import poll
 import pytest
 
 from asynclb.lab import Host, Site
-from asynclb.lab.namespace import LabError, ip_batch
+from asynclb.lab.namespace import ip_batch
 from asynclb.lab.topology import LB_BACK4, LB_BACK6
 from tests.netns.packet_site import address_of
 
@@ -46,7 +46,7 @@ class Way(StrEnum):
 def through(site: Site, way: Way) -> Iterator[tuple[str, ...]]:
     """Put something between the balancer and its members; yield the names of the interfaces that lead to them."""
     if way is Way.TUN:
-        with _tunnelled(site) as names:
+        with tunnels(site.lb, "back", site.members) as names:
             yield names
         return
     needs(way)
@@ -120,18 +120,18 @@ def _outer(site: Site) -> None:
 
 
 @contextmanager
-def _tunnelled(site: Site) -> Iterator[tuple[str, ...]]:
-    """Reach every member by a tunnel of its own between two TUN devices."""
-    names = tuple(f"tun{number}" for number in range(1, len(site.members) + 1))
-    ip_batch(["addr flush dev back"], namespace=site.lb.namespace)
+def tunnels(lb: Host, wire: str, hosts: Sequence[Host]) -> Iterator[tuple[str, ...]]:
+    """Reach every host by a tunnel of its own between two TUN devices, and none by the wire; yield the near ends."""
+    names = tuple(f"tun{number}" for number in range(1, len(hosts) + 1))
+    ip_batch([f"addr flush dev {wire}"], namespace=lb.namespace)
     ends: list[tuple[int, int]] = []
-    for name, host in zip(names, site.members, strict=True):
-        ends.append((_open_tun(site.lb, name), _open_tun(host, "tun")))
+    for name, host in zip(names, hosts, strict=True):
+        ends.append((_open_tun(lb, name), _open_tun(host, "tun")))
         towards = [f"route add {address_of(host, version)} dev {name}" for version in (4, 6)]
         own = [f"addr add {address_of(host)}/32 dev tun", f"addr add {address_of(host, 6)}/128 dev tun nodad"]
         home = ["route replace default dev tun", "route replace ::/0 dev tun"]
-        ip_batch([f"link set dev {name} up", *towards], namespace=site.lb.namespace)
-        ip_batch(["addr flush dev back", "link set dev tun up", *own, *home], namespace=host.namespace)
+        ip_batch([f"link set dev {name} up", *towards], namespace=lb.namespace)
+        ip_batch([f"addr flush dev {wire}", "link set dev tun up", *own, *home], namespace=host.namespace)
     stop = threading.Event()
     carrier = threading.Thread(target=_carry, args=(ends, stop), name="tunnels")
     carrier.start()
@@ -165,6 +165,3 @@ def _carry(ends: list[tuple[int, int]], stop: threading.Event) -> None:
         for fd, _ in polled.poll(50):
             with suppress(BlockingIOError):
                 os.write(other[fd], os.read(fd, _LONGEST))
-
-
-__all__ = ["DEVICE", "LabError", "Way", "needs", "through"]

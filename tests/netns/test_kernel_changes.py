@@ -96,8 +96,8 @@ async def test_tables_outgrow_their_map(site: Site, balancer: Balancer) -> None:
         members = stack.enter_context(Members(site))
         pairs = [await stack.enter_async_context(members.joined(site.clients[0], VIP4)) for _ in range(4)]
         many = [rule(site, address=f"203.0.113.{20 + n}", name=f"r{n}", backend_port=9_000 + n) for n in range(30)]
-        weighted = [weighted(site, n) for n in range(40)]
-        await balancer.apply(rule(site), *many, *weighted)
+        others = [weighted(site, n) for n in range(40)]
+        await balancer.apply(rule(site), *many, *others)
         assert await balancer.ask(lambda driver: driver.proxy.capacity) > SMALLEST_IMAGE
         for client, accepted in pairs:
             await greet(client, accepted)

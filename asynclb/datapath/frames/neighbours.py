@@ -37,6 +37,9 @@ _NLMSG, _NDMSG, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BBHiHBB"),
 _NDA_DST, _NDA_LLADDR = 1, 2
 _STALE = 0x04
 _CREATE_REQUEST = 0x401  # without NLM_F_EXCL: one that did not answer is still in the table, and is asked again
+_ETHERNET = 1  # linux/if_arp.h
+_BARE = frozenset({512, 519, 768, 769, 776, 778, 823, 0xFFFE})
+"""PPP, RAWIP, TUNNEL, TUNNEL6, SIT, IPGRE, IP6GRE, NONE (WireGuard, TUN). Source: dev_is_mac_header_xmit."""
 _GET_NEIGHBOUR, _DUMP_REQUEST, _NLMSG_ERROR, _NLMSG_DONE = 30, 0x301, 2, 3
 _ANSWER_S = 5.0
 
@@ -51,6 +54,7 @@ class Link:
     index: int
     name: str
     address: bytes
+    """Empty where frames have no link header, as in most tunnels."""
     mtu: int
     kind: str = ""
     """What makes it a virtual device, as `veth`; empty for a real one."""
@@ -70,6 +74,23 @@ class Surroundings:
     """Wanted address -> resolved next hop; what is missing is not resolved or has no route."""
     ways: Mapping[Address, Neighbour] = field(default_factory=dict, compare=False)
     """Wanted address -> the neighbour that it is reached by, resolved or not."""
+    bare: Mapping[int, Link] = field(default_factory=dict)
+    """Usable interfaces without link addresses, by index: only the kernel sends there, and nobody need be resolved."""
+
+    @property
+    def every_link(self) -> dict[int, Link]:
+        """Usable interfaces with and without link addresses, by index."""
+        return {**self.links, **self.bare}
+
+    def next_hop(self, address: Address) -> NextHop | None:
+        """Return the next hop of an address; by an interface without link addresses, one that is never resolved."""
+        link = self.bare.get(self.ways[address][0]) if address in self.ways else None
+        return self.hops.get(address) if link is None else NextHop(link.index, bytes(6), bytes(6), link.mtu, False)
+
+    def unresolved(self, wanted: Collection[Address]) -> frozenset[Address]:
+        """Return those of these addresses whose neighbour is still to be found."""
+        there = {address for address, way in self.ways.items() if way[0] in self.bare}
+        return frozenset(address for address in wanted if address not in self.hops and address not in there)
 
     def without(self, gone: Collection[int]) -> "Surroundings":
         """Return what is left when these interfaces have gone."""
@@ -79,6 +100,7 @@ class Surroundings:
             prefixes=tuple((network, index) for network, index in self.prefixes if index not in gone),
             hops={address: hop for address, hop in self.hops.items() if hop.ifindex not in gone},
             ways={address: way for address, way in self.ways.items() if way[0] not in gone},
+            bare={index: link for index, link in self.bare.items() if index not in gone},
         )
 
     def homes(self, addresses: Collection[Address]) -> set[tuple[Address, int]]:
@@ -133,12 +155,12 @@ class Neighbours:
         self._wanted = wanted
         seen = await asyncio.to_thread(look_around, fresh)
         for pause_s in _FIRST_ANSWERS_S:
-            if len(seen.hops) == len(fresh):
+            if not seen.unresolved(fresh):
                 break
             await asyncio.sleep(pause_s)
             seen = await asyncio.to_thread(look_around, fresh)
         self._last = seen = _joined(self._last, seen, wanted)
-        if len(seen.hops) < len(wanted):
+        if seen.unresolved(wanted):
             self._look_in(_SETTLE_S)
         return seen
 
@@ -201,7 +223,7 @@ class Neighbours:
 
     def _missing(self) -> frozenset[Address]:
         """Return the wanted addresses that no link address is known for."""
-        return self._wanted if self._last is None else self._wanted - self._last.hops.keys()
+        return self._wanted if self._last is None else self._last.unresolved(self._wanted)
 
     async def _look(self) -> None:
         """Look at everything again; or, if nothing but neighbours changed, for the addresses that are missing."""
@@ -225,7 +247,7 @@ class Neighbours:
 
     def _take(self, seen: Surroundings) -> None:
         self._told.clear()
-        if len(seen.hops) < len(self._wanted):
+        if seen.unresolved(self._wanted):
             self._look_in(_RETRY_S)
         if seen != self._last:
             self._last = seen
@@ -286,19 +308,24 @@ def look_around(wanted: Collection[Address]) -> Surroundings:
     from pyroute2 import IPRoute  # type: ignore[import-untyped]  # pyroute2 ships no types
 
     with IPRoute() as ip:
-        links = {link.index: link for link in map(_link, ip.get_links()) if link is not None}
-        found = [entry for entry in ip.get_addr() if entry["index"] in links]
+        usable = {link.index: link for link in map(_link, ip.get_links()) if link is not None}
+        found = [entry for entry in ip.get_addr() if entry["index"] in usable]
         neighbours = known_neighbours()
-        ways = {address: way for address in wanted if (way := _way(ip, address, links)) is not None}
-    hops = {address: hop for address, way in ways.items() if (hop := _next_hop(way, links, neighbours)) is not None}
+        ways = {address: way for address in wanted if (way := _way(ip, address, usable)) is not None}
+    links = {index: link for index, link in usable.items() if link.address}
+    by_link = {address: way for address, way in ways.items() if way[0] in links}
+    hops = {address: hop for address, way in by_link.items() if (hop := _next_hop(way, links, neighbours)) is not None}
     with _netlink() as sock:
-        for way in {way for address, way in ways.items() if address not in hops}:
+        for way in {way for address, way in by_link.items() if address not in hops}:
             _tell_use(sock, way)
     addresses = {_address(entry): entry["index"] for entry in found}
     prefixes = tuple(
-        (ip_network((_address(entry), entry["prefixlen"]), strict=False), entry["index"]) for entry in found
+        (ip_network((_address(entry), entry["prefixlen"]), strict=False), entry["index"])
+        for entry in found
+        if entry["index"] in links
     )
-    return Surroundings(links, addresses, prefixes, hops, ways)
+    bare = {index: link for index, link in usable.items() if not link.address}
+    return Surroundings(links, addresses, prefixes, hops, ways, bare)
 
 
 def vanished(links: Mapping[int, Link]) -> frozenset[int]:
@@ -359,12 +386,9 @@ def _dumped(sock: socket.socket) -> Iterator[bytes]:
 
 
 def _link(entry: Any) -> Link | None:
-    address = entry.get_attr("IFLA_ADDRESS")
-    up = entry["flags"] & 1
-    ethernet = entry["ifi_type"] == 1
-    if not (up and ethernet and address) or entry.get_attr(
-        "IFLA_MASTER"
-    ):  # a bridge or bond has the frames of its ports
+    address = entry.get_attr("IFLA_ADDRESS") if entry["ifi_type"] == _ETHERNET else ""
+    usable = bool(address) or entry["ifi_type"] in _BARE
+    if not (entry["flags"] & 1 and usable) or entry.get_attr("IFLA_MASTER"):  # a bridge or bond has its ports' frames
         return None
     link_address = bytes.fromhex(address.replace(":", ""))
     kind = (entry.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "") if entry.get_attr("IFLA_LINKINFO") else ""

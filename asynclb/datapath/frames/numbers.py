@@ -187,7 +187,7 @@ def member_addresses(rows: Iterable[Row]) -> frozenset[Address]:
 
 def routed_keys(rows: Iterable[Row], around: Surroundings) -> dict[tuple[int, int], FrontendKey]:
     """Return which frontend takes an interface's traffic for other addresses; the last one wins."""
-    by_name = {link.name: link.index for link in around.links.values()}
+    by_name = {link.name: link.index for link in around.every_link.values()}
     return {
         (by_name[row.frontend.interface], row.key.address.version): row.key
         for row in rows

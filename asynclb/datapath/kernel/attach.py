@@ -65,10 +65,11 @@ _NATIVE = (Mode.XDP,)
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """Descriptors of one generation's two programs."""
+class Hooks:
+    """Descriptors of one generation's programs, by where they are attached; `bare` to tc without link headers."""
 
     tc: int
+    bare: int
     xdp: int
 
 
@@ -99,12 +100,13 @@ def needed(rows: Collection[Row], around: Surroundings, named: Collection[str]) 
     All of them, unless every frontend names its own: then those, the members' and those that the configuration names.
     """
     if not all(row.frontend.interface for row in rows):
-        return dict(around.links)
+        return around.every_link
     names = {*named, *(row.frontend.interface for row in rows)}
     addresses = {member.address for row in rows for member in row.pool.members}
     indexes = {hop.ifindex for address, hop in around.hops.items() if address in addresses}
+    indexes |= {index for address, (index, _) in around.ways.items() if address in addresses}
     indexes |= {index for network, index in around.prefixes if any(address in network for address in addresses)}
-    return {index: link for index, link in around.links.items() if link.name in names or index in indexes}
+    return {index: link for index, link in around.every_link.items() if link.name in names or index in indexes}
 
 
 def wanted(
@@ -112,14 +114,16 @@ def wanted(
 ) -> dict[int, Wanted]:
     """Return the ways for every interface, in the order in which they are to be attached to. Pure.
 
-    `native` are those whose driver runs XDP programs that redirect, `targets` those that it can redirect to.
+    `native` are those whose driver runs XDP programs that redirect, `targets` those that it can redirect to. Where
+    frames have no link header, programs are attached to tc, and the kernel's routing sends what others have for there.
     """
-    reachable = all(index in targets for index in links)
+    reachable = all(index in targets for index, link in links.items() if link.address)
     found = {}
     for index, link in sorted(links.items(), key=lambda item: item[1].kind not in _CARDS):
         wish = Wish(wishes.get(link.name, Wish.AUTO))
         real = wish is Wish.AUTO and not link.kind and index in native and reachable
-        found[index] = Wanted(link, _NATIVE if real else _WAYS[wish])
+        ways = _WAYS[wish] if link.address else _BY_TC
+        found[index] = Wanted(link, _NATIVE if real and link.address else ways)
     return found
 
 
@@ -131,6 +135,8 @@ class Attachments:
         self._pins = pins
         self._emit = emit
         self._attached: dict[int, _Attached] = {}
+        self._bare: set[int] = set()
+        """Interfaces whose frames have no link header."""
         self._without_xdp: set[int] = set()
         """Interfaces that refused XDP to this process: they are not asked again."""
 
@@ -156,13 +162,15 @@ class Attachments:
                 continue
             self._attached[int(index)] = _Attached(int(index), "", Mode(mode), fd)
 
-    def widen(self, programs: Pair, interfaces: Mapping[int, Wanted]) -> list[int]:
+    def widen(self, programs: Hooks, interfaces: Mapping[int, Wanted]) -> list[int]:
         """Attach to the interfaces that have none yet, and return those.
 
         Raises: BpfError -> one refused in every way; those before it are detached again.
         """
         fresh: list[int] = []
         try:
+            self._bare.difference_update(interfaces)
+            self._bare.update(index for index, wish in interfaces.items() if not wish.link.address)
             for index, wish in interfaces.items():
                 known = self._attached.get(index)
                 if known is not None and known.mode in self._ways(wish):
@@ -177,7 +185,7 @@ class Attachments:
             raise
         return fresh
 
-    def switch(self, old: Pair | None, new: Pair) -> None:
+    def switch(self, old: Hooks | None, new: Hooks) -> None:
         """Put new programs in the place of the old ones, interface by interface.
 
         Raises: BpfError -> one refused; those before it have the old programs again, if there are any.
@@ -212,7 +220,7 @@ class Attachments:
                 os.close(attached.fd)
         self._attached.clear()
 
-    def _attach(self, programs: Pair, wish: Wanted) -> _Attached | None:
+    def _attach(self, programs: Hooks, wish: Wanted) -> _Attached | None:
         """Attach in the first way that works; None when the interface is gone. Raises: BpfError -> none does."""
         refused: BpfError | None = None
         for mode in dict.fromkeys((*wish.ways, *_BY_TC)):
@@ -241,17 +249,18 @@ class Attachments:
         remedy = f"tc carries its traffic instead; {mend}, or set `attach: tc`"
         self._emit(Event.HOST_LIMIT, what=f"XDP on {name}", value=refused.what, remedy=remedy)
 
-    def _attach_by(self, programs: Pair, link: Link, mode: Mode) -> _Attached:
+    def _attach_by(self, programs: Hooks, link: Link, mode: Mode) -> _Attached:
+        program = self._program(programs, link.index, mode)
         if mode is Mode.CLSACT:
-            self._bpf.tc_attach(link.index, programs.tc, _HANDLE, _PRIORITY)
+            self._bpf.tc_attach(link.index, program, _HANDLE, _PRIORITY)
             made = _Attached(link.index, link.name, mode, -1)
-            self._pins.keep(programs.tc, made.pin)
+            self._pins.keep(program, made.pin)
             return made
         if mode is Mode.TCX:
-            fd = self._bpf.create_link(programs.tc, link.index, Attach.TCX_INGRESS)
+            fd = self._bpf.create_link(program, link.index, Attach.TCX_INGRESS)
         else:
             flags = XdpMode.NATIVE if mode is Mode.XDP else XdpMode.GENERIC
-            fd = self._bpf.create_link(programs.xdp, link.index, Attach.XDP, flags)
+            fd = self._bpf.create_link(program, link.index, Attach.XDP, flags)
         made = _Attached(link.index, link.name, mode, fd)
         try:
             self._pins.keep(fd, made.pin)
@@ -260,13 +269,19 @@ class Attachments:
             raise
         return made
 
-    def _replace(self, attached: _Attached, programs: Pair) -> None:
+    def _program(self, programs: Hooks, index: int, mode: Mode) -> int:
+        if mode.is_xdp:
+            return programs.xdp
+        return programs.bare if index in self._bare else programs.tc
+
+    def _replace(self, attached: _Attached, programs: Hooks) -> None:
+        program = self._program(programs, attached.index, attached.mode)
         try:
             if attached.mode is Mode.CLSACT:
-                self._bpf.tc_attach(attached.index, programs.tc, _HANDLE, _PRIORITY)
-                self._pins.keep(programs.tc, attached.pin)
+                self._bpf.tc_attach(attached.index, program, _HANDLE, _PRIORITY)
+                self._pins.keep(program, attached.pin)
             else:
-                self._bpf.update_link(attached.fd, programs.xdp if attached.mode.is_xdp else programs.tc)
+                self._bpf.update_link(attached.fd, program)
         except BpfError as error:
             if error.errno not in _GONE:
                 raise

@@ -265,10 +265,10 @@ INLINE u16 swap16(u32 word)
 }
 
 /* Lets the kernel change the checksum of the transport, of which it alone knows whether it is yet to be completed. */
-INLINE void tc_follow(struct __sk_buff *frame, const struct work *w)
+INLINE void tc_follow(struct __sk_buff *frame, const struct work *w, u32 missing)
 {
 	const struct network *net = &w->in.net;
-	u32 offset = net->l4 + checksum_offset(net);
+	u32 offset = net->l4 + checksum_offset(net) - missing;
 	u64 flags = net->protocol == IP_UDP ? BPF_F_MARK_MANGLED_0 : 0;
 
 	if (w->p->addresses)
@@ -277,26 +277,28 @@ INLINE void tc_follow(struct __sk_buff *frame, const struct work *w)
 		bpf_l4_csum_replace(frame, offset, 0, swap16(w->p->ports), flags);
 }
 
-/* Writes the copy back. A sum over the whole packet (CHECKSUM_COMPLETE), which some devices give, must stay right: it
- * begins behind the link header; the checksum of the transport follows ports, so that these change nothing in it.
+/* Writes the copy back, of whose link header the frame has `missing` bytes not. A sum over the whole packet
+ * (CHECKSUM_COMPLETE), which some devices give, must stay right: it begins behind the link header; the checksum of the
+ * transport follows ports, so that these change nothing in it.
  */
-INLINE void tc_write(struct __sk_buff *frame, const struct work *w, u32 copied)
+INLINE void tc_write(struct __sk_buff *frame, const struct work *w, u32 copied, u32 missing)
 {
 	const struct packet *p = w->p;
-	u32 l4 = w->in.net.l4, rest;
+	u32 l4 = w->in.net.l4, network = ETHERNET_BYTES - missing, rest;
 
-	bpf_skb_store_bytes(frame, 0, p->data, ETHERNET_BYTES, 0);
+	if (!missing)
+		bpf_skb_store_bytes(frame, 0, p->data, ETHERNET_BYTES, 0);
 	if (p->addresses || p->ports) {
 		rest = bound(l4 - ETHERNET_BYTES, COPY_BYTES - 1);
 		if (rest && rest <= COPY_BYTES - ETHERNET_BYTES)
-			bpf_skb_store_bytes(frame, ETHERNET_BYTES, p->data + ETHERNET_BYTES, rest, BPF_F_RECOMPUTE_CSUM);
-		bpf_skb_store_bytes(frame, l4, p->data + bound(l4, COPY_BYTES - 1), 4, 0);
-		tc_follow(frame, w);
+			bpf_skb_store_bytes(frame, network, p->data + ETHERNET_BYTES, rest, BPF_F_RECOMPUTE_CSUM);
+		bpf_skb_store_bytes(frame, l4 - missing, p->data + bound(l4, COPY_BYTES - 1), 4, 0);
+		tc_follow(frame, w, missing);
 		return;
 	}
 	rest = bound(copied - ETHERNET_BYTES, COPY_BYTES - 1);
 	if (rest && rest <= COPY_BYTES - ETHERNET_BYTES)
-		bpf_skb_store_bytes(frame, ETHERNET_BYTES, p->data + ETHERNET_BYTES, rest, BPF_F_RECOMPUTE_CSUM);
+		bpf_skb_store_bytes(frame, network, p->data + ETHERNET_BYTES, rest, BPF_F_RECOMPUTE_CSUM);
 }
 
 /* Sends a frame. Where the interface is a veth into another network namespace, the frame goes on there at once, without
@@ -422,30 +424,49 @@ INLINE int tc_tell(struct __sk_buff *frame, struct work *w)
 	return (int)bpf_redirect(w->answer->ifindex, 0);
 }
 
-/* Decides any frame, on a copy. */
-INLINE int tc_slow(struct __sk_buff *frame, struct work *w)
+/* Gives the copy the link header that its frame has not: no addresses, so that nobody is answered by them. */
+INLINE void begin_bare(struct __sk_buff *frame, struct packet *p)
 {
-	u32 copied = frame->len < COPY_BYTES ? frame->len : COPY_BYTES, verdict, ifindex;
+	*(u64 *)p->data = 0;
+	*(u32 *)(p->data + 8) = 0;
+	*(u16 *)(p->data + 12) = (u16)frame->protocol;
+}
 
-	begin_copy(w, 0, frame->len);
+/* Decides any frame, on a copy. A bare one begins with its IP header; it gets a link header when it leaves by itself,
+ * which an interface without such headers takes off again.
+ */
+INLINE int tc_slow(struct __sk_buff *frame, struct work *w, u32 bare)
+{
+	u32 missing = bare ? ETHERNET_BYTES : 0, length = frame->len + missing, verdict, ifindex;
+	u32 copied = length < COPY_BYTES ? length : COPY_BYTES;
+
+	begin_copy(w, 0, length);
 	w->p->segmented = frame->gso_size;
 	w->p->copied = copied;
 	w->p->deferred = 1;
+	if (bare)
+		begin_bare(frame, w->p);
 	copied = bound(copied - 1, COPY_BYTES - 1) + 1;
-	if (bpf_skb_load_bytes(frame, 0, w->p->data, copied))
+	if (bpf_skb_load_bytes(frame, 0, w->p->data + missing, bound(copied - missing - 1, COPY_BYTES - 1) + 1))
 		return TC_NEXT;
 	verdict = decide(w);
 	if (verdict == VERDICT_DROP)
 		return TC_DROP;
 	if (verdict != VERDICT_TX)
 		return TC_NEXT;
+	ifindex = w->answer->ifindex;
+	if (bare && ifindex && bpf_skb_change_head(frame, ETHERNET_BYTES, 0))
+		return TC_DROP;
 	if (w->p->front)
 		return tc_tell(frame, w);
 	if (w->answer->length)
 		return tc_reply(frame, w);
-	tc_write(frame, w, copied);
-	ifindex = w->answer->ifindex;
-	return ifindex ? tc_leave(frame, w, ifindex) : TC_NEXT;
+	if (!ifindex) {
+		tc_write(frame, w, copied, missing);
+		return TC_NEXT;
+	}
+	tc_write(frame, w, copied, 0);
+	return bare ? (int)bpf_redirect(ifindex, 0) : tc_leave(frame, w, ifindex);
 }
 
 INLINE int tc_frame(struct __sk_buff *frame)
@@ -460,12 +481,20 @@ INLINE int tc_frame(struct __sk_buff *frame)
 		action = tc_fast4(frame, w);
 	else if (version == 6)
 		action = tc_fast6(frame, w);
-	return action < 0 ? tc_slow(frame, w) : action;
+	return action < 0 ? tc_slow(frame, w, 0) : action;
 }
 
 SEC("tc") int asynclb_tc(struct __sk_buff *frame)
 {
 	return tc_frame(frame);
+}
+
+/* For interfaces whose frames have no link header, as those of most tunnels. */
+SEC("tc") int asynclb_tc_bare(struct __sk_buff *frame)
+{
+	struct work *w = begin(frame->ifindex, 1);
+
+	return w ? tc_slow(frame, w, 1) : TC_NEXT;
 }
 
 /* Answers a question of the process: who would get this packet? It is never attached, so no frame comes here; it reads the

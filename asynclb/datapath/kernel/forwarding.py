@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from asynclb.datapath.core.values import NextHop
 from asynclb.datapath.frames.neighbours import Link
-from asynclb.datapath.kernel.attach import Attachments, Mode, Pair, Wanted
+from asynclb.datapath.kernel.attach import Attachments, Hooks, Mode, Wanted
 from asynclb.datapath.kernel.hops import Hops
 from asynclb.datapath.kernel.host import KernelHost
 from asynclb.datapath.kernel.leftovers import CONTROL, PROGRAMS, Leftover
@@ -118,7 +118,7 @@ class Forwarding:
         else:
             programs.write(image)
         self._widen(footing)
-        self._attachments.widen(_pair(programs), footing.interfaces)
+        self._attachments.widen(_hooks(programs), footing.interfaces)
         if self._hops is not None:
             self._hops.set(footing.hops, footing.targets)
         programs.flip(generation)
@@ -134,10 +134,10 @@ class Forwarding:
             fresh.flip(generation)
             hops.set(footing.hops, footing.targets)
             self._widen(footing)
-            before = self._before if self.programs is None else _pair(self.programs)
-            added = self._attachments.widen(_pair(fresh), footing.interfaces)
+            before = self._before if self.programs is None else _hooks(self.programs)
+            added = self._attachments.widen(_hooks(fresh), footing.interfaces)
             try:
-                self._attachments.switch(before, _pair(fresh))
+                self._attachments.switch(before, _hooks(fresh))
             except BaseException:
                 self._attachments.drop(added)
                 raise
@@ -157,7 +157,7 @@ class Forwarding:
             self.programs.close()
 
     def _pin(self, programs: Programs) -> None:
-        for name, fd in zip(PROGRAMS, (programs.tc, programs.xdp), strict=True):
+        for name, fd in zip(PROGRAMS, (programs.tc, programs.bare, programs.xdp), strict=True):
             self._pins.keep(fd, name)
         self._pins.keep(programs.control, CONTROL)
         for name, fd in self.state.maps.items():
@@ -166,7 +166,7 @@ class Forwarding:
     def _let_go(self) -> None:
         """Close what the process before left open: its programs end with their links and pins."""
         before, self._before = self._before, None
-        for fd in () if before is None else (before.tc, before.xdp):
+        for fd in () if before is None else (before.tc, before.bare, before.xdp):
             os.close(fd)
 
     def _widen(self, footing: Footing) -> None:
@@ -179,5 +179,5 @@ class Forwarding:
         return self._maps
 
 
-def _pair(programs: Programs) -> Pair:
-    return Pair(programs.tc, programs.xdp)
+def _hooks(programs: Programs) -> Hooks:
+    return Hooks(programs.tc, programs.bare, programs.xdp)

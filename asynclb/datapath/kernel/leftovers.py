@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from asynclb.datapath.host import take_namespace
-from asynclb.datapath.kernel.attach import Attachments, Mode, Pair
+from asynclb.datapath.kernel.attach import Attachments, Hooks, Mode
 from asynclb.datapath.kernel.bpffs import find_bpffs
 from asynclb.datapath.kernel.pins import HOME, Pins, namespace_cookie
 from asynclb.datapath.kernel.programs import STATE_MAPS, State, last_generation, layout_digest, same_shape
@@ -16,7 +16,7 @@ from asynclb.events import Event
 from asynclb.native.libbpf import BpfError, Libbpf
 
 CONTROL = "map-control"
-PROGRAMS = ("program-tc", "program-xdp")
+PROGRAMS = ("program-tc", "program-bare", "program-xdp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Leftover:
     """What can be gone on with: nothing of it, if it is of another version; `programs` are those that forward now."""
 
     state: State
-    programs: Pair | None = None
+    programs: Hooks | None = None
     remembered: Remembered = field(default_factory=partial(Remembered, 0))
     generation: int = 0
 
@@ -133,13 +133,13 @@ def _generation(bpf: Libbpf, pins: Pins) -> int:
         os.close(control)
 
 
-def _programs(pins: Pins) -> Pair | None:
+def _programs(pins: Pins) -> Hooks | None:
+    found: list[int] = []
     try:
-        tc = pins.open(PROGRAMS[0])
+        for name in PROGRAMS:
+            found.append(pins.open(name))  # noqa: PERF401  those before one that fails are closed
     except BpfError:
+        for fd in found:
+            os.close(fd)
         return None
-    try:
-        return Pair(tc, pins.open(PROGRAMS[1]))
-    except BpfError:
-        os.close(tc)
-        return None
+    return Hooks(*found)

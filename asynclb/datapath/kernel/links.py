@@ -57,8 +57,8 @@ class LinkMaps:
 
 
 def _interface(link: Link, flags: int) -> bytes:
-    record = layout.Interface(link.index, flags | CONSTANTS["INTERFACE_LINK"], link.mtu, 1)
-    record.link[:] = link.address
+    record = layout.Interface(link.index, flags | CONSTANTS["INTERFACE_LINK"] * bool(link.address), link.mtu, 1)
+    record.link[:] = link.address or bytes(6)
     return bytes(record)
 
 

@@ -129,6 +129,7 @@ class Programs:
             xdp = choose_xdp(self._object)
             self._object.load()
             self.tc, self.xdp = self._object.program("asynclb_tc"), self._object.program(xdp)
+            self.bare = self._object.program("asynclb_tc_bare")
             self.ask = self._object.program("asynclb_ask")
             self._images = self._mapped("images", 2 * (capacity + SLACK))
             self.control = self._object.map("control")

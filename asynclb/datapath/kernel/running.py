@@ -177,9 +177,9 @@ class Running:
         *,
         outbound: bool,
     ) -> Footing:
-        links = dict(around.links) if outbound else needed(rows, around, self.settings.interfaces)
+        links = around.every_link if outbound else needed(rows, around, self.settings.interfaces)
         return Footing(
-            links=around.links,
+            links=around.every_link,
             interfaces=wanted(links, self.settings.interfaces, features.native, features.targets),
             targets=features.targets,
             peers=peers(around.links, self.settings.interfaces, barred),
@@ -298,7 +298,7 @@ class Running:
         programs = self._forwarding.programs
         if programs is None or not self._forwarding.modes:
             return LiveVerdict(None, None)
-        index = next((link.index for link in self._around.links.values() if link.name == interface), 0)
+        index = next((link.index for link in self._around.every_link.values() if link.name == interface), 0)
         asked = ask(self._bpf, programs.ask, frame_of(flow), index)
         return live_verdict(asked.member, asked.reason, asked.known, self._numbers.members.names())
 
@@ -358,7 +358,7 @@ class Running:
         self._remembered = now
 
     def _hops_of(self, around: Surroundings) -> dict[int, NextHop | None]:
-        return {index: around.hops.get(address) for index, address in self._numbers.hops.names().items()}
+        return {index: around.next_hop(address) for index, address in self._numbers.hops.names().items()}
 
     def _surroundings_changed(self, around: Surroundings) -> None:
         """Follow neighbours at once; interfaces and addresses need a new image and come in their turn."""
@@ -380,7 +380,7 @@ class Running:
         self._speech.reset(keyed, self._numbers.members.names(), self._around)
 
     def _name_of(self, index: int) -> str:
-        link = self._around.links.get(index)
+        link = self._around.every_link.get(index)
         return str(index) if link is None else link.name
 
 

@@ -36,4 +36,4 @@ def test_the_object_loads(xdp_length: int, capacity: int, restrained: bool) -> N
         xdp = thread.submit(choose_xdp, opened).result()
         assert xdp == ("asynclb_xdp_plain" if restrained else "asynclb_xdp")
         thread.submit(opened.load).result()
-        assert all(opened.program(name) >= 0 for name in (xdp, "asynclb_tc", "asynclb_ask"))
+        assert all(opened.program(name) >= 0 for name in (xdp, "asynclb_tc", "asynclb_tc_bare", "asynclb_ask"))
