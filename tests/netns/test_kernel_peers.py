@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from asynclb.datapath.frames.neighbours import Link
+from asynclb.datapath.frames.surroundings import Link
 from asynclb.datapath.kernel.peers import peers
 from asynclb.datapath.kernel.programs import SMALLEST_IMAGE, Programs, State, read_object
 from asynclb.lab import VIP4, Host, Site

@@ -15,8 +15,8 @@ from asynclb.datapath.core.leaving import Leaving, MemberName, Parting, member_n
 from asynclb.datapath.core.parting import Ending
 from asynclb.datapath.core.values import MAX_MEMBERS, MAX_NEXT_HOPS, MAX_RULES, CoreCounters, NextHop
 from asynclb.datapath.frames.ids import Ids
-from asynclb.datapath.frames.neighbours import Surroundings
 from asynclb.datapath.frames.report import counters_of
+from asynclb.datapath.frames.surroundings import Surroundings
 from asynclb.net.address import Address
 from asynclb.net.flow import Protocol
 from asynclb.tables.row import FrontendKey, Row

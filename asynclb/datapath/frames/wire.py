@@ -1,7 +1,7 @@
 """Who is where on the wire, for who looks at frames: made when it is asked for, and anew when something has changed."""
 
 from asynclb.datapath.base import Wire
-from asynclb.datapath.frames.neighbours import Surroundings
+from asynclb.datapath.frames.surroundings import Surroundings
 from asynclb.tables.tables import Tables
 
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
-from asynclb.datapath.frames.neighbours import Link, Surroundings
+from asynclb.datapath.frames.surroundings import Link, Surroundings
 from asynclb.datapath.kernel.pins import Pins
 from asynclb.events import Emit, Event
 from asynclb.native.libbpf import Attach, BpfError, Libbpf, XdpMode

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from asynclb.datapath.core.values import NextHop
-from asynclb.datapath.frames.neighbours import Link
+from asynclb.datapath.frames.surroundings import Link
 from asynclb.datapath.kernel.attach import Attachments, Hooks, Mode, Wanted
 from asynclb.datapath.kernel.hops import Hops
 from asynclb.datapath.kernel.host import KernelHost

@@ -8,7 +8,7 @@ from struct import pack
 
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS
-from asynclb.datapath.frames.neighbours import Link
+from asynclb.datapath.frames.surroundings import Link
 from asynclb.datapath.kernel.programs import State
 from asynclb.native.libbpf import Libbpf
 

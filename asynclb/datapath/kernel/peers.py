@@ -7,7 +7,7 @@ qdisc or a program of tc, where the configuration says `attach: tc` or `attach: 
 
 from collections.abc import Collection, Mapping
 
-from asynclb.datapath.frames.neighbours import Link
+from asynclb.datapath.frames.surroundings import Link
 from asynclb.datapath.kernel.attach import Wish
 from asynclb.native.libbpf import Attach, Libbpf
 

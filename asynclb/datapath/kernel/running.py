@@ -30,9 +30,10 @@ from asynclb.datapath.frames.departures import Departures
 from asynclb.datapath.frames.drained import drained
 from asynclb.datapath.frames.lifetimes import Namer, Names
 from asynclb.datapath.frames.limits import clashes
-from asynclb.datapath.frames.neighbours import Neighbours, Surroundings
+from asynclb.datapath.frames.neighbours import Neighbours
 from asynclb.datapath.frames.numbers import Over, member_addresses
 from asynclb.datapath.frames.report import outbound_record_of, record_of, with_snat
+from asynclb.datapath.frames.surroundings import Surroundings
 from asynclb.datapath.frames.wire import Wiring
 from asynclb.datapath.host import take_namespace
 from asynclb.datapath.kernel.ask import ask

@@ -7,7 +7,7 @@ from asynclb.datapath.core.leaving import MemberName
 from asynclb.datapath.core.places import mapped
 from asynclb.datapath.core.reset import reset_frames
 from asynclb.datapath.frames.announce import announcement
-from asynclb.datapath.frames.neighbours import Surroundings
+from asynclb.datapath.frames.surroundings import Surroundings
 from asynclb.datapath.kernel.send import Sender
 from asynclb.net.address import Address
 

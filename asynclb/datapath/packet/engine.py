@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from asynclb.datapath.core.core import Core, Going, Staged
 from asynclb.datapath.core.parting import HUSH_S, Ending
 from asynclb.datapath.core.values import MAX_MEMBERS, MAX_NEXT_HOPS, MAX_RULES, NextHop, Reset
-from asynclb.datapath.frames.neighbours import Link
+from asynclb.datapath.frames.surroundings import Link
 from asynclb.datapath.packet.hostroute import HOST, HostRoute
 from asynclb.datapath.packet.ports import Outlet, Port
 from asynclb.datapath.packet.sockets import LinkSockets

@@ -18,7 +18,7 @@ from typing import Any
 
 from asynclb.datapath.core.parting import Ending
 from asynclb.datapath.core.values import NextHop
-from asynclb.datapath.frames.neighbours import Link
+from asynclb.datapath.frames.surroundings import Link
 from asynclb.datapath.packet.engine import Change, Opened
 
 MOST_BYTES = 4_096

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from asynclb.datapath.core.core import Core
-from asynclb.datapath.frames.neighbours import Link
+from asynclb.datapath.frames.surroundings import Link
 from asynclb.datapath.packet.ring import Egress, ReceiveRing
 
 RING_FRAMES = 480

@@ -28,9 +28,10 @@ from asynclb.datapath.frames.departures import Departures
 from asynclb.datapath.frames.drained import drained
 from asynclb.datapath.frames.lifetimes import Namer, Names
 from asynclb.datapath.frames.limits import clashes, own_sources, too_many_interfaces
-from asynclb.datapath.frames.neighbours import Link, Neighbours, Surroundings, vanished
+from asynclb.datapath.frames.neighbours import Neighbours, vanished
 from asynclb.datapath.frames.numbers import Numbers, Over, member_addresses
 from asynclb.datapath.frames.report import outbound_record_of, record_of, with_snat
+from asynclb.datapath.frames.surroundings import Link, Surroundings
 from asynclb.datapath.frames.wire import Wiring
 from asynclb.datapath.host import take_namespace
 from asynclb.datapath.nft import Nftables

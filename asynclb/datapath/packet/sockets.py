@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from asynclb.datapath.frames.neighbours import Link
+from asynclb.datapath.frames.surroundings import Link
 from asynclb.datapath.packet.fanout import Pinning, silence
 from asynclb.datapath.packet.ports import RING_FRAMES
 from asynclb.datapath.packet.ring import lost_frames, open_receiver, open_sender

@@ -7,8 +7,8 @@ from dataclasses import replace
 from asynclb.datapath.core.leaving import Leaving
 from asynclb.datapath.core.parting import Ending
 from asynclb.datapath.frames.departures import Departures
-from asynclb.datapath.frames.neighbours import Surroundings
 from asynclb.datapath.frames.numbers import Numbers, Over
+from asynclb.datapath.frames.surroundings import Surroundings
 from asynclb.events import Event
 from asynclb.lab import PATIENCE_S
 from asynclb.model import BackendPool

@@ -8,8 +8,8 @@ from asynclb.datapath.core.layout import Told
 from asynclb.datapath.core.leaving import Leaving
 from asynclb.datapath.core.values import FlowView
 from asynclb.datapath.frames.lifetimes import Namer, Names, end_of, place_of
-from asynclb.datapath.frames.neighbours import Surroundings
 from asynclb.datapath.frames.numbers import Numbers
+from asynclb.datapath.frames.surroundings import Surroundings
 from asynclb.datapath.lifetimes import End
 from asynclb.tables.compile import TableCache, compile_tables
 from asynclb.tables.row import Row

@@ -4,7 +4,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 from asynclb.datapath.core.values import NextHop
-from asynclb.datapath.frames.neighbours import Link, Surroundings
+from asynclb.datapath.frames.surroundings import Link, Surroundings
 from asynclb.datapath.kernel.attach import Mode, needed, wanted
 from asynclb.tables.row import Row
 from tests.unit.proxy.world import member, row

@@ -8,8 +8,8 @@ import pytest
 from asynclb.datapath.base import Counters, MemberCounters, RuleCounters
 from asynclb.datapath.core.image import build_image
 from asynclb.datapath.core.leaving import Leaving, MemberName
-from asynclb.datapath.frames.neighbours import Surroundings
 from asynclb.datapath.frames.numbers import Numbers
+from asynclb.datapath.frames.surroundings import Surroundings
 from asynclb.datapath.kernel.remembered import Remembered
 from asynclb.model import AdminState, BackendPool, Health
 from asynclb.net.flow import Protocol

@@ -7,8 +7,8 @@ from ipaddress import IPv4Address
 from asynclb.datapath.base import MemberCounters, RuleCounters
 from asynclb.datapath.core.leaving import Leaving
 from asynclb.datapath.core.values import CoreCounters
-from asynclb.datapath.frames.neighbours import Surroundings
 from asynclb.datapath.frames.numbers import Numbers
+from asynclb.datapath.frames.surroundings import Surroundings
 from asynclb.model import BackendPool, Member
 from asynclb.net.flow import Protocol
 from asynclb.tables.row import Row

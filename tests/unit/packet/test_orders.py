@@ -8,7 +8,7 @@ import pytest
 
 from asynclb.datapath.core.parting import Ending
 from asynclb.datapath.core.values import NextHop
-from asynclb.datapath.frames.neighbours import Link
+from asynclb.datapath.frames.surroundings import Link
 from asynclb.datapath.packet.engine import Change, Opened, Present, change, changed_hops
 from asynclb.datapath.packet.orders import Order, answer_to, hear, hear_answer, tell
 from asynclb.datapath.packet.sockets import LinkSockets
