@@ -432,12 +432,31 @@ INLINE void begin_bare(struct __sk_buff *frame, struct packet *p)
 	*(u16 *)(p->data + 12) = (u16)frame->protocol;
 }
 
-/* Decides any frame, on a copy. A bare one begins with its IP header; it gets a link header when it leaves by itself,
- * which an interface without such headers takes off again.
+/* Sends what was decided on a copy. A bare frame gets the link header when it leaves by itself, which an interface without
+ * such headers takes off again. A function of its own, so that what it needs of the stack is not there while deciding.
  */
+static __attribute__((noinline)) int tc_send(struct __sk_buff *frame, struct work *w, u32 bare)
+{
+	u32 ifindex = w->answer->ifindex, copied = bound(w->p->copied - 1, COPY_BYTES - 1) + 1;
+
+	if (bare && ifindex && bpf_skb_change_head(frame, ETHERNET_BYTES, 0))
+		return TC_DROP;
+	if (w->p->front)
+		return tc_tell(frame, w);
+	if (w->answer->length)
+		return tc_reply(frame, w);
+	if (!ifindex) {
+		tc_write(frame, w, copied, bare ? ETHERNET_BYTES : 0);
+		return TC_NEXT;
+	}
+	tc_write(frame, w, copied, 0);
+	return bare ? (int)bpf_redirect(ifindex, 0) : tc_leave(frame, w, ifindex);
+}
+
+/* Decides any frame, on a copy; a bare one begins with its IP header. */
 INLINE int tc_slow(struct __sk_buff *frame, struct work *w, u32 bare)
 {
-	u32 missing = bare ? ETHERNET_BYTES : 0, length = frame->len + missing, verdict, ifindex;
+	u32 missing = bare ? ETHERNET_BYTES : 0, length = frame->len + missing, verdict;
 	u32 copied = length < COPY_BYTES ? length : COPY_BYTES;
 
 	begin_copy(w, 0, length);
@@ -446,27 +465,12 @@ INLINE int tc_slow(struct __sk_buff *frame, struct work *w, u32 bare)
 	w->p->deferred = 1;
 	if (bare)
 		begin_bare(frame, w->p);
-	copied = bound(copied - 1, COPY_BYTES - 1) + 1;
 	if (bpf_skb_load_bytes(frame, 0, w->p->data + missing, bound(copied - missing - 1, COPY_BYTES - 1) + 1))
 		return TC_NEXT;
 	verdict = decide(w);
 	if (verdict == VERDICT_DROP)
 		return TC_DROP;
-	if (verdict != VERDICT_TX)
-		return TC_NEXT;
-	ifindex = w->answer->ifindex;
-	if (bare && ifindex && bpf_skb_change_head(frame, ETHERNET_BYTES, 0))
-		return TC_DROP;
-	if (w->p->front)
-		return tc_tell(frame, w);
-	if (w->answer->length)
-		return tc_reply(frame, w);
-	if (!ifindex) {
-		tc_write(frame, w, copied, missing);
-		return TC_NEXT;
-	}
-	tc_write(frame, w, copied, 0);
-	return bare ? (int)bpf_redirect(ifindex, 0) : tc_leave(frame, w, ifindex);
+	return verdict == VERDICT_TX ? tc_send(frame, w, bare) : TC_NEXT;
 }
 
 INLINE int tc_frame(struct __sk_buff *frame)
