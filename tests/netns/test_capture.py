@@ -15,14 +15,14 @@ import pytest
 from asynclb.datapath.base import Watchable
 from asynclb.datapath.packet import PacketDatapath
 from asynclb.datapath.proxy import ProxyDatapath
-from asynclb.lab import PATIENCE_S, VIP4, Lab, Site
+from asynclb.lab import PATIENCE_S, STANDARD, VIP4, Lab, Site
 from asynclb.observe.capture import pcapng
 from asynclb.observe.capture.routed import RoutedScope
 from asynclb.observe.capture.scope import Leg, Scope, Wanted
 from asynclb.observe.capture.session import Capture, Limits
 from asynclb.tables.row import Row
 from tests.netns.balancer import Balancer, balancer
-from tests.netns.kernel_site import kernel_kind
+from tests.netns.kernel_site import kernel, kernel_kind, pins_of
 from tests.netns.packet_site import UdpMembers, ask, once, udp_rule
 from tests.netns.proxy_site import address_of, udp_socket
 from tests.netns.spokes import Spokes, Talks, Witness
@@ -154,6 +154,43 @@ async def test_a_next_hop(lab: Lab, kind: str, version: int) -> None:
     assert f"rule end1: from client, member {member}" in {packet.comment for packet in packets}
     assert {packet.comment.partition(":")[0] for packet in packets} == {"rule end1"}
     assert not any("dropped" in packet.comment for packet in packets)
+
+
+@pytest.mark.parametrize("attach", ["xdp", "xdp-generic"])
+async def test_what_xdp_carries(attach: str) -> None:
+    """While XDP's frames are watched tc decides in its place; afterwards XDP does again, and no packet was lost."""
+    async with Lab(f"watched-{attach}", offload=False) as lab:
+        site = await STANDARD.build(lab)
+        row, data, client = udp_rule(site), bytearray(), address_of(site.clients[0])
+        async with kernel(site.lb, attach=attach) as datapath:
+            await datapath.apply(row)
+            assert await datapath.ask(lambda driver: driver.proxy.mode(row)) == "xdp"
+            with UdpMembers(site), udp_socket(site.clients[0], client, 42_004) as sock:
+                sock.connect((VIP4, 53))
+                member, _, _ = await ask(sock, b"before")
+                over = await capturing(datapath, row, Limits(duration_s=3.0), data)
+                assert (await ask(sock, b"watched"))[0] == member
+                stood_in = [name for name in pins_of(site.lb) if name.endswith(("-tcx", "-clsact"))]
+                await datapath.apply(row, udp_rule(site, 6))
+                assert (await ask(sock, b"watched after a change"))[0] == member
+                await asyncio.wait_for(over.wait(), PATIENCE_S)
+                assert (await ask(sock, b"after"))[0] == member
+            left = [name for name in pins_of(site.lb) if name.startswith("link-")]
+            counted = await datapath.counters()
+    packets, missing = read(bytes(data))
+    assert missing == 0
+    assert sorted((packet.comment, packet.outbound) for packet in packets) == sorted(
+        [
+            (f"rule dns: from client, member {member}", False),
+            (f"rule dns: to member, member {member}", True),
+            (f"rule dns: from member, member {member}", False),
+            (f"rule dns: to client, member {member}", True),
+        ]
+        * 2
+    )
+    assert len(stood_in) == 2
+    assert {name.split("-", 2)[2] for name in left} <= {"xdp", "xdp-generic"}
+    assert (counted.rules["dns"].packets_in, counted.rules["dns"].packets_out) == (4, 4)
 
 
 async def test_only_what_was_asked_for(site: Site) -> None:

@@ -155,6 +155,7 @@ CONSTANTS: Final[dict[str, int]] = {
     "FLOW_OVER": 32,  # its drain period is over: nothing passes, but for the resets that end it
     "FLOW_SNAT": 64,  # a member's own connection; with FLOW_RETURN the half that answers find
     "FLOW_BROKEN": 128,  # one of its ends reset it
+    "CONTROL_ASIDE": 1,  # in KernelControl.flags: XDP leaves all frames to tc
     "TELL_ENDS": 1,  # in CoreMemory.tells: what is put in the ring of flows
     "TELL_STARTS": 2,
     "TOLD_ROOM": 16_384,  # flows that begin and end between two looks; a power of two; 1.8 MB
@@ -483,7 +484,7 @@ class FragmentKey(Structure):
 
 
 class KernelControl(Structure):
-    """What the process tells the programs while they run: which of the two images is current."""
+    """What the process tells the programs while they run: which of the two images is current, and who decides."""
 
     _fields_ = (("active", _U32), ("flags", _U32), ("reserved", _U64 * 7))
 

@@ -6,9 +6,13 @@
 Both tc ways live beside other programs of the host: ours comes last and hands on what is not its own. XDP has one place
 on each interface; where somebody else has it, ours is attached to tc, and that is told.
 
+Where XDP is attached, tc can stand in for it while packet sockets are to see frames: it is attached besides, and XDP is
+told to leave frames to it. XDP stays where it is, because devices lose frames when it comes or goes.
+
 Laws:
   1. While programs are replaced an interface has the old one or the new one, and the old one when that fails.
   2. What somebody else attached is never replaced or removed.
+  3. Who stands in is pinned as well: after kill -9 in the midst of a capture both go on.
 """
 
 import errno
@@ -137,6 +141,7 @@ class Attachments:
         self._attached: dict[int, _Attached] = {}
         self._bare: set[int] = set()
         """Interfaces whose frames have no link header."""
+        self._standing_in: dict[int, _Attached] = {}
         self._without_xdp: set[int] = set()
         """Interfaces that refused XDP to this process: they are not asked again."""
 
@@ -160,7 +165,7 @@ class Attachments:
                 os.close(fd)
                 self._pins.drop(name)
                 continue
-            self._attached[int(index)] = _Attached(int(index), "", Mode(mode), fd)
+            self._adopt(_Attached(int(index), "", Mode(mode), fd))
 
     def widen(self, programs: Hooks, interfaces: Mapping[int, Wanted]) -> list[int]:
         """Attach to the interfaces that have none yet, and return those.
@@ -176,8 +181,9 @@ class Attachments:
                 if known is not None and known.mode in self._ways(wish):
                     continue
                 if known is not None:
-                    self._detach(known)
+                    self.drop((index,))
                 if (made := self._attach(programs, wish)) is not None:
+                    self._emit(Event.DATAPATH_ATTACHED, datapath="kernel", interface=made.name, mode=str(made.mode))
                     self._attached[index] = made
                     fresh.append(index)
         except BaseException:
@@ -192,7 +198,7 @@ class Attachments:
         """
         done: list[_Attached] = []
         try:
-            for attached in tuple(self._attached.values()):
+            for attached in (*self._attached.values(), *self._standing_in.values()):
                 self._replace(attached, new)
                 done.append(attached)
         except BaseException:
@@ -204,21 +210,44 @@ class Attachments:
 
     def narrow(self, keep: Collection[int]) -> None:
         """Detach from every interface that is not to be kept."""
-        for index in self._attached.keys() - set(keep):
-            self._detach(self._attached[index])
+        self.drop(self._attached.keys() - set(keep))
+
+    def stand_in(self, programs: Hooks, links: Mapping[int, Link]) -> None:
+        """Attach tc besides, wherever XDP is attached. Raises: BpfError -> not everywhere; see `stand_down`."""
+        for index, attached in self._attached.items():
+            if attached.mode.is_xdp and index not in self._standing_in and index in links:
+                made = self._attach(programs, Wanted(links[index], _BY_TC))
+                if made is not None:
+                    self._standing_in[index] = made
+
+    def stand_down(self) -> None:
+        """Take off what stands in for XDP."""
+        for attached in tuple(self._standing_in.values()):
+            self._detach(attached)
 
     def drop(self, indexes: Iterable[int]) -> None:
         """Detach from these interfaces."""
-        for index in indexes:
-            if index in self._attached:
-                self._detach(self._attached[index])
+        for index in tuple(indexes):
+            for attached in (self._standing_in.get(index), self._attached.get(index)):
+                if attached is not None:
+                    self._detach(attached)
 
     def release(self) -> None:
         """Let go of the links and leave them to their pins."""
-        for attached in self._attached.values():
+        for attached in (*self._attached.values(), *self._standing_in.values()):
             if attached.fd >= 0:
                 os.close(attached.fd)
         self._attached.clear()
+        self._standing_in.clear()
+
+    def _adopt(self, found: _Attached) -> None:
+        """Take over a link; of two at one interface, tc's stands in."""
+        other = self._attached.get(found.index)
+        if other is None or found.mode.is_xdp:
+            self._attached[found.index] = found
+        stands_in = other if found.mode.is_xdp else found
+        if other is not None and stands_in is not None:
+            self._standing_in[found.index] = stands_in
 
     def _attach(self, programs: Hooks, wish: Wanted) -> _Attached | None:
         """Attach in the first way that works; None when the interface is gone. Raises: BpfError -> none does."""
@@ -233,7 +262,6 @@ class Attachments:
                     raise
                 refused = refused or error
                 continue
-            self._emit(Event.DATAPATH_ATTACHED, datapath="kernel", interface=wish.link.name, mode=str(mode))
             if refused is not None and mode not in wish.ways:
                 self._without_xdp.add(wish.link.index)
                 self._tell_no_xdp(wish.link.name, refused)
@@ -288,7 +316,9 @@ class Attachments:
             self._detach(attached)
 
     def _detach(self, attached: _Attached) -> None:
-        del self._attached[attached.index]
+        for place in (self._attached, self._standing_in):
+            if place.get(attached.index) is attached:
+                del place[attached.index]
         self._without_xdp.discard(attached.index)
         if attached.mode is Mode.CLSACT:
             self._bpf.tc_detach(attached.index, _HANDLE, _PRIORITY)

@@ -27,14 +27,16 @@ INLINE void tell_time(struct work *w)
 	w->now_s = (u32)(now_ns / (1000ull * NS_PER_MS));
 }
 
-/* Begins a frame: finds this processor's memory, the time, and the image that is current. */
+/* Begins a frame: finds this processor's memory, the time, and the image that is current. Returns 0 where the frame goes
+ * on undecided: XDP leaves it to tc while packet sockets are to see it.
+ */
 INLINE struct work *begin_in(u32 place, u32 ifindex, u32 redirects_all)
 {
 	u32 zero = 0;
 	struct work *w = bpf_map_lookup_elem(&scratch, &place);
 	const struct kernel_control *now = bpf_map_lookup_elem(&control, &zero);
 
-	if (!w || !now)
+	if (!w || !now || (!redirects_all && now->flags & CONTROL_ASIDE))
 		return 0;
 	tell_time(w);
 	w->active = now->active;

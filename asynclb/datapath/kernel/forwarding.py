@@ -21,6 +21,7 @@ from asynclb.datapath.kernel.links import LinkMaps
 from asynclb.datapath.kernel.pins import Pins
 from asynclb.datapath.kernel.programs import FlowLimits, Programs, capacity_for, grace_period
 from asynclb.events import Emit
+from asynclb.native.libbpf import BpfError
 
 _AT_ONCE = 1 << 20
 """Bytes that the loop copies itself: some 100 us, which a thread takes longer to begin."""
@@ -88,10 +89,20 @@ class Forwarding:
         self._link_maps().narrow(footing.links, footing.appliances)
 
     def watch(self, *, begin: bool) -> None:
-        """Let all frames take the ways that packet sockets see, or no longer. Raises: BpfError."""
+        """Let all frames take the ways that packet sockets see, or no longer.
+
+        Raises: BpfError -> `begin` is refused, and all is as it was.
+        """
         self._is_watched = begin
-        if self._footing is not None:
+        if self._footing is None:
+            return
+        try:
             self._widen(self._footing)
+            self._follow_watch(self._footing)
+        except BpfError:
+            self._is_watched = False
+            self._follow_watch(self._footing)
+            raise
 
     def set_hops(self, hops: Mapping[int, NextHop | None]) -> None:
         """Change next hops in place."""
@@ -102,7 +113,10 @@ class Forwarding:
         """Detach and remove everything; or leave it to its pins. Nothing may be called afterwards."""
         if self._quiet is not None:
             self._quiet.cancel()
+        self._is_watched = False
         if leave:
+            if self._footing is not None:
+                self._follow_watch(self._footing)
             self._attachments.release()
         else:
             self._attachments.narrow(())
@@ -119,6 +133,7 @@ class Forwarding:
             programs.write(image)
         self._widen(footing)
         self._attachments.widen(_hooks(programs), footing.interfaces)
+        self._follow_watch(footing)
         if self._hops is not None:
             self._hops.set(footing.hops, footing.targets)
         programs.flip(generation)
@@ -134,6 +149,7 @@ class Forwarding:
             fresh.flip(generation)
             hops.set(footing.hops, footing.targets)
             self._widen(footing)
+            fresh.stand_aside(self._is_watched)
             before = self._before if self.programs is None else _hooks(self.programs)
             added = self._attachments.widen(_hooks(fresh), footing.interfaces)
             try:
@@ -148,6 +164,7 @@ class Forwarding:
         self._drop_programs()
         self.programs, self._hops = fresh, hops
         self._pin(fresh)
+        self._follow_watch(footing)
         self._let_go()
 
     def _drop_programs(self) -> None:
@@ -173,6 +190,16 @@ class Forwarding:
         maps = self._link_maps()
         maps.widen(footing.links, footing.targets, frozenset() if self._is_watched else footing.peers)
         maps.add_appliances(footing.appliances)
+
+    def _follow_watch(self, footing: Footing) -> None:
+        """Have tc stand in for XDP while frames are watched. Raises: BpfError."""
+        if self.programs is None:
+            return
+        if self._is_watched:
+            self._attachments.stand_in(_hooks(self.programs), footing.links)
+        self.programs.stand_aside(self._is_watched)
+        if not self._is_watched:
+            self._attachments.stand_down()
 
     def _link_maps(self) -> LinkMaps:
         self._maps = self._maps or LinkMaps(self._bpf, self.state)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from asynclb.datapath.core import layout
+from asynclb.datapath.core.layout import CONSTANTS
 from asynclb.datapath.core.values import MAX_MEMBERS, MAX_NEXT_HOPS, MAX_RULES
 from asynclb.datapath.host import Capability, missing
 from asynclb.datapath.kernel.refusals import TELLS_LENGTH
@@ -161,6 +162,10 @@ class Programs:
         """
         self._control.reserved[0] = generation
         self._control.active = 1 - self._control.active
+
+    def stand_aside(self, aside: bool) -> None:
+        """Let XDP leave all frames to tc, or decide again: one aligned store."""
+        self._control.flags = CONSTANTS["CONTROL_ASIDE"] if aside else 0
 
     def close(self) -> None:
         """Let go of programs and tables; links that have them go on."""

@@ -16,11 +16,9 @@ from asynclb.tables.row import Row
 def begin(status: Status, datapaths: Mapping[str, Datapath], rule: str, limits: Limits) -> Capture:
     """Begin. Raises: LookupError -> no such rule is in force; HostError -> its packets cannot be seen here."""
     rows = [entry.row for entry in status.tables.entries.values() if entry.row.rule.name == rule]
-    name, mode = next(((found.name, found.modes[rule]) for found in status.datapaths if rule in found.modes), ("", ""))
+    name = next((found.name for found in status.datapaths if rule in found.modes), "")
     if not rows or name not in datapaths:
         raise LookupError(rule)
-    if "xdp" in mode:
-        raise HostError(f"rule {rule!r} is carried by XDP, before packet sockets see anything; set `attach: tc`")
     datapath = datapaths[name]
 
     async def ask(flow: Flow, interface: str | None) -> LiveVerdict | None:
