@@ -110,19 +110,33 @@ class _About:
 
 
 class _Metrics:
-    """The scrape. One is rendered at a time, and few wait for it."""
+    """The scrape. One is rendered at a time; who asks for the same meanwhile gets it too, and few wait for another."""
 
     def __init__(self, scrape: Callable[[], Render]) -> None:
         self._scrape = scrape
         self._rendering = asyncio.Lock()
+        self._under_way: dict[str, asyncio.Task[tuple[bytes, str]]] = {}
         self._crowd = Crowd(SCRAPES)
 
     async def answer(self, request: web.Request) -> web.Response:
-        """Answer with a snapshot of every metric."""
+        """Answer with a snapshot of every metric, at most as old as it took to render."""
         with self._crowd:
-            async with self._rendering:
-                body, content_type = await in_bulk(self._scrape(), request.headers.get("Accept", ""))
+            body, content_type = await asyncio.shield(self._rendered(request.headers.get("Accept", "")))
             return await send(request, web.Response(body=body, headers={"Content-Type": content_type}), SCRAPE_S)
+
+    def _rendered(self, accept: str) -> asyncio.Task[tuple[bytes, str]]:
+        """Return the rendering that is under way, or begin one; it comes to its end whoever goes away."""
+        found = self._under_way.get(accept)
+        if found is None:
+            found = self._under_way[accept] = asyncio.create_task(self._render(accept), name="scrape")
+        return found
+
+    async def _render(self, accept: str) -> tuple[bytes, str]:
+        try:
+            async with self._rendering:
+                return await in_bulk(self._scrape(), accept)
+        finally:
+            del self._under_way[accept]
 
 
 class _Binder:

@@ -7,28 +7,31 @@ and 80,000 samples take it half a second. It has no samples with a time, an exem
 Source: Prometheus exposition formats, text 0.0.4; OpenMetrics 1.0.0.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 
 from prometheus_client.core import Metric
 from prometheus_client.utils import floatToGoString
 
-_BLOCK = 1000  # lines: a tenth of a millisecond
+SLICE = 200
+"""Lines made in a row: 0.6 ms."""
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 _HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
 
 
-def exposition(families: Iterable[Metric], *, openmetrics: bool) -> bytes:
+def exposition(families: Iterable[Metric], *, openmetrics: bool, rest: Callable[[], None] = lambda: None) -> bytes:
     """Return the text; the families' samples are used up.
 
-    Cost: about 3 us a sample; call it in a thread (tests/bench/scrape_bench.py). The interpreter's lock is never held
-    for long: lines are joined in blocks, and samples are freed one by one.
+    `rest` is called after each slice, for others to have their turn: who waits for the interpreter's lock would else do
+    so for 5 ms, each time. Samples are freed one by one.
+    Cost: about 3 us a sample; call it in a thread (tests/bench/scrape_bench.py).
     """
     blocks: list[bytes] = []
     for family in families:
         lines = chain(_head(family, openmetrics=openmetrics), _samples(family))
-        while block := "".join(islice(lines, _BLOCK)):
+        while block := "".join(islice(lines, SLICE)):
             blocks.append(block.encode())
+            rest()
     if openmetrics:
         blocks.append(b"# EOF\n")
     return b"".join(blocks)

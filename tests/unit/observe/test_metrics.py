@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -18,8 +19,8 @@ from asynclb.health.outcome import OutcomeKind
 from asynclb.health.record import DURATION_BOUNDS_S, KINDS, ProbeResults, Results
 from asynclb.model import Health, HealthState, MemberHealth, Model
 from asynclb.net.drop import Drop
-from asynclb.observe.exposition import exposition
-from asynclb.observe.metrics import Snapshot, families, render
+from asynclb.observe.exposition import SLICE, exposition
+from asynclb.observe.metrics import Rests, Snapshot, families, render
 from asynclb.tables.compile import compile_tables
 from tests.unit.control.fakes import web_model
 
@@ -165,6 +166,28 @@ def test_the_text_is_the_librarys(wanted: bool) -> None:
 
     expected = library(Registry())
     assert exposition(found, openmetrics=wanted) == expected
+
+
+def test_others_have_their_turn_between_slices() -> None:
+    """No more than one slice of lines is made in a row, however large a family is."""
+    flows = GaugeMetricFamily("flows", "Flows.", labels=["rule"])
+    for number in range(5 * SLICE):
+        flows.add_metric([str(number)], number)
+    left = [len(flows.samples)]
+    text = exposition([flows], openmetrics=False, rest=lambda: left.append(len(flows.samples)))
+    assert len(text.splitlines()) == 2 + 5 * SLICE
+    assert left[-1] == 0
+    assert max(before - after for before, after in pairwise(left)) <= SLICE
+
+
+def test_rests_come_to_an_end() -> None:
+    """On a machine where a rest takes long there are few of them, so that the scrape is answered in time."""
+    rests = Rests(left_s=1e-9)
+    rests()
+    left_s = rests.left_s
+    assert left_s < 0
+    rests()
+    assert rests.left_s == left_s
 
 
 def test_every_family_has_help() -> None:
