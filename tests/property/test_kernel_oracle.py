@@ -17,11 +17,8 @@ from asynclb.datapath.core.oracle import Oracle
 from asynclb.net.drop import Drop
 from asynclb.net.flowhash import Distribution
 from tests.property.test_core_oracle import MEMBERS4, MTU, Step, crowded, make_world, replied, steps
-from tests.unit.core.loaded import Loaded, loaded, unavailable
+from tests.unit.core.loaded import Loaded, loaded
 from tests.unit.core.world import CLIENTS, OURS, SECOND, SERVERS
-
-_WHY_NOT = unavailable()
-pytestmark = pytest.mark.skipif(bool(_WHY_NOT), reason=_WHY_NOT)
 
 SHORTEST = {b"\x08\x00": 34, b"\x86\xdd": 54}
 """What the kernel runs tc programs on must have, by its type. XDP programs run on all that has a link header."""

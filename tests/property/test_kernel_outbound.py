@@ -12,11 +12,8 @@ from asynclb.datapath.core.oracle import Oracle
 from tests.property.test_core_oracle import Step, replied
 from tests.property.test_kernel_oracle import SETTINGS, SHORTEST, wanted
 from tests.property.test_outbound_oracle import make_world, steps
-from tests.unit.core.loaded import Loaded, loaded, unavailable
+from tests.unit.core.loaded import Loaded, loaded
 from tests.unit.core.world import CLIENTS, OURS, SECOND, SERVERS
-
-_WHY_NOT = unavailable()
-pytestmark = pytest.mark.skipif(bool(_WHY_NOT), reason=_WHY_NOT)
 
 
 @pytest.fixture(scope="module", params=["xdp", "tc"])

@@ -13,6 +13,8 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
+import pytest
+
 from asynclb import native
 from asynclb.datapath.core import NextHop, build_image, layout
 from asynclb.datapath.core.layout import CONSTANTS
@@ -45,6 +47,12 @@ def unavailable() -> str:
     except BpfError as error:
         return str(error)
     return ""
+
+
+def need_programs() -> None:
+    """Skip the test where the programs cannot be loaded at all."""
+    if why := unavailable():
+        pytest.skip(why)
 
 
 @dataclass
@@ -187,6 +195,7 @@ def loaded(*, flows: int = 1_000, capacity: int = CAPACITY, restrained: bool = F
 
     `restrained`: the thread that loads them has CAP_NET_ADMIN and CAP_BPF, and no other capability.
     """
+    need_programs()
     bpf = Libbpf()
     with ThreadPoolExecutor(1) as thread, bpf.open_object(OBJECT.read_bytes(), "asynclb") as opened:
         thread.submit(_make_interfaces).result()

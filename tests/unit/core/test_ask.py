@@ -14,7 +14,7 @@ from asynclb.net.drop import Drop
 from asynclb.net.flow import Flow
 from asynclb.tables.lookup import choose
 from asynclb.tables.row import Delivery
-from tests.unit.core.loaded import Loaded, loaded, unavailable
+from tests.unit.core.loaded import Loaded
 from tests.unit.core.world import ANYONE, CLIENTS, SECOND, World, ha, pool, row, tcp, world
 
 pytestmark = pytest.mark.skipif(not native.available, reason=native.reason)
@@ -94,19 +94,18 @@ def test_questions_about_rows() -> None:
     assert question_of(rows["203.0.113.50"]) is None
 
 
-@pytest.mark.skipif(bool(unavailable()), reason=unavailable())
-def test_the_programs_say_the_same(core: Core) -> None:
+def test_the_programs_say_the_same(core: Core, shared: Loaded) -> None:
     """Of every flow, with both families, and of every reason."""
-    with loaded() as programs:
-        programs.show(made())
-        for question in (
-            *(flow(port) for port in range(1000, 1050)),
-            *(flow(port, "2001:db8::10") for port in range(1000, 1010)),
-            *(flow(1, "203.0.113.40"), flow(1, "203.0.113.50"), flow(1, VIP, 81), flow(1, "203.0.113.99")),
-            flow(1, "203.0.113.60", 7),
-        ):
-            assert of_programs(programs, question) == asked(core, question)
-        assert programs.drops() == {}
+    shared.show(made())
+    shared.reset_counts()
+    for question in (
+        *(flow(port) for port in range(1000, 1050)),
+        *(flow(port, "2001:db8::10") for port in range(1000, 1010)),
+        *(flow(1, "203.0.113.40"), flow(1, "203.0.113.50"), flow(1, VIP, 81), flow(1, "203.0.113.99")),
+        flow(1, "203.0.113.60", 7),
+    ):
+        assert of_programs(shared, question) == asked(core, question)
+    assert shared.drops() == {}
 
 
 def of_programs(programs: Loaded, question: Flow) -> Asked:

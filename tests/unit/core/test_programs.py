@@ -1,28 +1,17 @@
 """What the BPF programs do beyond the oracle: counters, and frames that the host's own routing sends."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from asynclb.net.drop import Drop
 from asynclb.tables.row import Delivery
-from tests.unit.core.loaded import Loaded, loaded, unavailable
+from tests.unit.core.loaded import Loaded
 from tests.unit.core.world import CLIENTS, OURS, SECOND, SERVERS, World, changed, ha, pool, read, right, row, tcp, world
-
-_WHY_NOT = unavailable()
-pytestmark = pytest.mark.skipif(bool(_WHY_NOT), reason=_WHY_NOT)
 
 ALICE, VIP, VIP6 = "198.51.100.7", "203.0.113.10", "2001:db8::10"
 WEB = world(row(pool("web", "10.1.0.11"), VIP, 80, 8080), row(pool("web6", "2001:db8:1::11"), VIP6, 80, 8080))
 SYN, ACK = 2, 16
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Loaded]:
-    """The programs, loaded once."""
-    with loaded() as made:
-        yield made
 
 
 @pytest.fixture(params=["xdp", "tc"])

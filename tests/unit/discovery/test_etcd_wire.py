@@ -52,7 +52,9 @@ def test_compaction_is_told_apart_from_other_ends() -> None:
 
 
 LEAVES = st.none() | st.booleans() | st.text(max_size=5) | st.sampled_from(["7", "DELETE", "YQ=="])
-ODD = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner))
+ODD = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner), max_leaves=10
+)
 HEADER = st.fixed_dictionaries({"revision": LEAVES})
 PAIR = st.fixed_dictionaries({"key": LEAVES}, optional={"value": LEAVES})
 EVENT = st.fixed_dictionaries({"kv": PAIR | ODD}, optional={"type": LEAVES})

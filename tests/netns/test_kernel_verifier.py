@@ -8,10 +8,7 @@ import pytest
 from asynclb.datapath.core import layout
 from asynclb.datapath.kernel.programs import SLACK, SMALLEST_IMAGE, choose_xdp
 from asynclb.native.libbpf import Libbpf
-from tests.unit.core.loaded import OBJECT, restrain, unavailable
-
-_WHY_NOT = unavailable()
-pytestmark = pytest.mark.skipif(bool(_WHY_NOT), reason=_WHY_NOT)
+from tests.unit.core.loaded import OBJECT, need_programs, restrain
 
 HELPER = (0, 1)
 """Whether the kernel tells how long frames are; Linux before 5.18 does not, and the other way takes CAP_PERFMON."""
@@ -24,6 +21,7 @@ _WAYS = list(product(HELPER, CAPACITIES, (False, True)))
 @pytest.mark.parametrize(("xdp_length", "capacity", "restrained"), _WAYS)
 def test_the_object_loads(xdp_length: int, capacity: int, restrained: bool) -> None:
     """The settings are constants to the verifier, which looks at each combination as at a program of its own."""
+    need_programs()
     with ThreadPoolExecutor(1) as thread, Libbpf().open_object(OBJECT.read_bytes(), "asynclb") as opened:
         if restrained:
             thread.submit(restrain).result()
