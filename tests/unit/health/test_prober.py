@@ -350,7 +350,7 @@ async def test_real_member_dies_and_comes_back(street: Street) -> None:
         await reader.read()
 
     port = free_port()
-    definition = Probe("p", ProbeProtocol.TCP, port, interval_s=0.05, timeout_s=0.05, rise=2, fall=2)
+    definition = Probe("p", ProbeProtocol.TCP, port, interval_s=0.05, timeout_s=PATIENCE_S, rise=2, fall=2)
     one = Target(("web", "web-1", "p"), IPv4Address("127.0.0.1"), definition)
     prober = Prober({ProbeProtocol.TCP: TcpProbe()}, seen.change, seen.emit)
     prober.set_targets([one])
