@@ -1,5 +1,6 @@
 """The BPF programs of the core, loaded, and run on frames that go nowhere (BPF_PROG_TEST_RUN)."""
 
+import errno
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from asynclb.datapath.core import NextHop, build_image, layout
 from asynclb.datapath.core.layout import CONSTANTS
 from asynclb.datapath.host import Capability
 from asynclb.datapath.kernel.programs import choose_xdp
-from asynclb.native.libbpf import Batch, BpfError, Libbpf, Object
+from asynclb.native.libbpf import Batch, BpfError, Libbpf, LibbpfMissingError, Object
 from asynclb.net.drop import Drop
 from tests.unit.core.world import CLIENTS, OURS, SERVERS, World
 
@@ -38,13 +39,17 @@ _FLOW_MAPS: tuple[tuple[str, int, type[Structure]], ...] = (
 
 @cache
 def unavailable() -> str:
-    """Return why the programs cannot be loaded here, or nothing."""
+    """Return why the programs cannot be loaded here, or nothing. Raises: BpfError -> the verifier, to whom they must."""
     if not OBJECT.exists():
         return "the BPF object is not built"
     try:
         with Libbpf().open_object(OBJECT.read_bytes(), "asynclb") as opened:
             opened.load()
+    except LibbpfMissingError as error:
+        return str(error)
     except BpfError as error:
+        if error.errno not in (errno.EPERM, errno.ENOSYS):
+            raise
         return str(error)
     return ""
 
