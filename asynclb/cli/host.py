@@ -71,9 +71,19 @@ def detach() -> None:
     help="On a member: whether it fits a rule of that VIP, and whether somebody serves the (backend) port.",
 )
 @click.option("--floating", is_flag=True, help="With --member: the rule has floating_ip (direct server return).")
+@click.option(
+    "--frontend-port",
+    type=click.IntRange(1, 65_535),
+    metavar="PORT",
+    help="With --floating: the port that clients ask, if it is not the one that the member serves.",
+)
 @json_option
 def doctor(
-    config: str | None, member: tuple[IPv4Address | IPv6Address, int | None] | None, floating: bool, as_json: bool
+    config: str | None,
+    member: tuple[IPv4Address | IPv6Address, int | None] | None,
+    floating: bool,
+    frontend_port: int | None,
+    as_json: bool,
 ) -> None:
     """Say what this host and this user lack for each datapath, and for CONFIG, with the command that mends it.
 
@@ -85,9 +95,14 @@ def doctor(
 
     if floating and member is None:
         raise click.UsageError("--floating says something of a member; add --member VIP")
+    if frontend_port is not None and (not floating or member is None or member[1] is None):
+        raise click.UsageError("--frontend-port is the other port of a floating rule; add --member VIP:PORT --floating")
     if config is not None and member is not None:
         raise click.UsageError("--member is about the host it runs on; leave CONFIG out")
-    findings = examine(config) if member is None else examine_member(Role(member[0], floating, member[1]))
+    if member is None:
+        findings = examine(config)
+    else:
+        findings = examine_member(Role(member[0], floating, member[1], frontend_port))
     print_json([finding_document(one) for one in findings]) if as_json else click.echo(findings_text(findings))
     sys.exit(1 if any(one.level is Level.FAIL for one in findings) else 0)
 

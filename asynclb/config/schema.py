@@ -227,7 +227,7 @@ class RuleSpec(Spec):
     frontend_port: t.PortOrAny
     """The port that clients reach; 0 with `all`."""
     backend_port: t.PortOrAny | None = None
-    """The members' port. Null: the frontend port."""
+    """The members' port. Null: the frontend port. With `floating_ip`, answers on another one must pass this host."""
     backend_pool: t.Name
     """The pool whose members take the traffic."""
     probe: t.Name | None = None
@@ -278,7 +278,7 @@ class InboundNatRuleSpec(Spec):
     backend_port: t.Port
     """The members' port."""
     floating_ip: t.Flag = False
-    """Keep the frontend's address as destination at the member."""
+    """Keep the frontend's address as destination at the member; answers from another port must pass this host."""
     idle_timeout: IdleTimeout = 240.0
     """Flows that are silent for so long end, 1s to 100m."""
     tcp_reset: t.Flag = False

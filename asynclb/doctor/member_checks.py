@@ -23,11 +23,20 @@ ARP_ANNOUNCE = 2  # ask as an address of the interface, never as the VIP
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What is asked about: the member's VIP, whether its rule is floating, the port that it serves (None: any)."""
+    """What is asked about: the member's VIP, whether its rule is floating, the port that it serves (None: any).
+
+    `asked`: the port that clients ask, where floating IP changes it (None: they ask for the one that is served).
+    """
 
     vip: Address
     floating: bool
     port: int | None = None
+    asked: int | None = None
+
+    @property
+    def straight(self) -> bool:
+        """Whether answers go straight to clients, as nobody has to change anything in them."""
+        return self.floating and self.asked in (None, self.port)
 
 
 def check_member(facts: MemberFacts, role: Role) -> Iterator[Finding]:
@@ -162,9 +171,12 @@ def _takes(address: Address, wanted: set[Address], facts: MemberFacts, version: 
 def _way_back(facts: MemberFacts, role: Role) -> Iterator[Finding]:
     if not facts.gateway:
         version = "-6 " if role.vip.version == 6 else ""
-        mend = f"sudo ip {version}route add default via {'ROUTER' if role.floating else 'BALANCER'}"
+        mend = f"sudo ip {version}route add default via {'ROUTER' if role.straight else 'BALANCER'}"
         yield Finding(Level.WARN, "way back", "no route to clients in other networks", mend)
-    elif role.floating:
+    elif role.straight:
         yield Finding(Level.OK, "way back", f"straight to clients: {facts.gateway}")
+    elif role.floating:
+        what = f"{facts.gateway}: this must be the balancer, which makes port {role.port} of answers {role.asked} again"
+        yield Finding(Level.OK, "way back", what)
     else:
         yield Finding(Level.OK, "way back", f"{facts.gateway}: this must be the balancer, or `transparent: false`")

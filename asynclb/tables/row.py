@@ -14,7 +14,7 @@ class Delivery(StrEnum):
     NAT = "nat"
     """The destination is rewritten; replies pass the balancer and are rewritten back."""
     FLOATING = "floating"
-    """The destination stays the frontend; replies go straight to the client."""
+    """The destination stays the frontend; replies go straight to the client, unless the port is another one."""
     ROUTED = "routed"
     """Nothing is rewritten but the link address."""
 
@@ -66,3 +66,20 @@ class Row:
         if self.nat_rule is not None:
             return RuleKind.INBOUND_NAT
         return RuleKind.HA_PORTS if self.key.protocol is Protocol.ALL else RuleKind.LOAD_BALANCING
+
+    @property
+    def member_port(self) -> int:
+        """The port that members see; 0 with HA ports: the client's."""
+        return self.rule.backend_port or self.key.port
+
+    @property
+    def changes_port(self) -> bool:
+        """Whether members see the frontend's address with another port than clients ask for."""
+        return self.delivery is Delivery.FLOATING and self.member_port != self.key.port
+
+    @property
+    def answers_from(self) -> tuple[Address, ...]:
+        """Where answers come from, on `member_port`, that are written back on their way; none: they stay so."""
+        if self.delivery is Delivery.NAT:
+            return tuple(member.address for member in self.pool.members)
+        return (self.key.address,) if self.changes_port else ()

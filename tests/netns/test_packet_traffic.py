@@ -93,7 +93,7 @@ async def test_floating_members_answer_themselves(site: Site, balancer: Balancer
     with ExitStack() as stack:
         listeners = [stack.enter_context(Listener(vip, 80, host=host)) for host in site.members]
         client = stack.enter_context(await connect(vip, 80, host=site.clients[0]))
-        accepted = stack.enter_context(await _first(listeners))
+        accepted = stack.enter_context(await first_of(listeners))
         assert accepted.peer == client.name
         await greet(client, accepted)
     with UdpMembers(site, version, port=500, address=vip), site.clients[0].udp(vip, 500) as sock:
@@ -101,7 +101,7 @@ async def test_floating_members_answer_themselves(site: Site, balancer: Balancer
     assert not (await balancer.counters()).rules["web"].packets_out
 
 
-async def _first(listeners: list[Listener]) -> Wire:
+async def first_of(listeners: list[Listener]) -> Wire:
     """Return the connection that comes to any of the listeners."""
     async with asyncio.timeout(PATIENCE_S):
         while True:

@@ -50,7 +50,7 @@ VIPS4 = (
     "192.0.2.200",
     "198.51.100.7",
 )
-VIPS6 = ("2001:db8::10", "2001:db8::20", "2001:db8::50", "2001:db8:5::1", "fe80::5")
+VIPS6 = ("2001:db8::10", "2001:db8::20", "2001:db8::30", "2001:db8::50", "2001:db8:5::1", "fe80::5")
 MEMBERS4 = ("10.1.0.11", "10.1.0.12", "10.1.0.13", "10.2.0.11", "10.2.0.12")
 MEMBERS6 = ("2001:db8:1::11", "2001:db8:1::12")
 HELD_NS = SECOND
@@ -78,6 +78,10 @@ def make_world(
         moving(row(web, "203.0.113.10", 54, 5454, protocol=Protocol.UDP, distribution=distribution)),
         ha(right, "203.0.113.20", distribution=distribution),
         ha(web, "203.0.113.30", delivery=Delivery.FLOATING, tcp_reset=True),
+        row(web, "203.0.113.30", 80, 8080, delivery=Delivery.FLOATING, distribution=distribution, tcp_reset=True),
+        row(web, "203.0.113.30", 53, 5353, delivery=Delivery.FLOATING, protocol=Protocol.UDP),
+        row(web6, "2001:db8::30", 80, 8080, delivery=Delivery.FLOATING, distribution=distribution),
+        row(web6, "2001:db8::30", 53, 5000, delivery=Delivery.FLOATING, protocol=Protocol.UDP),
         row(web6, "2001:db8::10", 80, 8080, distribution=distribution, tcp_reset=True),
         ha(web6, "2001:db8::20"),
         ha(left, "10.0.1.4", delivery=Delivery.ROUTED, symmetric=True, distribution=distribution, tcp_reset=True),
@@ -166,6 +170,8 @@ def packets(draw: st.DrawFn, depth: int = 0) -> Packet:
 @st.composite
 def likely(draw: st.DrawFn) -> Packet:
     """Draw a packet of few clients to what listens, so that flows go on."""
+    if draw(st.integers(0, 5)) == 0:
+        return draw(floating())
     client, port = draw(st.sampled_from(CLIENTS4[:3])), draw(st.sampled_from([4000, 4001]))
     flags = draw(st.sampled_from([2, 16, 16, 17, 4]))
     make: Callable[..., Packet] = draw(st.sampled_from([tcp, udp]))
@@ -185,6 +191,43 @@ def likely(draw: st.DrawFn) -> Packet:
     if draw(st.integers(0, 5)) == 0:
         return make(member, port, VIPS4[0], draw(st.sampled_from([80, 53])), **more)
     return make(member, back, client, port, **more)
+
+
+@st.composite
+def floating(draw: st.DrawFn) -> Packet:
+    """Draw a packet to a VIP whose members see other ports of it, an answer of theirs, or an error about either."""
+    client, vip = draw(st.sampled_from([(CLIENTS4[0], VIPS4[2]), (CLIENTS6[0], VIPS6[2])]))
+    make: Callable[..., Packet] = draw(st.sampled_from([tcp, udp]))
+    front, back = (80, 8080) if make is tcp else (53, 5353 if vip == VIPS4[2] else 5000)
+    more: dict[str, Any] = {"payload": draw(payloads), "fragment": draw(st.sampled_from([0, 0, 0, 0, 0x2000, 5]))}
+    if make is tcp:
+        more["flags"] = draw(st.sampled_from([2, 16, 16, 16, 16, 17, 4]))
+    inward = make(client, 4000, vip, draw(st.sampled_from([front] * 7 + [back])), **more)
+    outward = make(vip, draw(st.sampled_from([back] * 7 + [front])), client, 4000, **more)
+    match draw(st.integers(0, 7)):
+        case 0:
+            return icmp_error(vip, client, replace(inward, body=reported(inward.body)).network[:200])
+        case 1:
+            return icmp_error(client, vip, replace(outward, body=reported(outward.body)).network[:200])
+        case number:
+            return outward if number > 4 else inward
+
+
+def reported(body: bytes) -> bytes:
+    """Return a transport's bytes as the other side of the balancer knows them: with the ports exchanged."""
+    known = {80: 8080, 53: 5353, 8080: 80, 5353: 53, 5000: 53}
+    sport, dport = struct.unpack_from("!HH", body)
+    return struct.pack("!HH", known.get(sport, sport), known.get(dport, dport)) + body[4:]
+
+
+@st.composite
+def changing(draw: st.DrawFn) -> Step:
+    """Draw a step of few flows whose port changes: each packet comes from its own side, most soon after another."""
+    packet = draw(floating())
+    inward = packet.source in (CLIENTS4[0], CLIENTS6[0])
+    later, segment = draw(st.sampled_from([0, 0, 0, 0, 500, 31_000])), draw(st.sampled_from([0, 0, 0, 60]))
+    partial = draw(st.integers(0, 3)) == 0
+    return Step(bytes(packet), CLIENTS if inward else SERVERS, later, partial, segment)
 
 
 @st.composite
@@ -359,4 +402,15 @@ def crowded(draw: st.DrawFn) -> Step:
 )
 def test_fragments_and_hairpins_agree(seed: int, journey: list[tuple[Step, bool]], change: int) -> None:
     """Later fragments wait and go; members reach themselves and each other, and are answered."""
+    travel(seed, Distribution.FIVE_TUPLE, journey, change)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 7),
+    journey=st.lists(st.tuples(changing(), st.booleans()), min_size=6, max_size=30),
+    change=st.integers(0, 40),
+)
+def test_changed_ports_agree(seed: int, journey: list[tuple[Step, bool]], change: int) -> None:
+    """With floating IP and another backend port, both ways, with errors, fragments and new tables between."""
     travel(seed, Distribution.FIVE_TUPLE, journey, change)

@@ -16,7 +16,7 @@ from asynclb.datapath.core.layout import CONSTANTS
 from asynclb.datapath.core.oracle import Oracle
 from asynclb.net.drop import Drop
 from asynclb.net.flowhash import Distribution
-from tests.property.test_core_oracle import MEMBERS4, MTU, Step, crowded, make_world, replied, steps
+from tests.property.test_core_oracle import MEMBERS4, MTU, Step, changing, crowded, make_world, replied, steps
 from tests.unit.core.loaded import Loaded, loaded
 from tests.unit.core.world import CLIENTS, OURS, SECOND, SERVERS
 
@@ -102,4 +102,11 @@ def test_the_programs_and_the_oracle_agree(
 @given(journey=st.lists(st.tuples(crowded(), st.booleans()), min_size=4, max_size=30), change=st.integers(0, 24))
 def test_fragments_and_hairpins_agree(programs: Loaded, journey: list[tuple[Step, bool]], change: int) -> None:
     """Fragments follow their first, if that came first; members reach themselves and each other, and are answered."""
+    travel(programs, Distribution.FIVE_TUPLE, journey, change)
+
+
+@settings(max_examples=100, **SETTINGS)
+@given(journey=st.lists(st.tuples(changing(), st.booleans()), min_size=6, max_size=30), change=st.integers(0, 40))
+def test_changed_ports_agree(programs: Loaded, journey: list[tuple[Step, bool]], change: int) -> None:
+    """With floating IP and another backend port, both ways, by the fast way and the other."""
     travel(programs, Distribution.FIVE_TUPLE, journey, change)

@@ -5,6 +5,7 @@ that are broken already.
 """
 
 from asynclb.config.checks.azure import check_azure
+from asynclb.config.checks.floating import check_floating
 from asynclb.config.checks.frontends import check_frontends
 from asynclb.config.checks.ha_ports import check_ha_ports
 from asynclb.config.checks.limits import check_limits
@@ -30,6 +31,7 @@ CHECKS = (
     check_probes,
     check_rules,
     check_ports,
+    check_floating,
     check_outbound,
     check_ha_ports,
     check_azure,

@@ -16,15 +16,11 @@ def check_rules(draft: Draft, report: Report) -> None:
     for index, rule in draft.rules.items():
         path = ("rules", index)
         _ports(rule, path, report)
-        if rule.floating_ip:
-            _floating_port(rule.frontend_port, rule.backend_port, path, report)
         _proxy_protocol(rule, path, draft.settings.transparent, report)
         check_families(draft, rule.frontend, rule.backend_pool, path, report)
     for index, nat in draft.nat_rules.items():
         path = ("inbound_nat_rules", index)
         _nat_ports(nat, path, draft, report)
-        if nat.floating_ip and nat.frontend_port is not None:
-            _floating_port(nat.frontend_port, nat.backend_port, path, report)
         check_families(draft, nat.frontend, nat.backend_pool, path, report)
 
 
@@ -49,19 +45,6 @@ def _ports(rule: RuleSpec, path: Path, report: Report) -> None:
         else:
             law, remedy = "port 0 is every port, which needs protocol `all`", "write a port, or `protocol: all`"
         report.problem((*path, key), port, law, remedy)
-
-
-def _floating_port(frontend_port: int, backend_port: int | None, path: Path, report: Report) -> None:
-    """Warn of a port that nobody would see: members answer clients directly, so nobody could write it back."""
-    if backend_port is None or backend_port == frontend_port or report.full:
-        return
-    law = (
-        f"floating IP leaves the destination as it is, port {frontend_port} too, so members get no packet for this one"
-    )
-    remedy = (
-        f"let members listen on {frontend_port} of the frontend's address and write `backend_port: {frontend_port}`"
-    )
-    report.warning((*path, "backend_port"), backend_port, law, remedy)
 
 
 def _proxy_protocol(rule: RuleSpec, path: Path, transparent: bool, report: Report) -> None:

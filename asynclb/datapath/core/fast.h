@@ -34,7 +34,7 @@ struct course {
 	const u8 *to, *from; /* link addresses */
 	u32 ifindex;
 	struct address address; /* in the place of one of the packet's, unless high and low are 0 */
-	u32 port;
+	u32 port;		/* as well, unless it is 0 */
 	u32 outward; /* the source is replaced, else the destination */
 };
 
@@ -196,10 +196,9 @@ INLINE int fast_forward(struct work *w, const struct image *image, const struct 
 		return 0;
 	course->outward = 0;
 	course->address = (struct address){0, 0};
-	if (entry->delivery == DELIVERY_NAT) {
+	course->port = flow->target_port;
+	if (entry->delivery == DELIVERY_NAT)
 		course->address = member->address;
-		course->port = flow->target_port;
-	}
 	fast_notice(w, g, entry, flow->member, flow, 0);
 	remember_client(w, flow, data);
 	return 1;
@@ -227,7 +226,7 @@ INLINE int fast_reverse(struct work *w, const struct image *image, const struct 
 	if (!flow)
 		return 0;
 	member = image_member(image, flow->member);
-	if (!member || !same_address(&member->address, &g->key.source))
+	if (!member || (entry->delivery == DELIVERY_NAT && !same_address(&member->address, &g->key.source)))
 		return 0;
 	course->from = our_link(w, flow->ifindex);
 	mtu = our_mtu(w, flow->ifindex);
@@ -236,7 +235,9 @@ INLINE int fast_reverse(struct work *w, const struct image *image, const struct 
 	course->to = flow->client_link;
 	course->ifindex = flow->ifindex;
 	course->outward = 1;
-	course->address = entry->vip;
+	course->address = (struct address){0, 0};
+	if (entry->delivery == DELIVERY_NAT)
+		course->address = entry->vip;
 	course->port = key.destination_port;
 	fast_notice(w, g, entry, flow->member, flow, 1);
 	return 1;
@@ -290,6 +291,7 @@ INLINE int fast_routed(struct work *w, const struct image *image, const struct g
 	if (!member || !course_to(w, g, member, course))
 		return 0;
 	course->address = (struct address){0, 0};
+	course->port = 0;
 	fast_notice(w, g, entry, id, flow, outward);
 	if (!outward)
 		remember_client(w, flow, data);
@@ -367,11 +369,11 @@ INLINE struct change fast_rewrite(const struct glance *g, const struct course *c
 	}
 	put_link(data, course->to);
 	put_link(data + 6, course->from);
-	if (!course->address.high && !course->address.low)
-		return change;
-	change.addresses = fold(put_address(g->l3, g->version, course->outward, &course->address));
-	if (g->version == 4)
-		put_check(g->l3 + 10, change.addresses, 0);
+	if (course->address.high || course->address.low) {
+		change.addresses = fold(put_address(g->l3, g->version, course->outward, &course->address));
+		if (g->version == 4)
+			put_check(g->l3 + 10, change.addresses, 0);
+	}
 	old = RAW(u16, port);
 	if (!course->port || old == WIRE16(course->port))
 		return change; /* tc pays for each call that follows a change */

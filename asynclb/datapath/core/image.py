@@ -191,14 +191,12 @@ class _Builder:
             if key not in index:
                 index[key] = len(self.entries)
                 self._add_entry(key, Entry(leaver.row, EMPTY_POOL_TABLE), leaver.rule)
-            if leaver.row.delivery is Delivery.NAT:
-                self._add_way_back(index[key], leaver.row)
+            self._add_way_back(index[key], leaver.row)
 
     def _add_way_back(self, index: int, row: Row) -> None:
         every = row.key.protocol is Protocol.ALL
         port, number = (0, 0) if every else (row.rule.backend_port, PROTOCOL_NUMBERS[row.key.protocol])
-        for member in row.pool.members:
-            words = mapped(member.address)
+        for words in map(mapped, row.answers_from):
             self._place(words, 0, 0, Kind.ADDRESS).flags |= CONSTANTS["ADDRESS_MEMBER"] | CONSTANTS["ADDRESS_LEFT"]
             self._place(words, port, number, Kind.LEFT).entry = index
 
@@ -213,7 +211,7 @@ class _Builder:
                 place.entry = index
             else:
                 self._place(vip, key.port, PROTOCOL_NUMBERS[key.protocol], Kind.FRONTEND).entry = index
-        if row.delivery is Delivery.NAT and not closed:
+        if not closed:
             self._add_reverse(index, key, row)
         rule, backend_port = row.rule, 0 if key.protocol is Protocol.ALL else row.rule.backend_port
         pool = (0, 0) if closed else self._pool(row.pool, table)
@@ -240,8 +238,7 @@ class _Builder:
     def _add_reverse(self, index: int, key: FrontendKey, row: Row) -> None:
         if self.known:
             return
-        for member in row.pool.members:
-            words = mapped(member.address)
+        for words in map(mapped, row.answers_from):
             address = self._place(words, 0, 0, Kind.ADDRESS)
             address.flags |= CONSTANTS["ADDRESS_MEMBER"]
             if key.protocol is Protocol.ALL:

@@ -40,7 +40,7 @@ class Kind(IntEnum):
     FRONTEND = 2
     """(VIP, port, protocol) -> the entry."""
     REVERSE = 3
-    """(member, backend port, protocol) -> the entry whose replies come from there."""
+    """(address that members answer from, backend port, protocol) -> the entry whose replies come from there."""
     INTERFACE = 4
     """(IP version, ifindex) -> the routed entry; the version stands in `high`, the ifindex in `low`."""
     LEFT = 5
@@ -123,7 +123,7 @@ CONSTANTS: Final[dict[str, int]] = {
     "WAYS": 9,  # flows a bucket: 9 x (64 + 40) bytes, tags and deadlines make 1,024
     "ADDRESS_VIP": 1,
     "ADDRESS_LOCAL": 2,  # the host's own: what no rule takes passes to it
-    "ADDRESS_MEMBER": 4,
+    "ADDRESS_MEMBER": 4,  # members answer from it: their own, or a VIP whose port changes
     "INTERFACE_LINK": 1,  # the link address is valid
     "INTERFACE_REDIRECT": 2,  # XDP can redirect to it; to others the host's own routing sends
     "INTERFACE_PEER": 4,  # tc hands frames to the other end of this veth, in another network namespace, at once

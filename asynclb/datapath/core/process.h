@@ -413,6 +413,24 @@ INLINE void flow_client(struct work *w, struct flow *flow)
 	copy_link(flow->client_link, h + 6);
 }
 
+/* Whether the member sees something else than the client has asked for: its own address, or another port of the VIP. */
+INLINE int is_translated(const struct entry *entry, const struct passage *way)
+{
+	return entry->delivery == DELIVERY_NAT ||
+	       (way->target_port && way->target_port != way->key.destination_port);
+}
+
+/* Rewrites the VIP's port in what goes to a member that has the VIP as its own. Python twin: Forward._rewrite_port. */
+INLINE void rewrite_port(struct work *w)
+{
+	u32 port = w->way.target_port;
+
+	if (w->in.form == FORM_ERROR)
+		follow_icmp(w->p, &w->in.net, set_port(w->p, &w->in.quoted, 0, port));
+	else
+		set_port(w->p, &w->in.net, 1, port);
+}
+
 /* Rewrites what goes to the member. An error has its quote rewritten too: there, the flow goes the other way. */
 INLINE void rewrite_forward(struct work *w, const struct entry *entry, const struct member_record *to)
 {
@@ -421,6 +439,10 @@ INLINE void rewrite_forward(struct work *w, const struct entry *entry, const str
 	struct address member = to->address, vip = entry->vip;
 	u32 difference;
 
+	if (entry->delivery != DELIVERY_NAT) {
+		rewrite_port(w);
+		return;
+	}
 	if (w->in.form == FORM_ERROR) {
 		difference = set_address(w->p, quoted, 0, &member);
 		if (way->target_port)
@@ -521,7 +543,7 @@ STEP u32 forward(struct work *w, u32 index)
 		return drop(w, reason);
 	if (way->fresh && is_plain(&w->in) && way->event != EVENT_RST && !flow_start(w, image, entry, &found)) {
 		count_stateless(w);
-		if (entry->delivery == DELIVERY_NAT)
+		if (is_translated(entry, way))
 			remember_sender(w);
 		if (way->translated) {
 			hairpin_touch(w, &w->source, 0);
@@ -533,7 +555,7 @@ STEP u32 forward(struct work *w, u32 index)
 	flow_notice(w, entry->rule, entry->idle_ms, found);
 	if (found.flow && is_plain(&w->in) && !way->outward)
 		flow_client(w, found.flow);
-	if (entry->delivery == DELIVERY_NAT) {
+	if (is_translated(entry, way)) {
 		rewrite_forward(w, entry, member);
 		passage_note(w);
 	}
@@ -620,26 +642,31 @@ STEP u32 hairpin_return(struct work *w)
 	return to_client(w, found.flow);
 }
 
-/* Rewrites what a member, or a router behind the balancer, sends to a client. */
+/* Rewrites what a member, or a router behind the balancer, sends to a client: where members answer from the VIP, its port
+ * alone. Python twin: _Decision._rewrite_answer.
+ */
 INLINE void rewrite_reverse(struct work *w, const struct entry *entry, u32 port)
 {
 	const struct network *net = &w->in.net, *quoted = &w->in.quoted;
 	struct address vip = entry->vip;
-	u32 difference;
+	int moved = !same_address(&w->key.destination, &vip);
+	u32 difference = 0;
 
 	if (w->in.form == FORM_ERROR) {
-		difference = set_address(w->p, quoted, 1, &vip);
+		if (moved)
+			difference = set_address(w->p, quoted, 1, &vip);
 		difference += set_port(w->p, quoted, 1, port);
 		follow_icmp(w->p, net, difference);
-		if (same_address(&net->source, &w->key.destination))
+		if (moved && same_address(&net->source, &w->key.destination))
 			set_address(w->p, net, 0, &vip);
 		return;
 	}
-	set_address(w->p, net, 0, &vip);
+	if (moved)
+		set_address(w->p, net, 0, &vip);
 	set_port(w->p, net, 0, port);
 }
 
-/* Answers of one entry's members: `w->key` is that of what the client had sent, with the member in the VIP's place.
+/* Answers of one entry's members: `w->key` is that of what the client had sent, as the member saw it.
  * Returns PASS when there is no such flow: members have connections of their own. Python twin: Oracle.answer.
  */
 STEP u32 reverse_by(struct work *w, u32 index)
@@ -665,15 +692,17 @@ STEP u32 reverse_by(struct work *w, u32 index)
 		return VERDICT_PASS;
 	way->member = found.flow->member;
 	member = image_member(image, way->member);
-	if (!member || !same_address(&member->address, &w->key.destination))
+	if (!member || !(same_address(&member->address, &w->key.destination) || same_address(&entry->vip, &w->key.destination)))
 		return drop(w, DROP_NO_FLOW);
 	if (found.flow->flags & FLOW_OVER)
 		return over(w, found.flow, 1);
 	if (flow_late(w, found))
 		return expired(w, found.flow, 1);
 	mtu = client_mtu(w, found.flow->ifindex);
-	if (mtu)
-		return too_big(w, &way->key.destination, mtu);
+	if (mtu) { /* who has the VIP as its own address takes nothing that comes from there */
+		w->source = same_address(&entry->vip, &w->key.destination) ? way->key.source : entry->vip;
+		return too_big(w, &w->source, mtu);
+	}
 	way->event = passage_event(w);
 	way->outward = 1;
 	flow_notice(w, entry->rule, entry->idle_ms, found);

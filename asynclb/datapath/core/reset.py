@@ -32,7 +32,7 @@ def reset_frames(
         link = bytes(flow.client_link)
         told = flow.ack_in and ours is not None
         return ((flow.ifindex, _frame(link, ours or b"", frontend, client, flow.ack_in)),) if told else ()
-    target = (member, flow.target_port or frontend[1]) if flow.flags & CONSTANTS["FLOW_NAT"] else frontend
+    target = (member if flow.flags & CONSTANTS["FLOW_NAT"] else frontend[0], flow.target_port or frontend[1])
     frames = []
     if flow.ack_in and ours is not None:
         frames.append((flow.ifindex, _frame(bytes(flow.client_link), ours, frontend, client, flow.ack_in)))

@@ -66,43 +66,46 @@ def clash_judge() -> Callable[[Row], Refusal | None]:
     taken: dict[tuple[Address, str, int], Row] = {}
 
     def judge(row: Row) -> Refusal | None:
-        if row.delivery is not Delivery.NAT:
-            return None
-        port = row.rule.backend_port or row.key.port
-        for member in row.pool.members:
-            first = taken.get((member.address, str(row.key.protocol), port), row)
+        sources = _sources(row)
+        for address in sources:
+            first = taken.get((address, str(row.key.protocol), row.member_port), row)
             if first is not row:
-                problem = _clash(row, first, member.name, port)
+                problem = _clash(row, first, address)
                 return Refusal(problem.rule, problem.remedy)
-        taken.update(((member.address, str(row.key.protocol), port), row) for member in row.pool.members)
+        taken.update(((address, str(row.key.protocol), row.member_port), row) for address in sources)
         return None
 
     return judge
 
 
 def clashes(rows: Iterable[Row]) -> tuple[Problem, ...]:
-    """Return a problem for every rule that translates to a member's port where another rule does so already.
+    """Return a problem for every rule whose replies come from where another rule's come from already.
 
-    A reply says only which member and port it comes from; with two rules behind them nobody could tell which frontend
+    A reply says only which address and port it comes from; with two rules behind them nobody could tell which frontend
     it belongs to. Frontends that lead to one member need floating IP, or ports of their own.
     """
     taken: dict[tuple[Address, str, int], Row] = {}
     problems: dict[str, Problem] = {}
     for row in rows:
-        if row.delivery is not Delivery.NAT:
-            continue
-        port = row.rule.backend_port or row.key.port
-        for member in row.pool.members:
-            first = taken.setdefault((member.address, str(row.key.protocol), port), row)
+        for address in _sources(row):
+            first = taken.setdefault((address, str(row.key.protocol), row.member_port), row)
             if first is not row and row.rule.name not in problems:
-                problems[row.rule.name] = _clash(row, first, member.name, port)
+                problems[row.rule.name] = _clash(row, first, address)
     return tuple(problems.values())
 
 
-def _clash(row: Row, first: Row, member: str, port: int) -> Problem:
-    rule = (
-        f"delivers to member {member!r} on port {port or 'any'}, as rule {first.rule.name!r} does, "
-        "and replies could not be told apart"
-    )
-    remedy = "give one of them another `backend_port`, set `floating_ip: true`, or use `datapath: proxy`"
+def _sources(row: Row) -> tuple[Address, ...]:
+    """Return where a row's replies come from; the VIP also where its port is kept: another's may be changed to it."""
+    return (row.key.address,) if row.delivery is Delivery.FLOATING else row.answers_from
+
+
+def _clash(row: Row, first: Row, address: Address) -> Problem:
+    port, remedy = row.member_port or "any", "give one of them another `backend_port`"
+    if row.delivery is Delivery.FLOATING:
+        what = f"has members answer from {address} on port {port}"
+    else:
+        member = next(member.name for member in row.pool.members if member.address == address)
+        what = f"delivers to member {member!r} on port {port}"
+        remedy += ", set `floating_ip: true`, or use `datapath: proxy`"
+    rule = f"{what}, as rule {first.rule.name!r} does, and replies could not be told apart"
     return Problem(("rules", row.rule.name), row.rule.name, rule, remedy, code=CLASH_CODE)

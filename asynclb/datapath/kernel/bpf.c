@@ -181,7 +181,7 @@ INLINE int xdp_fast(struct xdp_md *frame, struct work *w, u32 version, u32 const
 	if (!g.length || !fast_decide(w, &g, data, &course))
 		return 0;
 	change = fast_rewrite(&g, &course, data);
-	if (change.addresses)
+	if (change.addresses | change.ports)
 		put_check(g.check, change.addresses + change.ports, g.key.protocol == IP_UDP);
 	return xdp_leave(frame, course.ifindex);
 }

@@ -43,9 +43,9 @@ class Guarded:
     vips: frozenset[Address]
     own: frozenset[Address]
     replies: frozenset[Port]
-    """(member, protocol, port) that `nat` rules deliver to."""
+    """(address, protocol, port) that members answer from and that the core writes back."""
     members: frozenset[Address]
-    """Members of `nat` rules."""
+    """Members of `nat` rules, and VIPs whose members answer from another port of theirs."""
     open_members: frozenset[Address]
     """Members of `nat` HA-ports rules."""
     idle_s: int = 0
@@ -77,7 +77,7 @@ def guarded(
     outbound: Collection[SnatRule] = (),
 ) -> Guarded:
     """Return what the core takes of these rows' traffic, and of what members open themselves."""
-    translated = [row for row in rows if row.delivery is Delivery.NAT]
+    every = [row for row in rows if row.delivery is Delivery.NAT and row.key.protocol is Protocol.ALL]
     exact = [row for row in rows if row.key.protocol is not Protocol.ALL]
     vips = frozenset(row.key.address for row in rows).union(*(rule.sources for rule in outbound))
     return Guarded(
@@ -90,15 +90,10 @@ def guarded(
         vips=vips - own,
         own=own,
         replies=frozenset(
-            (member.address, str(row.key.protocol), row.rule.backend_port or row.key.port)
-            for row in translated
-            if row.key.protocol is not Protocol.ALL
-            for member in row.pool.members
+            (address, str(row.key.protocol), row.member_port) for row in exact for address in row.answers_from
         ),
-        members=frozenset(member.address for row in translated for member in row.pool.members),
-        open_members=frozenset(
-            member.address for row in translated if row.key.protocol is Protocol.ALL for member in row.pool.members
-        ),
+        members=frozenset(address for row in rows for address in row.answers_from),
+        open_members=frozenset(address for row in every for address in row.answers_from),
         idle_s=max((int(row.rule.idle_timeout_s) for row in rows), default=0),
         outbound=_outbound(outbound),
     )

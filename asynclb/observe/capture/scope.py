@@ -1,7 +1,8 @@
 """Which frames are a rule's, which way they go, and what becomes of them. Pure. Rules that are next hops: `routed`.
 
 A rule that has an address of its own has two sides: client and VIP, VIP and member. A frame belongs to it when its ends
-are those of one side; the client's flow is the same one on both, which is what the datapath is asked about.
+are those of one side; the client's flow is the same one on both, which is what the datapath is asked about. Where
+floating IP changes the port alone, the member's side is the VIP with that port.
 """
 
 from collections.abc import Collection, Mapping
@@ -71,6 +72,7 @@ class Scope:
         self._rows: Mapping[FrontendKey, Row] = {row.key: row for row in rows}
         self._vips = {row.key.address for row in rows}
         self._members = {member.address: member.name for row in rows for member in row.pool.members}
+        self._ends = {*self._members, *(row.key.address for row in rows if row.changes_port)}
 
     @property
     def addresses(self) -> frozenset[Address]:
@@ -91,9 +93,9 @@ class Scope:
             return Match(Leg.FROM_CLIENT, found)
         if found.source in self._vips and self._has(found.source, found.source_port, found.protocol):
             return Match(Leg.TO_CLIENT, turned(found))
-        if found.destination in self._members:
+        if found.destination in self._ends:
             return self._of_member(found, Leg.TO_MEMBER)
-        return self._of_member(turned(found), Leg.FROM_MEMBER) if found.source in self._members else None
+        return self._of_member(turned(found), Leg.FROM_MEMBER) if found.source in self._ends else None
 
     def _has(self, address: Address, port: int, protocol: int) -> bool:
         return any(
@@ -102,13 +104,12 @@ class Scope:
         )
 
     def _of_member(self, inward: Flow, leg: Leg) -> Match | None:
-        """Return the match of a frame between a client and a member's own address."""
+        """Return the match of a frame between a client and what a member answers from."""
         for row in self._rows.values():
-            port = row.rule.backend_port or row.key.port
-            if port in (0, inward.destination_port) and _speaks(row, inward.protocol):
+            if row.member_port in (0, inward.destination_port) and _speaks(row, inward.protocol):
                 to = row.key.port or inward.destination_port
                 flow = Flow(inward.source, inward.source_port, row.key.address, to, inward.protocol)
-                return Match(leg, flow, self._members[inward.destination])
+                return Match(leg, flow, self._members.get(inward.destination, ""))
         return None
 
 

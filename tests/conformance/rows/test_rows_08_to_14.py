@@ -13,7 +13,18 @@ import pytest
 from asynclb.config.checks.deliveries import BACKEND_PORT_CLASH
 from asynclb.lab import PATIENCE_S, Host
 from asynclb.lab.namespace import ip_batch
-from tests.conformance.rows.bed import PORT, Bed, address_of, frontend, internal_vip, pool, rule, shares, vip
+from tests.conformance.rows.bed import (
+    PORT,
+    Bed,
+    address_of,
+    frontend,
+    internal_vip,
+    nat_rule,
+    pool,
+    rule,
+    shares,
+    vip,
+)
 from tests.conformance.rows.services import services
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -79,6 +90,33 @@ async def test_row_09_floating_ip(bed: Bed) -> None:
         found = [await bed.visit(vip(9)), await bed.ask(vip(9), 53)]
         assert [answer.asked for answer in found] == [(vip(9), 80), (vip(9), 53)]
         assert {answer.client[0] for answer in found} == {address_of("cli1")}
+
+
+async def test_row_09_floating_ip_with_another_port(bed: Bed) -> None:
+    """The VIP stays, the port becomes the backend port, and clients are answered from the port that they asked."""
+    rules = [
+        rule(floating_ip=True, backend_port=8080),
+        rule("dns", protocol="udp", frontend_port=53, floating_ip=True, backend_port=5353),
+    ]
+    ports = nat_rule("ssh", frontend_port=2222, member="be1", floating_ip=True, backend_port=22)
+    await bed.load(frontends={"vip": frontend(vip(9))}, rules=rules, inbound_nat_rules=[ports])
+    warned = [one["where"] for one in bed.warnings if "answer from" in one["rule"]]
+    assert warned == ["rules[0].backend_port", "rules[1].backend_port", "inbound_nat_rules[0].backend_port"]
+    with floating(bed, vip(9), 8080, 5353, 22):
+        found = [await bed.visit(vip(9)), await bed.ask(vip(9), 53), await bed.visit(vip(9), 2222)]
+        assert [answer.asked for answer in found] == [(vip(9), 8080), (vip(9), 5353), (vip(9), 22)]
+        assert {answer.client[0] for answer in found} == {address_of("cli1")}
+        assert found[2].member == "be1"
+        async with bed.stream(vip(9)) as (wire, _):
+            assert wire.peer == (vip(9), 80)
+            await wire.send(b"both ways")
+            assert await wire.exactly(9) == b"both ways"
+        refused = await bed.refused(
+            frontends={"vip": frontend(vip(9))},
+            rules=[*rules, rule("same", frontend_port=81, floating_ip=True, backend_port=8080)],
+        )
+        assert refused.codes == {BACKEND_PORT_CLASH}
+        assert (await bed.visit(vip(9))).asked == (vip(9), 8080)
 
 
 async def test_row_10_ha_ports(bed: Bed) -> None:

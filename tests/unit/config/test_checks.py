@@ -341,6 +341,38 @@ def test_refused(changes: Changes, where: str, law: str, remedy: str) -> None:
     assert problem.file == "test.yaml"
 
 
+FLOATING: dict[str, Any] = {"floating_ip": True, "backend_port": 8080}
+SAME_SOURCE: list[tuple[Changes, str, str, str]] = [
+    (
+        {"rules.0.floating_ip": True, "rules.0.backend_port": 8080, "rules.+": rule(**FLOATING)},
+        "rules[2].backend_port",
+        "rule a has members answer from tcp 10.0.0.10:8080 too",
+        "another `backend_port`",
+    ),
+    (
+        {"rules.0": rule(name="a", **FLOATING), "rules.+": rule(floating_ip=True, frontend_port=8080)},
+        "rules[2].backend_port",
+        "rule a has members answer from tcp 10.0.0.10:8080 too",
+        "or another frontend",
+    ),
+    (
+        {"inbound_nat_rules.0": nat(**FLOATING)},
+        "inbound_nat_rules[0].frontend_port_range",
+        "with `floating_ip` all 2 members of the range answer from 10.0.0.10:8080",
+        "write `floating_ip: false`",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "where", "law", "remedy"), SAME_SOURCE)
+def test_answers_that_could_be_anybodys(changes: Changes, where: str, law: str, remedy: str) -> None:
+    """Where floating IP changes ports, one port of members' on one address belongs to one rule."""
+    (problem,) = problems(changed(changes))
+    assert (problem.where, problem.code) == (where, BACKEND_PORT_CLASH)
+    assert law in problem.rule
+    assert remedy in problem.remedy
+
+
 AZURE_REFUSED: list[tuple[Changes, str, str, str]] = [
     ({"probes.http.interval": "4s"}, "probes.http.interval", "shortest interval is 5s", ""),
     *(
@@ -450,8 +482,8 @@ WARNED: list[tuple[Changes, str, str, str]] = [
     (
         {"rules.0.floating_ip": True, "rules.0.backend_port": 8081},
         "rules[0].backend_port",
-        "floating IP leaves the destination as it is, port 80 too",
-        "write `backend_port: 80`",
+        "members answer from 10.0.0.10:8081, and only what passes this host on its way to the client is written back",
+        "have members' route to clients lead through this host",
     ),
     ({"compat": "azure", "rules.0.idle_timeout": "31m"}, "rules[0].idle_timeout", "end at 30m", "keep-alives"),
 ]

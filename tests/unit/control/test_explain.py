@@ -31,6 +31,14 @@ def test_a_flow_that_is_served() -> None:
     assert found.datapath == "proxy"
 
 
+def test_floating_ip_with_another_port() -> None:
+    """The member gets the VIP's own address, with the backend port."""
+    model = web_model("a")
+    model = replace(model, rules=tuple(replace(rule, floating_ip=True) for rule in model.rules))
+    found = explained(model, "tcp 198.51.100.7:41000 > 203.0.113.10:80")
+    assert (found.member, found.delivery, found.target) == ("a", "floating", "203.0.113.10:8080")
+
+
 @pytest.mark.parametrize(
     ("flow", "verdict", "why"),
     [

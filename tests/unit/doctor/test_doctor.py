@@ -194,6 +194,9 @@ def test_a_vip_with_or_without_a_port(text: str, found: object) -> None:
         (["--member", "203.0.113.10:65536"], "port 65536 of '203.0.113.10:65536' is not from 1 to 65535"),
         (["--member", "203.0.113.10/32"], "is no address"),
         (["--floating"], "add --member VIP"),
+        (["--member", "203.0.113.10", "--floating", "--frontend-port", "80"], "add --member VIP:PORT --floating"),
+        (["--member", "203.0.113.10:8080", "--frontend-port", "80"], "add --member VIP:PORT --floating"),
+        (["--member", "203.0.113.10:8080", "--floating", "--frontend-port", "0"], "0 is not in the range"),
         (["--member", "203.0.113.10", "asynclb.yaml"], "leave CONFIG out"),
     ],
 )

@@ -47,6 +47,15 @@ def test_what_the_core_takes() -> None:
     assert found.idle_s == 240
 
 
+def test_a_vip_whose_members_answer_from_another_port() -> None:
+    """What comes from that port of it is the core's; a floating rule that keeps the port adds nothing."""
+    moved = row(WEB, "203.0.113.10", 80, 8080, delivery=Delivery.FLOATING)
+    found = guarded((moved, row(WEB, "203.0.113.10", 443, delivery=Delivery.FLOATING)), DEVICES, OWN)
+    assert {(str(a), p, n) for a, p, n in found.replies} == {("203.0.113.10", "tcp", 8080)}
+    assert names(found.members) == {"203.0.113.10"}
+    assert not found.open_members
+
+
 def test_between_two_generations_both_are_guarded() -> None:
     """What either takes is the core's, what only one knows as the host's is not; interfaces are those that are left."""
     old = guarded(ROWS[:1], (("front", 101), ("gone", 103)), OWN)

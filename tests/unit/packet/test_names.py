@@ -8,7 +8,7 @@ import pytest
 from asynclb.datapath.base import MemberCounters, RuleCounters
 from asynclb.datapath.core.values import CoreCounters, FlowView
 from asynclb.datapath.frames.ids import Ids
-from asynclb.datapath.frames.limits import CLASH_CODE, clashes, static_refusal
+from asynclb.datapath.frames.limits import CLASH_CODE, clash_judge, clashes, static_refusal
 from asynclb.datapath.frames.report import counters_of, record_of, total
 from asynclb.model import ProxyProtocol
 from asynclb.net.drop import Drop
@@ -92,6 +92,17 @@ def test_rules_that_cannot_be_told_apart(other: object, clash: bool) -> None:
     """Two rules that translate to one port of one member are a problem with Azure's code, on the later one."""
     problems = clashes([row(BACKEND, "203.0.113.1", 80), other])  # type: ignore[list-item] # a row
     assert [problem.code for problem in problems] == [CLASH_CODE] * clash
+
+
+@pytest.mark.parametrize(("port", "backend_port", "clash"), [(81, 8080, True), (8080, 8080, True), (81, 81, False)])
+def test_floating_rules_whose_members_answer_from_one_port(port: int, backend_port: int, clash: bool) -> None:
+    """It is as with members behind `nat`, also where one of them keeps the client's port; judge and problems agree."""
+    first = row(BACKEND, "203.0.113.1", 80, 8080, delivery=Delivery.FLOATING)
+    second = row(pool("two", "10.0.0.9"), "203.0.113.1", port, backend_port, delivery=Delivery.FLOATING)
+    problems, judge = clashes([first, second]), clash_judge()
+    assert [problem.code for problem in problems] == [CLASH_CODE] * clash
+    assert all("members answer from 203.0.113.1 on port 8080" in problem.rule for problem in problems)
+    assert [judge(found) is not None for found in (first, second)] == [False, clash]
 
 
 def test_what_packets_cannot_carry() -> None:

@@ -40,9 +40,7 @@ class Forward(Step):
         """Return the flow's member as this entry knows it, or None when it has gone or takes no more of it."""
         state, generation = way.state, self.oracle.tables.generation
         assert state is not None  # noqa: S101 # called with a flow
-        pool, member = state.target
-        here = {row.pool.name: row.pool for row in self.oracle.rows()}.get(pool)
-        left = here is None or member.address not in {m.address for m in here.members if m.name == member.name}
+        left, member = self._has_left(state.target), state.target[1]
         if left and not self._is_leaving(state.target):
             return None
         if state.rule == entry.row.rule.name and state.generation == generation:
@@ -72,6 +70,11 @@ class Forward(Step):
             return True
         verdict = choose(self.oracle.tables.seed, entry, way.key[0])
         return not isinstance(verdict, Drop) and verdict.member == member
+
+    def _has_left(self, target: Target) -> bool:
+        pool, member = target
+        here = {row.pool.name: row.pool for row in self.oracle.rows()}.get(pool)
+        return here is None or member.address not in {m.address for m in here.members if m.name == member.name}
 
     def _is_leaving(self, target: Target) -> bool:
         name = target[0], target[1].name, target[1].address
@@ -165,6 +168,7 @@ class Forward(Step):
     def _rewrite_forward(self, way: Passage, hairpin: int) -> None:
         assert way.target is not None  # noqa: S101 # a member was chosen
         if way.entry.row.delivery is not Delivery.NAT:
+            self._rewrite_port(way)
             return
         net, quoted, out, address = self._net, self.parsed.quoted, self.out, way.target[1].address
         if quoted is not None:
@@ -182,6 +186,16 @@ class Forward(Step):
             out.set_address(net, way.entry.row.key.address, destination=False)
         if hairpin and quoted is None:
             out.set_port(net, hairpin, destination=False)
+
+    def _rewrite_port(self, way: Passage) -> None:
+        """Write the port of the VIP that the member sees, if that is not the client's."""
+        net, quoted, out = self._net, self.parsed.quoted, self.out
+        if way.target_port in (0, way.key[0].destination_port):
+            return
+        if quoted is None:
+            out.set_port(net, way.target_port, destination=True)
+        else:
+            out.follow_icmp(net, out.set_port(quoted, way.target_port, destination=False))
 
     def _is_hairpin(self, way: Passage, flow: Flow) -> bool:
         """Return whether the client is a member that this entry delivers to."""

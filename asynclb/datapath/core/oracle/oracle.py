@@ -213,8 +213,7 @@ class _Decision(Outbound):
             return None
         if flow.protocol == wire.TCP and self.parsed.tcp_flags & 0x12 == 2:
             return None
-        self.out.set_address(self._net, entry.row.key.address, destination=False)
-        self.out.set_port(self._net, entry.row.key.port, destination=False)
+        self._rewrite_answer(flow, entry.row.key.address, entry.row.key.port)
         return self._transmit(hop.ifindex, hop.destination, hop.source)
 
     def _answer_of(self, entry: Entry, flow: Flow) -> Result | None:
@@ -225,22 +224,29 @@ class _Decision(Outbound):
         way.state = self.oracle.alive(way.key, self.now_ms)
         if way.state is None:
             return None
-        if way.state.target[1].address != flow.destination:
+        target = way.state.target
+        gone = self._has_left(target) and not self._is_leaving(target)
+        if gone or flow.destination not in (target[1].address, key.address):
             return self._drop(Drop.NO_FLOW)
         if way.state.over:
             return self._drop(Drop.NO_FLOW)
         if way.state.is_late(self.now_ms):
             return self._expired(way.state)
         if mtu := self._client_mtu(way.state):
-            return self._too_big(entry, mtu)
+            # Who has the VIP as its own address takes nothing that comes from there.
+            return self._too_big_from(flow.source if flow.destination == key.address else key.address, mtu)
         self._notice(way)
-        net, quoted, out = self._net, self.parsed.quoted, self.out
+        self._rewrite_answer(flow, key.address, port)
+        return self._to_client(way.state)
+
+    def _rewrite_answer(self, flow: Flow, vip: Address, port: int) -> None:
+        """Write the VIP and its port for where a member answers from; there may be the VIP already."""
+        net, quoted, out, moved, change = self._net, self.parsed.quoted, self.out, flow.destination != vip, 0
         if quoted is not None:
-            change = out.set_address(quoted, key.address, destination=True)
-            change += out.set_port(quoted, port, destination=True)
-            out.follow_icmp(net, change)
-        if quoted is None or net.source == flow.destination:
-            out.set_address(net, key.address, destination=False)
+            if moved:
+                change = out.set_address(quoted, vip, destination=True)
+            out.follow_icmp(net, change + out.set_port(quoted, port, destination=True))
+        if moved and (quoted is None or net.source == flow.destination):
+            out.set_address(net, vip, destination=False)
         if quoted is None:
             out.set_port(net, port, destination=False)
-        return self._to_client(way.state)

@@ -59,9 +59,9 @@ class Step:
         return any(address in rule.sources for rule in self.oracle.tables.outbound)
 
     def _is_member(self, address: Address) -> bool:
+        """Return whether members answer from an address."""
         every = (*self.oracle.rows(), *(leaver.row for leaver in self.oracle.plan.leaving))
-        rows = (row for row in every if row.delivery is Delivery.NAT)
-        return any(member.address == address for row in rows for member in row.pool.members)
+        return any(address in row.answers_from for row in every)
 
     def _find_entry(self, address: Address, port: int, protocol: int) -> Entry | None:
         keys = [FrontendKey(address, 0, Protocol.ALL)]
@@ -93,7 +93,7 @@ class Step:
         exact = any_port = None
         for entry in self.oracle.tables.entries.values():
             row = entry.row
-            if row.delivery is not Delivery.NAT or flow.destination not in {m.address for m in row.pool.members}:
+            if flow.destination not in row.answers_from:
                 continue
             if row.key.protocol is Protocol.ALL:
                 any_port = entry
@@ -106,7 +106,7 @@ class Step:
         exact = any_port = None
         for leaver in self.oracle.plan.leaving:
             row = leaver.row
-            if row.delivery is not Delivery.NAT or flow.destination not in {m.address for m in row.pool.members}:
+            if flow.destination not in row.answers_from:
                 continue
             entry = self.oracle.tables.entries.get(row.key) or self.oracle.closed()[row.key]
             if row.key.protocol is Protocol.ALL:
