@@ -8,7 +8,7 @@ _WORDS = {Level.FAIL: "FAIL", Level.WARN: "warn", Level.OK: "ok"}
 
 
 def findings_text(findings: Sequence[Finding]) -> str:
-    """Return the lines; the first says whether anything is in the way."""
+    """Return the lines; the first says whether anything is in the way, and each command is there once."""
     return "\n".join(_lines(findings))
 
 
@@ -22,10 +22,12 @@ def _lines(findings: Sequence[Finding]) -> Iterator[str]:
     else:
         yield f"all well: {fine}"
     width = max((len(one.subject) for one in findings), default=0)
+    said: dict[str, str] = {}
     for one in findings:
         yield f"{_WORDS[one.level]:<4}  {one.subject:<{width}}  {one.found}"
         if one.mend:
-            yield f"{'':<4}  {'':<{width}}  > {one.mend}"
+            first = said.setdefault(one.mend, one.subject)
+            yield f"{'':<4}  {'':<{width}}  > {one.mend if first == one.subject else f'as for {first}'}"
 
 
 def finding_document(finding: Finding) -> dict[str, str]:

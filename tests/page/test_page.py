@@ -76,6 +76,22 @@ def overflow(page: Page) -> int:
     return int(page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
 
 
+_LONGEST = "in\u00a099.9\u00a0Gbit/s · out\u00a099.9\u00a0Gbit/s · 99.9\u00a0M\u00a0packets/s"
+_CUT = """longest => [...document.querySelectorAll(".tile .sub")].filter(sub => {
+  sub.textContent = longest;
+  return sub.scrollWidth > sub.clientWidth || sub.scrollHeight > sub.clientHeight + 1;
+}).length"""
+
+
+@pytest.mark.parametrize("width", [320, 360, 420, 641, 768, 1001, 1024, 1280, 1440, 1920])
+def test_nothing_of_a_tile_is_cut(browser: Browser, small: Site, width: int) -> None:
+    """The longest line that a tile can have is whole at any width of the window."""
+    view = View(browser, small.url, width, "light")
+    view.says(re.compile("up"))
+    assert view.page.evaluate(_CUT, _LONGEST) == 0
+    view.close()
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1920, "light")])
 def test_three_members_are_shown_with_their_traffic(browser: Browser, small: Site, width: int, scheme: str) -> None:
     """Everything is up and green, the charts are drawn, rates move, and nothing is wider than the window."""

@@ -15,7 +15,7 @@ from asynclb.datapath.base import Refusal
 from asynclb.doctor.checks import check_host
 from asynclb.doctor.facts import Facts, Interface, Reach
 from asynclb.doctor.finding import Finding, Level
-from asynclb.doctor.text import findings_text
+from asynclb.doctor.text import finding_document, findings_text
 from asynclb.doctor.wants import Wants, wants_of_model
 
 WELL = Facts(
@@ -41,6 +41,18 @@ def test_a_host_that_has_everything_is_well() -> None:
     """Nothing is to be mended, and the first line says so."""
     assert bad(WELL) == []
     assert findings_text([*check_host(WELL, Wants())]).startswith("all well: 12 fine\n")
+
+
+def test_a_command_that_mends_several_lacks_is_written_once() -> None:
+    """The first of them has the command, and the others refer to it; for programs each has it."""
+    lacking = replace(WELL, lacking=frozenset({"CAP_NET_ADMIN", "CAP_NET_RAW"}))
+    found = [*check_host(lacking, Wants())]
+    lines = findings_text(found).splitlines()
+    assert [line.split("> ")[1][:20] for line in lines if "> " in line] == [
+        "sudo setcap cap_net_",
+        "as for CAP_NET_ADMIN",
+    ]
+    assert len({finding_document(one)["mend"] for one in bad(lacking)}) == 1
 
 
 @pytest.mark.parametrize(

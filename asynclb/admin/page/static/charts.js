@@ -27,10 +27,13 @@ function options(width, height, lines, range) {
 // The least that fills a chart: an idle line lies at the bottom, and noise does not look like a mountain.
 const above = (least) => (chart, low, high) => [0, Math.max(high * 1.1, least)];
 
+// Lines break between parts alone.
+const unbroken = (text) => text.replaceAll(" ", "\u00a0");
+
 const TILES = {
   bits: {
     columns: [3, 4], lines: [series("--in", "--in-fill"), series("--out", "--out-fill")], least: 1000,
-    big: (row) => bits(row[3] + row[4]), sub: (row) => `in ${bits(row[3])} · out ${bits(row[4])}${row[5] ? ` · ${short(row[5])} packets/s` : ""}`,
+    big: (row) => bits(row[3] + row[4]), sub: (row) => [`in ${bits(row[3])}`, `out ${bits(row[4])}`, ...(row[5] ? [`${short(row[5])} packets/s`] : [])].map(unbroken).join(" · "),
   },
   fresh: { columns: [2], lines: [series("--in", "--in-fill")], least: 5, big: (row) => `${short(row[2])}/s`, sub: () => "connections and sessions begun" },
   flows: { columns: [1], lines: [series("--out", "--out-fill")], least: 5, big: (row) => count(row[1]), sub: () => "in the flow tables now" },
