@@ -4,7 +4,7 @@
 
 BIN := .venv/bin
 ARGS ?=
-WORKERS ?= 2
+WORKERS ?= 3
 ROOT := $(filter 0,$(shell id -u))
 export PYTHON BASE
 

@@ -17,7 +17,7 @@ from asynclb.lab.namespace import LabError
 POLL_S = 0.005
 """How often a condition is looked at: well under the 20 ms that the quickest server takes to start."""
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """How long whatever should happen is waited for: reached only where something is wrong, however busy the machine."""
 
 
