@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -205,6 +206,26 @@ class Host:
         process = await self.run(*words, name=f"{protocol}-{behaviour}-{port}")
         await self.wait_listening(process, port, protocol)
         return process
+
+    async def asynclb(self, *words: str | Path) -> Process:
+        """Start asynclb, with the interpreter and the code that run now."""
+        code = Path(__file__).parents[2]
+        env = os.environ | {"PYTHONPATH": str(code)}
+        return await self.run(sys.executable, "-m", "asynclb", *words, name="asynclb", env=env)
+
+    @asynccontextmanager
+    async def balancer(self, config: str) -> AsyncIterator[Process]:
+        """Run `asynclb run` for the length of a block, which begins when it executes the configuration.
+
+        Raises: LabError -> it does not start; it does not stop in order after the block, or leaves something behind.
+        """
+        process = await self.asynclb("run", self.write("asynclb.yaml", config))
+        await process.wait_for_log('"event": "started"')
+        yield process
+        code = await process.stop()
+        left = (await self.check_output("nft", "list", "tables")).strip()
+        if code != 0 or left:
+            raise LabError(f"{process}: exit code {code}; left behind: {left or 'nothing'}\n{process.tail()}")
 
     async def iperf3(self, port: int = 5201) -> Process:
         """Start an iperf3 server."""

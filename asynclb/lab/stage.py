@@ -6,15 +6,11 @@ API, members are killed by signal.
 
 import asyncio
 import json
-import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 from typing import Any
 
-import asynclb
 from asynclb.lab.namespace import LabError
 from asynclb.lab.nginx import LogTail, Nginx
 from asynclb.lab.process import Process
@@ -99,19 +95,10 @@ class Stage:
         return self._balancer
 
     async def start_balancer(self) -> None:
-        """Start `asynclb run` on a configuration file, with the interpreter and the code that run now."""
+        """Start `asynclb run` on a configuration file."""
         self.config_path.parent.mkdir()
         self.config_path.write_text(self.config_text())
-        code = Path(asynclb.__file__).parents[1]
-        self._balancer = await self.site.lb.run(
-            sys.executable,
-            "-m",
-            "asynclb",
-            "run",
-            self.config_path,
-            name="asynclb",
-            env=os.environ | {"PYTHONPATH": str(code)},
-        )
+        self._balancer = await self.site.lb.asynclb("run", self.config_path)
 
     async def start_member(self, name: str) -> None:
         """Start the member's nginx; its access log goes on where it was."""

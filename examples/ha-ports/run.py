@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import socket
 import struct
@@ -18,7 +17,6 @@ from asynclb.lab import STANDARD, Host, Lab, Process, Site
 from asynclb.lab.topology import ON_LINK_VIP4, ON_LINK_VIP6
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 VIPS = (ON_LINK_VIP4, ON_LINK_VIP6)
 FIRST, LAST = 20_000, 20_299  # 300 ports of TCP and 300 of UDP
 CLOSED = 30_000
@@ -159,14 +157,9 @@ async def main() -> None:
             words = (host.name, FIRST, LAST, PROBE_PORT)
             members[host.name] = await host.run(sys.executable, "-I", "-S", HERE / "member.py", *map(str, words))
             await host.wait_listening(members[host.name], PROBE_PORT)
-        config = site.lb.write("asynclb.yaml", (HERE / "asynclb.yaml").read_text())
-        code = os.environ | {"PYTHONPATH": str(ROOT)}
-        balancer = await site.lb.run(sys.executable, "-m", "asynclb", "run", config, env=code)
-        await balancer.wait_for_log('"event": "started"')
-        await play(site, members)
+        async with site.lb.balancer((HERE / "asynclb.yaml").read_text()):
+            await play(site, members)
         print("every answer named the client's own address and port, and the port that was asked")
-        assert await balancer.stop() == 0
-        assert not await site.lb.check_output("nft", "list", "tables"), "nothing stays on the balancer's host"
 
 
 if __name__ == "__main__":

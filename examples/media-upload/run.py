@@ -1,7 +1,6 @@
 """Run the media-upload example in a lab: `sudo .venv/bin/python examples/media-upload/run.py`. Exit 0 if all holds."""
 
 import asyncio
-import os
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -13,7 +12,6 @@ from asynclb.lab import VIP4, VIP6, Host, Lab, Process, Site
 from asynclb.lab.topology import Topology
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 SPREAD_VIP = "203.0.113.20"
 CONTROL, MEDIA = 8000, 9000
 CLIENTS, UPLOADS, DATAGRAMS = 8, 5, 4
@@ -98,13 +96,8 @@ async def main() -> None:
         for host in site.members:
             processes[host.name] = await host.run(sys.executable, "-I", "-S", HERE / "member.py", host.name)
             await host.wait_listening(processes[host.name], CONTROL)
-        config = site.lb.write("asynclb.yaml", (HERE / "asynclb.yaml").read_text())
-        code = os.environ | {"PYTHONPATH": str(ROOT)}
-        balancer = await site.lb.run(sys.executable, "-m", "asynclb", "run", config, env=code)
-        await balancer.wait_for_log('"event": "started"')
-        await play(site, processes)
-        assert await balancer.stop() == 0
-        assert not await site.lb.check_output("nft", "list", "tables"), "nothing stays on the balancer's host"
+        async with site.lb.balancer((HERE / "asynclb.yaml").read_text()):
+            await play(site, processes)
 
 
 if __name__ == "__main__":

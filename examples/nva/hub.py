@@ -9,9 +9,7 @@ A gateway's route to the other spoke leads to the balancer's frontend; a firewal
 """
 
 import json
-import os
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -21,7 +19,6 @@ from typing import NamedTuple
 from asynclb.lab import Host, Lab, Process
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 
 FRONTEND = ("10.0.0.4", "fd00:10::4")
 APPLIANCES = {f"nva{n}": (f"10.0.0.{10 + n}", f"fd00:10::{10 + n}") for n in (1, 2, 3)}
@@ -164,9 +161,7 @@ class Hub:
 
     async def start_balancer(self) -> Process:
         """Start asynclb with the example's configuration."""
-        config = self.lb.write("asynclb.yaml", (HERE / "asynclb.yaml").read_text())
-        code = os.environ | {"PYTHONPATH": str(ROOT)}
-        return await self.lb.run(sys.executable, "-m", "asynclb", "run", config, env=code)
+        return await self.lb.asynclb("run", self.lb.write("asynclb.yaml", (HERE / "asynclb.yaml").read_text()))
 
     async def state(self) -> "State":
         """Ask the balancer. Raises: OSError -> it does not listen yet."""

@@ -5,7 +5,6 @@ no request failed, new connections were served while nobody was there, and `asyn
 """
 
 import asyncio
-import os
 import re
 import signal
 import sys
@@ -16,7 +15,6 @@ from asynclb.lab import STANDARD, VIP4, Host, Lab, Process
 from asynclb.lab.wrk import parse_wrk, start_wrk
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 URL = f"http://{VIP4}/"
 PAUSE_S = 1.5
 
@@ -37,9 +35,7 @@ class Service:
 
     async def start(self) -> str:
         """Start it and wait until it executes the tables; return what it says of programs that it found."""
-        self.process = await self._host.run(
-            sys.executable, "-m", "asynclb", "run", self._config, env=os.environ | {"PYTHONPATH": str(ROOT)}
-        )
+        self.process = await self._host.asynclb("run", self._config)
         await self.process.wait_for_log('"event": "started"')
         found = re.search(r'"event": "datapath_adopted".*', self.process.stdout + self.process.stderr)
         return "took over what forwards" if found else "attached programs of its own"

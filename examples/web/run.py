@@ -4,7 +4,6 @@ The exit code is 0 if everything is as the README says.
 """
 
 import asyncio
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,7 +12,6 @@ from asynclb.errors import HostError
 from asynclb.lab import STANDARD, VIP4, VIP6, Host, Lab, Process, Site
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 URLS = (f"http://{VIP4}/", f"http://[{VIP6}]/")
 
 
@@ -68,15 +66,11 @@ async def main() -> None:
     async with Lab("web example") as lab:
         site = await STANDARD.build(lab)
         webs = {host.name: await host.nginx(body=f"{host.name}\n") for host in site.members}
-        config = site.lb.write("asynclb.yaml", (HERE / "asynclb.yaml").read_text())
-        code = os.environ | {"PYTHONPATH": str(ROOT)}
-        balancer = await site.lb.run(sys.executable, "-m", "asynclb", "run", config, env=code)
-        await balancer.wait_for_log('"event": "started"')
-        await play(site, balancer, {name: web.process for name, web in webs.items()})
+        async with site.lb.balancer((HERE / "asynclb.yaml").read_text()) as balancer:
+            await play(site, balancer, {name: web.process for name, web in webs.items()})
         seen = {hit.client for web in webs.values() for hit in web.hits()}
         print(f"{'members saw':<28} {', '.join(sorted(seen))}")
         assert seen == {"10.0.1.11", "2001:db8:1::11"}, "the client's own addresses"
-        assert await balancer.stop() == 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The packet datapath while things change: members, rules, generations, and the process itself."""
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,7 +19,6 @@ from tests.netns.test_packet_traffic import BOTH, greet
 from tests.unit.proxy.wire import Listener, Wire, connect
 from tests.unit.proxy.world import member, pool, row
 
-ROOT = Path(__file__).parents[2]
 CONFIG = """
 version: 1
 datapath: packet
@@ -177,7 +175,7 @@ async def _start(site: Site, config: Path) -> Process:
 
 
 async def _start_on(host: Host, config: Path) -> Process:
-    process = await host.run(sys.executable, "-m", "asynclb", "run", config, env={"PYTHONPATH": str(ROOT)})
+    process = await host.asynclb("run", config)
     await process.wait_for_log("started")
     return process
 

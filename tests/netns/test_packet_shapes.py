@@ -1,12 +1,10 @@
 """HA ports in every shape, by real traffic: frontends that share a pool, other rules beside them, reserves."""
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +23,6 @@ from tests.netns.test_packet_traffic import BOTH, greet
 from tests.unit.proxy.wire import connect
 from tests.unit.proxy.world import Protocol, pool, row
 
-ROOT = Path(__file__).parents[2]
 OTHERS = {4: "203.0.113.11", 6: "2001:db8:ff::11"}
 FLOATING: dict[str, Any] = {"delivery": Delivery.FLOATING, "floating_ip": True}
 PORT = 7000
@@ -238,7 +235,7 @@ async def test_new_flows_are_fine_within_the_threshold(site: Site) -> None:
     config = site.lb.write("asynclb.yaml", CONFIG.format(members=names))
     for host in site.members:
         await host.tcp_server(22)
-    process = await site.lb.run(sys.executable, "-m", "asynclb", "run", config, env={"PYTHONPATH": str(ROOT)})
+    process = await site.lb.asynclb("run", config)
     await process.wait_for_log("started")
     with UdpMembers(site, port=PORT) as members:
         assert await served_by(site, 4, 30) == {"be1", "be2", "be3"}

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -24,7 +23,6 @@ from tests.netns.spokes import Spokes, Talks, Witness
 from tests.netns.test_packet_symmetry import one_each
 from tests.netns.test_packet_traffic import BOTH, greet
 
-ROOT = Path(__file__).parents[2]
 CONFIG = """
 version: 1
 datapath: packet
@@ -240,7 +238,7 @@ async def test_signals_and_the_end_of_the_process(site: Site) -> None:
 
 
 async def _start(site: Site, config: Path) -> Process:
-    process = await site.lb.run(sys.executable, "-m", "asynclb", "run", config, env={"PYTHONPATH": str(ROOT)})
+    process = await site.lb.asynclb("run", config)
     await process.wait_for_log('"event": "started"')
     return process
 
