@@ -104,13 +104,7 @@ async def _requests(trees: tuple[Path, Path], rounds: int, pairs: Pairs, say: Ca
     async with Lab("against") as lab:
         client, member = lab.host("client"), lab.host("member")
         subjects = {name: peers.subject(lab, client, member, 1 + n, name) for n, name in enumerate(names)}
-        for host in lab.hosts.values():
-            for key, value in peers.WIDE_PORTS.items():
-                host.sysctl(key, value)
-        await lab.up()
-        program = lab.entry.directory / "udp_load"
-        await peers.compile_program("udp_load.c", program)
-        await peers.start_member(member, program)
+        program = await peers.bring_up(lab, member)
         arena = Arena(client, member, subjects, program)
         for name, tree in zip(names, trees, strict=True):
             await peers.start_asynclb(subjects[name], peers.proxy_config(subjects[name]), tree)

@@ -1,11 +1,9 @@
 """What the rest of asynclb costs: tables, probes, configuration. The loads are those of the benches beside it."""
 
-import asyncio
 import ctypes
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -15,9 +13,9 @@ import health_bench
 import scrape_bench
 import tables_bench
 import uvloop
+from beside_loop import beside_loop
 
 from asynclb.config import parse
-from asynclb.control.bulk import in_bulk
 from asynclb.model import Health, ProbeProtocol
 from asynclb.tables.compile import TableCache, compile_tables
 from asynclb.tables.row import Row
@@ -70,30 +68,10 @@ def _compile_times(rows: list[Row]) -> tuple[float, float, float]:
         cache = TableCache()
         for health, results in zip(healths, times, strict=True):
             work = partial(compile_tables, rows, health, seed=tables_bench.SEED, generation=1, cache=cache)
-            took_ms, stall_ms = uvloop.run(_beside_the_loop(work))
+            _, took_ms, stall_ms = uvloop.run(beside_loop(work))
             results.append(took_ms)
             stalls.append(stall_ms)
     return min(times[0]), min(times[1]), max(stalls)
-
-
-async def _beside_the_loop(work: Callable[[], object]) -> tuple[float, float]:
-    """Run `work` as the controller does; return its time and by how much the loop was late at most, in ms."""
-    late_s = [0.0]
-
-    async def beat() -> None:
-        while True:
-            due_s = time.perf_counter() + 0.001
-            await asyncio.sleep(0.001)
-            late_s.append(time.perf_counter() - due_s)
-
-    beating = asyncio.create_task(beat())
-    await asyncio.sleep(0.05)
-    late_s.clear()
-    start_s = time.perf_counter()
-    await in_bulk(work)
-    took_s = time.perf_counter() - start_s
-    beating.cancel()
-    return 1e3 * took_s, 1e3 * max(late_s, default=0.0)
 
 
 def scrape() -> list[Figure]:

@@ -136,13 +136,7 @@ async def run(plan: Plan, say: Callable[[str], None]) -> list[Figure]:
     async with Lab("benchlog") as lab:
         client, member = lab.host("client"), lab.host("member")
         subject = peers.subject(lab, client, member, 1, "flow-log")
-        for host in lab.hosts.values():
-            for key, value in peers.WIDE_PORTS.items():
-                host.sysctl(key, value)
-        await lab.up()
-        program = lab.entry.directory / "udp_load"
-        await peers.compile_program("udp_load.c", program)
-        await peers.start_member(member, program)
+        program = await peers.bring_up(lab, member)
         proxy = Switched(subject, member)
         await proxy.start()
         arena = Arena(client, member, {subject.name: subject}, program)

@@ -137,14 +137,7 @@ async def build(lab: Lab) -> Arena:
     client = lab.host("client")
     members = [lab.host(name) for name in MEMBERS]
     paths = {name: _path(lab, client, members, number, name) for number, name in enumerate(SUBJECTS)}
-    for host in lab.hosts.values():
-        for key, value in peers.WIDE_PORTS.items():
-            host.sysctl(key, value)
-    await lab.up()
-    program = lab.entry.directory / "udp_load"
-    await peers.compile_program("udp_load.c", program)
-    for member in members:
-        await peers.start_member(member, program)
+    program = await peers.bring_up(lab, *members)
     await start_kernel(paths[ASYNCLB].subject, _ASYNCLB.format(**paths[ASYNCLB].words()))
     with paths[DNAT].subject.router.entered():
         Nftables().run(_DNAT.format(**paths[DNAT].words()))

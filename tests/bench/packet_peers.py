@@ -77,24 +77,19 @@ async def build(lab: Lab) -> Arena:
     """
     client, member = lab.host("client"), lab.host("member")
     subjects = {name: _subject(lab, client, member, number, name) for number, name in enumerate(SUBJECTS)}
-    for host in lab.hosts.values():
-        for key, value in peers.WIDE_PORTS.items():
-            host.sysctl(key, value)
-    await lab.up()
-    directory = lab.entry.directory
-    for name in ("udp_load", "packet_load"):
-        await peers.compile_program(f"{name}.c", directory / name)
+    udp_load, packet_load = await peers.bring_up(lab), lab.entry.directory / "packet_load"
+    await peers.compile_program("packet_load.c", packet_load)
     drop_load(member, *(subject.router.name for subject in subjects.values()))
-    await peers.start_member(member, directory / "udp_load")
+    await peers.start_member(member, udp_load)
     await peers.start_asynclb(subjects[ASYNCLB], _ASYNCLB.format(**_words(subjects[ASYNCLB])))
     with subjects[KERNEL].router.entered():
         Nftables().run(_DNAT_NFT.format(**_words(subjects[KERNEL])))
     for name in (LOOP, PYTHON):
         drop_load(subjects[name].router, client.name, member.name)
     words = ("loop", "v2", client.name, member.name)
-    subjects[LOOP].process = await start_receiver(subjects[LOOP].router, directory / "packet_load", *words)
+    subjects[LOOP].process = await start_receiver(subjects[LOOP].router, packet_load, *words)
     await _start_python(subjects[PYTHON])
-    arena = Arena(client, member, subjects, directory / "udp_load", directory / "packet_load")
+    arena = Arena(client, member, subjects, udp_load, packet_load)
     for name in (DIRECT, KERNEL, ASYNCLB):
         await peers.verify(arena, subjects[name])
     return arena

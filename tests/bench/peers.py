@@ -163,14 +163,7 @@ async def build(lab: Lab) -> Arena:
     """
     client, member = lab.host("client"), lab.host("member")
     subjects = {name: subject(lab, client, member, number, name) for number, name in enumerate(SUBJECTS)}
-    for host in lab.hosts.values():
-        for key, value in WIDE_PORTS.items():
-            host.sysctl(key, value)
-    await lab.up()
-    udp_program = lab.entry.directory / "udp_load"
-    await compile_program("udp_load.c", udp_program)
-    await start_member(member, udp_program)
-    arena = Arena(client, member, subjects, udp_program)
+    arena = Arena(client, member, subjects, await bring_up(lab, member))
     await start_asynclb(subjects[ASYNCLB], proxy_config(subjects[ASYNCLB]))
     await start_haproxy(subjects[HAPROXY], _HAPROXY.format(**_words(subjects[HAPROXY])))
     await _start_nginx(subjects[NGINX])
@@ -213,6 +206,19 @@ async def compile_program(name: str, output: Path) -> None:
         if child.returncode == 0:
             return
     raise HostError(f"{name} needs a C compiler: `pip install ziglang`, or apt-get install gcc\n{said.decode()}")
+
+
+async def bring_up(lab: Lab, *members: Host) -> Path:
+    """Let the hosts use all of their ports, start the members' servers, and return the program that loads UDP."""
+    for host in lab.hosts.values():
+        for key, value in WIDE_PORTS.items():
+            host.sysctl(key, value)
+    await lab.up()
+    program = lab.entry.directory / "udp_load"
+    await compile_program("udp_load.c", program)
+    for member in members:
+        await start_member(member, program)
+    return program
 
 
 async def start_member(member: Host, udp_program: Path) -> None:

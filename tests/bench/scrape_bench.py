@@ -4,15 +4,13 @@
 taken on the loop and rendered in a thread, as `app` and `admin.api` do.
 """
 
-import asyncio
-import time
 from collections.abc import Callable
 from functools import partial
 
 import tables_bench
 import uvloop
+from beside_loop import beside_loop
 
-from asynclb.control.bulk import in_bulk
 from asynclb.control.status import DatapathStatus, Status
 from asynclb.datapath.base import Counters, MemberCounters, RuleCounters, SnatCounters, SnatPorts
 from asynclb.health.outcome import OutcomeKind
@@ -71,23 +69,8 @@ def source() -> Callable[[], Snapshot]:
 
 async def scrape(take: Callable[[], Snapshot]) -> tuple[float, float, int]:
     """Scrape once; return how long it took and how late the loop was at most, in ms, and the bytes."""
-    late_s = [0.0]
-
-    async def beat() -> None:
-        while True:
-            due_s = time.perf_counter() + 0.001
-            await asyncio.sleep(0.001)
-            late_s.append(time.perf_counter() - due_s)
-
-    beating = asyncio.create_task(beat())
-    await asyncio.sleep(0.05)
-    late_s.clear()
-    start_s = time.perf_counter()
-    body, _ = await in_bulk(partial(render, take(), ""))
-    took_s = time.perf_counter() - start_s
-    await asyncio.sleep(0.01)
-    beating.cancel()
-    return 1e3 * took_s, 1e3 * max(late_s), len(body)
+    (body, _), took_ms, late_ms = await beside_loop(partial(render, take(), ""))
+    return took_ms, late_ms, len(body)
 
 
 def measure() -> tuple[float, float, int]:

@@ -2,8 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,12 @@ from asynclb.discovery import Answer
 from asynclb.discovery.dns import DnsMembers
 from asynclb.model import DnsSource, Record
 from tests.faults.servers import NameServer, name_server
-from tests.unit.discovery.fakes import Listener
+from tests.unit.discovery.fakes import Listener, listening_to
 
 
-@asynccontextmanager
-async def listening(source: DnsSource) -> AsyncIterator[Listener]:
+def listening(source: DnsSource) -> AbstractAsyncContextManager[Listener]:
     """Listen to a source."""
-    listener = Listener()
-    task = asyncio.create_task(DnsMembers(source, check_members, random.random).run(listener))
-    try:
-        yield listener
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+    return listening_to(DnsMembers(source, check_members, random.random))
 
 
 def asked(server: NameServer, *names: str, record: Record = Record.A, version: int = 4) -> DnsSource:

@@ -3,8 +3,7 @@
 import asyncio
 import json
 import urllib.request
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,14 @@ from asynclb.lab import PATIENCE_S
 from asynclb.model import AdminState, AdminTls, EtcdSource
 from tests.faults.servers import encoded, etcd
 from tests.unit.admin.test_tls import certify
-from tests.unit.discovery.fakes import Listener
+from tests.unit.discovery.fakes import Listener, listening_to
 
 
-@asynccontextmanager
-async def listening(source: EtcdSource, directory: Path, listener: Listener | None = None) -> AsyncIterator[Listener]:
+def listening(
+    source: EtcdSource, directory: Path, listener: Listener | None = None
+) -> AbstractAsyncContextManager[Listener]:
     """Listen to a source that asks twice a second whether the endpoint is still there."""
-    listener = listener if listener is not None else Listener()
-    task = asyncio.create_task(EtcdMembers(source, directory, check_members, ask_s=0.5).run(listener))
-    try:
-        yield listener
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+    return listening_to(EtcdMembers(source, directory, check_members, ask_s=0.5), listener)
 
 
 async def test_members_follow_the_keys(tmp_path: Path) -> None:

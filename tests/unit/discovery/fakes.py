@@ -1,11 +1,13 @@
 """Stand-ins with behaviour: a source that says what it is told to, a listener that remembers."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from asynclb.discovery import Answer, Failure, Finding, Say
+from asynclb.discovery.source import Source
 from asynclb.lab import PATIENCE_S
 from asynclb.model import Member
 
@@ -58,6 +60,19 @@ class Listener:
         await self.until(lambda: bool(self.heard) and isinstance(self.last, Failure))
         assert isinstance(self.last, Failure)
         return self.last.error
+
+
+@asynccontextmanager
+async def listening_to(source: Source, listener: Listener | None = None) -> AsyncIterator[Listener]:
+    """Run a source for the length of a block; what it says is remembered."""
+    listener = Listener() if listener is None else listener
+    task = asyncio.create_task(source.run(listener))
+    try:
+        yield listener
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 class FakeSource:
