@@ -13,6 +13,8 @@ from typing import Any
 State = Mapping[str, Any]
 """The document of `GET /api/v1/state`."""
 
+_SEVERAL = 5  # flows without an answer; fewer may be on their way
+
 
 class MemberState(StrEnum):
     """The one word by which a member is told. `drain` and `off` are what an operator wants."""
@@ -67,6 +69,16 @@ class SourceFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A TCP rule whose port floating IP changes, which had flows and no answers: these go another way."""
+
+    rule: str
+    port: str
+    backend_port: int
+    flows: int
+
+
+@dataclass(frozen=True, slots=True)
 class RefusedReload:
     """The last reload, if it was refused: when, its first problem, and how many more there are."""
 
@@ -87,6 +99,7 @@ class Situation:
     members: tuple[MemberFacts, ...] = ()
     sources: tuple[SourceFacts, ...] = ()
     refused: RefusedReload | None = None
+    unanswered: tuple[Unanswered, ...] = ()
     fullest: tuple[str, int, int] = ("", 0, 0)
     """(datapath, flows, capacity) of the flow table that has the least room left; capacity 0: none is limited."""
     dropped: Mapping[str, float] = field(default_factory=dict)
@@ -102,6 +115,18 @@ def member_state(admin_state: str, weight: int, probed: Iterable[str]) -> Member
     if "down" in states:
         return MemberState.PARTLY if "up" in states else MemberState.DOWN
     return MemberState.WAITING if "unknown" in states else MemberState.UP
+
+
+def unanswered(rules: Iterable[State], passed: Mapping[str, tuple[int, int]]) -> Iterator[Unanswered]:
+    """Yield the rules whose members answer past this host. `passed`: rule -> (new flows, packets out) so far.
+
+    Members answer from a port that clients never asked, so that no connection comes about.
+    """
+    for rule in rules:
+        changed = rule["delivery"] == "floating" and str(rule["port"]) != str(rule["backend_port"])
+        flows, answers = passed.get(rule["name"], (0, 0))
+        if changed and rule["protocol"] == "tcp" and flows >= _SEVERAL and not answers:
+            yield Unanswered(rule["name"].partition("/")[0], str(rule["port"]), rule["backend_port"], flows)
 
 
 def told_why(detail: str, reason: str, address: str) -> str:
@@ -122,6 +147,7 @@ def of_state(state: State, counters: State | None = None, dropped: Mapping[str, 
         members=tuple(_members(state)),
         sources=tuple(_sources(state)),
         refused=_refused(state["last_reload"] or {}),
+        unanswered=tuple(unanswered(state["rules"], _passed(counters or {}))),
         fullest=_fullest(counters or {}),
         dropped=dropped or {},
     )
@@ -170,6 +196,10 @@ def _fullest(counters: State) -> tuple[str, int, int]:
     paths = [(path["name"], path["flows"], path["capacity"]) for path in counters.get("datapaths", ())]
     limited = [path for path in paths if path[2]]
     return max(limited, key=lambda found: found[1] / found[2], default=("", 0, 0))
+
+
+def _passed(counters: State) -> Mapping[str, tuple[int, int]]:
+    return {rule["name"]: (rule["new_flows"], rule["packets_out"]) for rule in counters.get("rules", ())}
 
 
 def _epoch_s(instant: str | None) -> float:

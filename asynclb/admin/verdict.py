@@ -11,7 +11,15 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from asynclb.admin.counting import drop_meanings
-from asynclb.admin.situation import MemberFacts, MemberState, RefusedReload, RuleFacts, Situation, SourceFacts
+from asynclb.admin.situation import (
+    MemberFacts,
+    MemberState,
+    RefusedReload,
+    RuleFacts,
+    Situation,
+    SourceFacts,
+    Unanswered,
+)
 from asynclb.net.drop import Drop
 
 MOST = 50  # findings that are told one by one; more than anybody reads
@@ -70,6 +78,7 @@ def judge(situation: Situation) -> Verdict:
         *_members(situation.members, situation.at_s),
         *_sources(situation.sources, situation.at_s),
         *_reload(situation.refused, situation),
+        *_unanswered(situation.unanswered),
         *_traffic(situation),
     ]
     order = list(Severity)
@@ -180,6 +189,13 @@ def _reload(refused: RefusedReload | None, situation: Situation) -> Iterator[Fin
     when = moment(refused.at_s, situation.at_s)
     stays = f"The reload of {when} was refused, generation {situation.generation} stays active"
     yield Finding(Severity.WARNING, f"{stays}: {refused.first or 'no reason is known'}{more}")
+
+
+def _unanswered(rules: Iterable[Unanswered]) -> Iterator[Finding]:
+    for found in rules:
+        told = f"Rule {found.rule} had {found.flows:,} flows, and no answer of its members has passed this host"
+        must = f"which alone turns port {found.backend_port} into {found.port}"
+        yield Finding(Severity.WARNING, f"{told}, {must}: their route to clients has to lead through it.")
 
 
 def _traffic(situation: Situation) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -47,10 +48,15 @@ async def shell(host: Host, *commands: str) -> None:
 
 async def bad(host: Host, role: Role) -> list[Finding]:
     """Return what is wrong with the member."""
+    return [one for one in await everything(host, role) if one.level is not Level.OK]
+
+
+async def everything(host: Host, role: Role) -> list[Finding]:
+    """Return what is said of the member."""
 
     def look() -> list[Finding]:
         with host.entered():
-            return [one for one in examine_member(role) if one.level is not Level.OK]
+            return list(examine_member(role))
 
     return await asyncio.to_thread(look)
 
@@ -142,6 +148,19 @@ async def test_no_way_back(lab: Lab) -> None:
         assert (found.subject, "via ROUTER" in found.mend) == ("way back", True)
         await shell(host, found.mend.replace("ROUTER", "10.0.2.1"))
         assert await bad(host, FLOATING4) == []
+
+
+async def test_the_way_back_of_another_port(lab: Lab) -> None:
+    """Where the rule changes the port, the way back is by the balancer, and with none it is the one to be added."""
+    role = Role(FLOATING4.vip, floating=True, port=PORT, asked=PORT + 1)
+    async with member_of(lab, *WELL4) as host:
+        found = {one.subject: one.found for one in await everything(host, role)}
+        assert f"this must be the balancer, which makes port {PORT} of answers {PORT + 1} again" in found["way back"]
+        same = {one.subject: one.found for one in await everything(host, replace(role, asked=PORT))}
+        assert same["way back"].startswith("straight to clients")
+        await shell(host, "ip route del default")
+        (missing,) = await bad(host, role)
+        assert "via BALANCER" in missing.mend
 
 
 async def doctor(host: Host, *words: str) -> tuple[int, str]:

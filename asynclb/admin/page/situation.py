@@ -4,7 +4,15 @@ from collections.abc import Iterator, Mapping
 
 from asynclb.admin.page.picture import Picture
 from asynclb.admin.page.rates import Rates, Reading
-from asynclb.admin.situation import MemberFacts, MemberState, RefusedReload, RuleFacts, Situation, told_why
+from asynclb.admin.situation import (
+    MemberFacts,
+    MemberState,
+    RefusedReload,
+    RuleFacts,
+    Situation,
+    told_why,
+    unanswered,
+)
 from asynclb.admin.sources import facts_of
 from asynclb.control.status import Status
 
@@ -16,6 +24,7 @@ def of_picture(status: Status, picture: Picture, rates: Rates, reading: Reading,
     if last is not None and last.result == "refused":
         problems = [str(problem) for problem in last.problems]
         refused = RefusedReload(last.at_s, problems[0] if problems else "", max(0, len(problems) - 1))
+    passed = {name: (rule.new_flows, rule.packets_out) for name, rule in reading.rules.items()}
     return Situation(
         at_s=at_s,
         generation=status.generation,
@@ -25,6 +34,7 @@ def of_picture(status: Status, picture: Picture, rates: Rates, reading: Reading,
         members=tuple(_members(picture)),
         sources=tuple(facts_of(status)),
         refused=refused,
+        unanswered=tuple(unanswered(picture.rules.values(), passed)),
         fullest=reading.fullest,
         dropped=_by_reason(rates),
     )

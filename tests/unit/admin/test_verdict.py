@@ -14,6 +14,7 @@ from asynclb.admin.state import state_document
 from asynclb.admin.verdict import MOST, Severity, Verdict, judge, moment
 from asynclb.control.edges import rule_states
 from asynclb.control.status import Reload, Status
+from asynclb.datapath.base import RuleCounters
 from asynclb.errors import Problem
 from asynclb.model import AdminState, Health, HealthState, Member, MemberHealth, Model, Reason
 from asynclb.net.drop import Drop
@@ -143,6 +144,32 @@ def test_counters_say_which_flow_table_is_fullest() -> None:
     ]
     counters: Any = {"datapaths": paths}
     assert of_state(state, counters).fullest == ("packet", 5, 10)
+
+
+@pytest.mark.parametrize(
+    ("floating", "backend_port", "flows", "answers", "told"),
+    [
+        (True, 8080, 12, 0, True),
+        (True, 8080, 4, 0, False),
+        (True, 8080, 12, 1, False),
+        (True, 80, 12, 0, False),
+        (False, 8080, 12, 0, False),
+    ],
+)
+def test_answers_that_go_another_way(floating: bool, backend_port: int, flows: int, answers: int, told: bool) -> None:
+    """A rule that changes the port under floating IP, had flows and saw no answer: document and page say why."""
+    model = web_model("a")
+    rules = tuple(replace(rule, floating_ip=floating, backend_port=backend_port) for rule in model.rules)
+    status = status_of(replace(model, rules=rules), {"a": UP})
+    counters: Any = {"rules": [{"name": "web-0", "new_flows": flows, "packets_out": answers}]}
+    document = of_state(state_document(status, now_s=NOW_S, now_ns=NOW_NS), counters)
+    reading = Reading(rules={"web-0": RuleCounters(new_flows=flows, packets_out=answers)})
+    assert document == of_picture(status, draw(status, Picture(), NOW_S - NOW_NS / 1e9), Rates(), reading, NOW_S)
+    sentence = (
+        "Rule web-0 had 12 flows, and no answer of its members has passed this host, "
+        "which alone turns port 8080 into 80: their route to clients has to lead through it."
+    )
+    assert judge(document).wrong == [sentence] * told
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from asynclb.top.view import draw
 def counters(clock_s: float, new_flows: int = 0, drops: int = 0, pid: int = 1) -> Any:
     """Return the counters of two rules and two members."""
     numbers = {"bytes_in": 1000 * new_flows, "bytes_out": 5000 * new_flows, "new_flows": new_flows, "flows": 3}
+    numbers |= {"packets_in": 9 * new_flows, "packets_out": 9 * new_flows}
     path = {"name": "proxy", "flows": 6, "capacity": 0, "drops": {"no_rule": drops} if drops else {}}
     return {
         "clock_s": clock_s,
@@ -40,6 +41,8 @@ def state() -> Any:
         "protocol": "tcp",
         "address": "203.0.113.10",
         "port": 80,
+        "backend_port": 8080,
+        "delivery": "nat",
     }
     return {
         "stopping": False,
