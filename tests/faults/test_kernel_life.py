@@ -170,6 +170,42 @@ async def test_a_connection_outlives_two_processes(site: Site) -> None:
     assert await process.stop() == 0
 
 
+async def test_killed_while_tc_stands_in_for_xdp() -> None:
+    """Who is killed in the midst of a capture leaves both ways; frames go on, and the next process is XDP's again."""
+    try:
+        require_root("network namespaces")
+    except HostError as error:
+        pytest.skip(str(error))
+    needs_kernel()
+    async with Lab("killed-watched", offload=False) as lab:
+        site = await STANDARD.build(lab)
+        path = config(site)
+        path.write_text(f"{path.read_text()}interfaces: {{front: {{attach: xdp}}, back: {{attach: xdp}}}}\n")
+        process = await start(site, path)
+        with Members(site) as members:
+            async with members.joined(site.clients[0], VIP4) as (client, accepted):
+                await greet(client, accepted)
+                words = (sys.executable, "-m", "asynclb", "capture", "web", "-w", site.lb.directory / "web.pcapng")
+                capture = await site.lb.run(*words, env={"PYTHONPATH": str(ROOT)})
+                await capture.ready(lambda: len(links_of(site)) == 4, "tc beside XDP on both interfaces")
+                await greet(client, accepted)
+                await process.kill()
+                assert len(links_of(site)) == 4
+                await greet(client, accepted)
+                async with members.joined(site.clients[1], VIP4) as (other, taken):
+                    await greet(other, taken)
+                process = await start(site, path)
+                assert {name.split("-", 2)[2] for name in links_of(site)} <= {"xdp", "xdp-generic"}
+                await greet(client, accepted)
+        assert await process.stop() == 0
+        assert pins_of(site.lb) == []
+
+
+def links_of(site: Site) -> list[str]:
+    """Return the pins of what is attached to interfaces."""
+    return [name for name in pins_of(site.lb) if name.startswith("link-")]
+
+
 async def test_another_configuration_while_nobody_ran(site: Site) -> None:
     """What changed meanwhile takes effect at the start: new flows go to members that are still there."""
     process = await start(site, config(site))

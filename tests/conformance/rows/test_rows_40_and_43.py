@@ -78,7 +78,9 @@ async def ping(bed: Bed, address: str, size: int = 56) -> str:
 async def test_row_43_ping(bed: Bed) -> None:
     """A public frontend answers pings of 64 bytes by the health of its members; internal ones are silent."""
     if bed.datapath == "proxy":
-        not_applicable("the host's own stack answers for the addresses that the proxy listens on")
+        not_applicable(
+            "pings are left to the host's own stack: answers from a VIP take CAP_NET_RAW, which the proxy does without"
+        )
     frontends = {"vip": frontend(vip(43)), "inside": frontend(internal_vip(43))}
     rules = [rule(probe="tcp"), rule("inside", frontend="inside", backend_port=8081, probe="tcp")]
     probes = {"tcp": {**TCP_PROBE, "flap_damping": False}}
