@@ -16,7 +16,7 @@ from asynclb.datapath.kernel.programs import SMALLEST_IMAGE
 from asynclb.events import Event
 from asynclb.lab import STANDARD, VIP4, Host, Lab, Site
 from asynclb.lab.namespace import ip_batch
-from asynclb.native.libbpf import Attach, BpfError, Libbpf, XdpMode
+from asynclb.native.libbpf import LOADING, Attach, BpfError, Libbpf, Object, XdpMode
 from tests.netns.balancer import Balancer
 from tests.netns.kernel_site import kernel, needs_kernel, pins_of
 from tests.netns.packet_site import UdpMembers, ask, rule, udp_rule
@@ -243,3 +243,58 @@ async def test_an_interface_with_a_filter_goes(site: Site) -> None:
             async with members.joined(site.clients[0], VIP4) as (near, far):
                 await greet(near, far)
         assert not balancer.events.of(Event.DATAPATH_FAILED)
+
+
+class RefusedXdp(Object):
+    """An object whose XDP program the verifier of some kernel refuses."""
+
+    wants_xdp = True
+
+    def load(self) -> None:
+        """Refuse it as the verifier does, if it is to be loaded."""
+        if self.wants_xdp:
+            raise BpfError(LOADING, errno.EACCES, "R3 pointer arithmetic on pkt_end prohibited")
+        super().load()
+
+    def choose(self, name: str, *, load: bool) -> None:
+        """Take note of what is to be loaded."""
+        if name.startswith("asynclb_xdp"):
+            self.wants_xdp = load
+        super().choose(name, load=load)
+
+
+class WithoutXdp(Libbpf):
+    """A kernel that takes the programs of tc only."""
+
+    def open_object(self, image: bytes, name: str) -> Object:
+        """Return an object of which XDP cannot be loaded."""
+        return RefusedXdp(self._c, self._checked, image, name)
+
+
+async def test_a_kernel_that_refuses_xdp_alone(site: Site) -> None:
+    """Tc carries everything, as long as the process lives, and it is told once with the verifier's words."""
+    async with kernel(site.lb, attach="xdp", library=WithoutXdp()) as balancer:
+        await balancer.apply(rule(site), udp_rule(site))
+        assert modes(balancer) == ["tcx", "tcx"]
+        await converse(site)
+        await balancer.apply(rule(site), udp_rule(site), *[weighted(site, n) for n in range(40)])
+        await converse(site)
+        assert modes(balancer) == ["tcx", "tcx"]
+        (told,) = [found for found in balancer.events.of(Event.HOST_LIMIT) if found["what"] == "XDP"]
+        assert "pkt_end" in str(told["value"])
+        assert "program-xdp" not in pins_of(site.lb)
+
+
+async def test_programs_are_loaded_when_something_needs_them(site: Site) -> None:
+    """Without XDP and tunnels there is the one for tc; when a tunnel comes, its own is loaded, and flows go on."""
+    async with kernel(site.lb) as balancer:
+        await balancer.apply(rule(site))
+        assert {name for name in pins_of(site.lb) if name.startswith("program-")} == {"program-tc"}
+        with Members(site) as members:
+            async with members.joined(site.clients[0], VIP4) as (near, far):
+                await site.lb.check_output("ip", "tuntap", "add", "tun7", "mode", "tun")
+                await site.lb.check_output("ip", "link", "set", "tun7", "up")
+                async with asyncio.timeout(10):
+                    while "program-bare" not in pins_of(site.lb):
+                        await asyncio.sleep(0.05)
+                await greet(near, far)

@@ -70,10 +70,11 @@ _NATIVE = (Mode.XDP,)
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Descriptors of one generation's programs, by where they are attached; `bare` to tc without link headers."""
+    """Descriptors of one generation's programs, by where they are attached; -1 for those that nothing needs."""
 
     tc: int
     bare: int
+    """tc, where frames have no link header."""
     xdp: int
 
 
@@ -144,11 +145,21 @@ class Attachments:
         self._standing_in: dict[int, _Attached] = {}
         self._without_xdp: set[int] = set()
         """Interfaces that refused XDP to this process: they are not asked again."""
+        self._has_xdp = True
 
     @property
     def modes(self) -> Mapping[int, Mode]:
         """How each interface is attached, by its index."""
         return {index: attached.mode for index, attached in self._attached.items()}
+
+    @property
+    def bare(self) -> Collection[int]:
+        """The interfaces that are attached to and whose frames have no link header."""
+        return self._bare & self._attached.keys()
+
+    def give_up_xdp(self) -> None:
+        """Attach to tc only from here on: this kernel does not take the XDP program."""
+        self._has_xdp = False
 
     def adopt(self) -> None:
         """Take over the links that a process before this one left; those of interfaces that are gone are forgotten."""
@@ -252,7 +263,7 @@ class Attachments:
     def _attach(self, programs: Hooks, wish: Wanted) -> _Attached | None:
         """Attach in the first way that works; None when the interface is gone. Raises: BpfError -> none does."""
         refused: BpfError | None = None
-        for mode in dict.fromkeys((*wish.ways, *_BY_TC)):
+        for mode in dict.fromkeys((*self._ways(wish), *_BY_TC)):
             try:
                 made = self._attach_by(programs, wish.link, mode)
             except BpfError as error:
@@ -262,7 +273,7 @@ class Attachments:
                     raise
                 refused = refused or error
                 continue
-            if refused is not None and mode not in wish.ways:
+            if refused is not None and mode not in self._ways(wish):
                 self._without_xdp.add(wish.link.index)
                 self._tell_no_xdp(wish.link.name, refused)
             return made
@@ -270,6 +281,8 @@ class Attachments:
 
     def _ways(self, wish: Wanted) -> tuple[Mode, ...]:
         """Return how an interface may stay attached."""
+        if not self._has_xdp:
+            return _BY_TC
         return (*wish.ways, *_BY_TC) if wish.link.index in self._without_xdp else wish.ways
 
     def _tell_no_xdp(self, name: str, refused: BpfError) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from asynclb.datapath.core.values import NextHop
 from asynclb.datapath.frames.surroundings import Link
@@ -19,9 +20,9 @@ from asynclb.datapath.kernel.host import KernelHost
 from asynclb.datapath.kernel.leftovers import CONTROL, PROGRAMS, Leftover
 from asynclb.datapath.kernel.links import LinkMaps
 from asynclb.datapath.kernel.pins import Pins
-from asynclb.datapath.kernel.programs import FlowLimits, Programs, capacity_for, grace_period
-from asynclb.events import Emit
-from asynclb.native.libbpf import BpfError
+from asynclb.datapath.kernel.programs import Entry, FlowLimits, Programs, capacity_for, grace_period
+from asynclb.events import Emit, Event
+from asynclb.native.libbpf import LOADING, BpfError
 
 _AT_ONCE = 1 << 20
 """Bytes that the loop copies itself: some 100 us, which a thread takes longer to begin."""
@@ -50,6 +51,8 @@ class Forwarding:
         self._bpf, self._code, self._pins, self._limits = host.bpf, host.code, pins, limits
         self.state = found.state
         self._before = found.programs  # another process' own, until ours are in their place
+        self._emit = emit
+        self._has_xdp = True
         self._attachments = Attachments(host.bpf, pins, emit)
         self._attachments.adopt()
         self.programs: Programs | None = None
@@ -77,10 +80,11 @@ class Forwarding:
 
     async def put(self, image: bytes, generation: int, footing: Footing) -> None:
         """Let programs meet these tables. Raises: BpfError, OSError, ValueError -> nothing has changed."""
-        if self.programs is None or len(image) > self.programs.capacity:
+        programs = self.programs
+        if programs is None or len(image) > programs.capacity or not self._entries(footing) <= programs.entries:
             await self._replace_programs(image, generation, footing)
         else:
-            await self._replace_image(self.programs, image, generation, footing)
+            await self._replace_image(programs, image, generation, footing)
         self._targets, self._footing = footing.targets, footing
 
     def tidy(self, footing: Footing) -> None:
@@ -141,8 +145,7 @@ class Forwarding:
 
     async def _replace_programs(self, image: bytes, generation: int, footing: Footing) -> None:
         """Load programs aside with these tables, and put them in the place of those that forward now."""
-        capacity = capacity_for(len(image))
-        fresh = await asyncio.to_thread(Programs, self._bpf, self._code, self.state, self._limits, capacity)
+        fresh = await self._load(capacity_for(len(image)), self._entries(footing))
         hops = Hops(fresh.hops)
         try:
             await asyncio.to_thread(fresh.write, image)
@@ -167,6 +170,33 @@ class Forwarding:
         self._follow_watch(footing)
         self._let_go()
 
+    def _entries(self, footing: Footing) -> frozenset[Entry]:
+        """Return the programs that interfaces, as they are attached and will be, and questions need."""
+        modes = {*self.modes.values(), *(mode for wish in footing.interfaces.values() for mode in wish.ways)}
+        has_bare = self._attachments.bare or any(not wish.link.address for wish in footing.interfaces.values())
+        needs = {
+            Entry.TC: True,
+            Entry.BARE: bool(has_bare),
+            Entry.XDP: self._has_xdp and any(mode.is_xdp for mode in modes),
+            Entry.ASK: True,
+        }
+        return frozenset(entry for entry, is_needed in needs.items() if is_needed)
+
+    async def _load(self, capacity: int, entries: frozenset[Entry]) -> Programs:
+        """Load programs; without XDP where the kernel refuses that one alone, which is told. Raises: BpfError."""
+        load = partial(Programs, self._bpf, self._code, self.state, self._limits, capacity)
+        try:
+            return await asyncio.to_thread(load, entries)
+        except BpfError as error:
+            if error.call != LOADING or Entry.XDP not in entries:
+                raise
+            found = await asyncio.to_thread(load, entries - {Entry.XDP})
+            remedy = "tc carries the traffic of every interface instead; report this with the kernel's version"
+            self._emit(Event.HOST_LIMIT, what="XDP", value=error.what, remedy=remedy)
+        self._has_xdp = False
+        self._attachments.give_up_xdp()
+        return found
+
     def _drop_programs(self) -> None:
         if self._hops is not None:
             self._hops.close()
@@ -175,7 +205,10 @@ class Forwarding:
 
     def _pin(self, programs: Programs) -> None:
         for name, fd in zip(PROGRAMS, (programs.tc, programs.bare, programs.xdp), strict=True):
-            self._pins.keep(fd, name)
+            if fd >= 0:
+                self._pins.keep(fd, name)
+            else:
+                self._pins.drop(name)
         self._pins.keep(programs.control, CONTROL)
         for name, fd in self.state.maps.items():
             self._pins.keep(fd, f"map-{name}")
@@ -184,7 +217,8 @@ class Forwarding:
         """Close what the process before left open: its programs end with their links and pins."""
         before, self._before = self._before, None
         for fd in () if before is None else (before.tc, before.bare, before.xdp):
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
     def _widen(self, footing: Footing) -> None:
         maps = self._link_maps()

@@ -1,7 +1,8 @@
 """What the kernel datapath needs of a host, and what to do where it is not there.
 
-Everything is tried rather than looked up, as far as that is possible: the programs are loaded once with small maps,
-so that a kernel that refuses them is known before a rule depends on it.
+Everything is tried rather than looked up, as far as that is possible: the program for tc is loaded once with small
+maps, so that a kernel that refuses it is known before a rule depends on it. The others have most of their text from
+there, and nothing depends on them: without XDP there is tc.
 """
 
 import platform
@@ -15,7 +16,15 @@ from asynclb.datapath.base import Refusal
 from asynclb.datapath.host import Capability, missing
 from asynclb.datapath.kernel.bpffs import find_bpffs
 from asynclb.datapath.kernel.pins import HOME, namespace_cookie
-from asynclb.datapath.kernel.programs import SMALLEST_IMAGE, FlowLimits, Programs, State, kernel_release, read_object
+from asynclb.datapath.kernel.programs import (
+    SMALLEST_IMAGE,
+    Entry,
+    FlowLimits,
+    Programs,
+    State,
+    kernel_release,
+    read_object,
+)
 from asynclb.datapath.kernel.refusals import lack, lacking, refused, too_old
 from asynclb.native.libbpf import BpfError, Libbpf
 
@@ -36,7 +45,7 @@ class KernelHost:
 
 
 def look_at_host() -> KernelHost | Refusal:
-    """Return what is there, or why this host cannot run the datapath. Blocks for some 100 ms: it loads the programs."""
+    """Return what is there, or why this host cannot run the datapath. Blocks for some 200 ms: it loads a program."""
     without, release = missing(*Capability), kernel_release()
     judged = too_old(release, platform.release()) or lacking(without, release)
     if judged is not None:
@@ -94,10 +103,10 @@ def strict_interfaces() -> tuple[str, ...]:
 
 
 def _try(bpf: Libbpf, code: bytes) -> None:
-    """Load the programs and forget them. Raises: BpfError, ValueError -> as `Programs`."""
+    """Load the program for tc and forget it. Raises: BpfError, ValueError -> as `Programs`."""
     state = State({})
     try:
-        Programs(bpf, code, state, _TRIAL, SMALLEST_IMAGE).close()
+        Programs(bpf, code, state, _TRIAL, SMALLEST_IMAGE, (Entry.TC,)).close()
     finally:
         state.close()
 

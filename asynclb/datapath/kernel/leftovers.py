@@ -17,6 +17,7 @@ from asynclb.native.libbpf import BpfError, Libbpf
 
 CONTROL = "map-control"
 PROGRAMS = ("program-tc", "program-bare", "program-xdp")
+"""In the order of `Hooks`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +135,12 @@ def _generation(bpf: Libbpf, pins: Pins) -> int:
 
 
 def _programs(pins: Pins) -> Hooks | None:
-    found: list[int] = []
-    try:
-        for name in PROGRAMS:
-            found.append(pins.open(name))  # noqa: PERF401  those before one that fails are closed
-    except BpfError:
-        for fd in found:
-            os.close(fd)
-        return None
-    return Hooks(*found)
+    """Return what is pinned of the programs, -1 for those that were not needed; None without the one for tc."""
+    found = []
+    for name in PROGRAMS:
+        try:
+            found.append(pins.open(name))
+        except BpfError:
+            found.append(-1)
+    hooks = Hooks(*found)
+    return None if hooks.tc < 0 else hooks

@@ -15,10 +15,11 @@ import os
 import platform
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from ctypes import CDLL, c_long, sizeof
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,20 @@ SLACK = 4_096
 """Bytes behind an image: what a masked offset may reach beyond its last byte."""
 SMALLEST_IMAGE = 1 << 20
 
+
+class Entry(StrEnum):
+    """The programs of the object, by who begins them. The kernel verifies each for itself, for some 200 ms."""
+
+    TC = "tc"
+    BARE = "bare"
+    """tc, where frames have no link header."""
+    XDP = "xdp"
+    ASK = "ask"
+    """Questions of the process."""
+
+
 _SETTINGS = ".rodata.settings"
+_NAMES = {Entry.TC: "asynclb_tc", Entry.BARE: "asynclb_tc_bare", Entry.ASK: "asynclb_ask"}
 _XDP = ("asynclb_xdp", "asynclb_xdp_plain")
 _GRACE_S = 0.02  # where the kernel offers no grace period: no program runs for so long
 _MEMBARRIER_GLOBAL = 1  # linux/membarrier.h
@@ -116,22 +130,32 @@ def choose_xdp(opened: Object) -> str:
 class Programs:
     """One generation of programs with tables of its own. Owner: the datapath, which closes it."""
 
-    def __init__(self, bpf: Libbpf, code: bytes, state: State, limits: FlowLimits, capacity: int) -> None:
-        """Load it over the maps of `state`, and add to that those that it did not have.
+    def __init__(
+        self,
+        bpf: Libbpf,
+        code: bytes,
+        state: State,
+        limits: FlowLimits,
+        capacity: int,
+        entries: Collection[Entry] = tuple(Entry),
+    ) -> None:
+        """Load it over the maps of `state`, and add to that those that it did not have. What is not loaded is -1.
 
-        Cost: some 100 ms; call it in a thread.
+        Cost: some 200 ms for each of `entries`; call it in a thread.
         Raises: BpfError -> the kernel refused. ValueError -> the object was built from another layout.
         """
         self.capacity = capacity
+        self.entries = frozenset(entries)
         self._object = bpf.open_object(code, "asynclb")
         self._views: list[mmap.mmap] = []
         try:
             self._size(limits, state)
-            xdp = choose_xdp(self._object)
+            names = {**_NAMES, Entry.XDP: choose_xdp(self._object)}
+            for entry, name in names.items():
+                self._object.choose(name, load=entry in self.entries)
             self._object.load()
-            self.tc, self.xdp = self._object.program("asynclb_tc"), self._object.program(xdp)
-            self.bare = self._object.program("asynclb_tc_bare")
-            self.ask = self._object.program("asynclb_ask")
+            loaded = {entry: self._object.program(names[entry]) for entry in self.entries}
+            self.tc, self.bare, self.xdp, self.ask = (loaded.get(entry, -1) for entry in Entry)
             self._images = self._mapped("images", 2 * (capacity + SLACK))
             self.control = self._object.map("control")
             self._control = layout.KernelControl.from_buffer(self._mapped("control", sizeof(layout.KernelControl)))
