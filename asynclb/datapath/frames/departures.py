@@ -1,6 +1,6 @@
 """Members and rules that leave, in time: when a drain period is over, flows end, tables follow, numbers are free.
 
-    followed --> entered --> over: `end` --> `without` --> `give_back`
+    turn_for --> entered --> over: `end` --> `without` --> `give_back`
 
 What leaves is decided by `core.leaving`, what ends by `numbers`; a datapath says how it ends flows (`Parts`).
 
@@ -11,7 +11,8 @@ Laws:
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 from asynclb.datapath.core.leaving import Leaving, MemberName, Parting, member_names
@@ -53,8 +54,18 @@ class Departures:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def followed(self, rows: Collection[Row]) -> Leaving | None:
-        """Return who leaves once these rows are in force, or None: they bring back what is ending; see `settled`."""
+    @asynccontextmanager
+    async def turn_for(self, rows: Collection[Row]) -> AsyncIterator[Leaving]:
+        """Take the turn once nothing is ending that these rows bring back; yield who leaves when they are in force."""
+        while True:
+            async with self._turn:
+                leaving = self._followed(rows)
+                if leaving is not None:
+                    yield leaving
+                    return
+            await self.settled()
+
+    def _followed(self, rows: Collection[Row]) -> Leaving | None:
         leaving = self.leaving.followed(self._parts.rows(), rows, time.monotonic())
         if self._over is not None and _comes_back(self._over, rows, leaving):
             return None

@@ -118,17 +118,8 @@ class Running:
         problems = clashes(rows)
         if problems:
             raise ApplyError(problems)
-        while not await self._executed(tables, rows):
-            await self._departures.settled()
-
-    async def _executed(self, tables: Tables, rows: list[Row]) -> bool:
-        """Enter tables in their turn, unless they bring back what is ending at the moment."""
-        async with self._turn:
-            leaving = self._departures.followed(rows)
-            if leaving is None:
-                return False
+        async with self._departures.turn_for(rows) as leaving:
             await self._enter(tables, leaving, await self._look(rows, leaving))
-        return True
 
     async def _look(self, rows: Iterable[Row], leaving: Leaving) -> Surroundings:
         return await self._neighbours.want(member_addresses((*rows, *leaving.rows)))

@@ -93,15 +93,7 @@ class Running:
         problems = clashes(rows)
         if problems:
             raise ApplyError(problems)
-        while not await self._executed(tables, rows):
-            await self._departures.settled()
-
-    async def _executed(self, tables: Tables, rows: list[Row]) -> bool:
-        """Enter tables in their turn, unless they bring back what the engines are ending at the moment."""
-        async with self._turn:
-            leaving = self._departures.followed(rows)
-            if leaving is None:
-                return False
+        async with self._departures.turn_for(rows) as leaving:
             if not self._started:
                 await self._crew.start()
                 self._started = True
@@ -110,7 +102,6 @@ class Running:
             if problems:
                 raise ApplyError(problems)
             await self._enter(tables, rows, leaving, around)
-        return True
 
     async def _look(self, rows: Iterable[Row], leaving: Leaving) -> Surroundings:
         """Find the members, and the gateways to clients."""
