@@ -15,6 +15,7 @@ import pytest
 from asynclb.datapath.base import Watchable
 from asynclb.datapath.packet import PacketDatapath
 from asynclb.datapath.proxy import ProxyDatapath
+from asynclb.errors import HostError
 from asynclb.lab import PATIENCE_S, STANDARD, VIP4, Lab, Site
 from asynclb.observe.capture import pcapng
 from asynclb.observe.capture.routed import RoutedScope
@@ -26,6 +27,7 @@ from tests.netns.kernel_site import kernel, kernel_kind, pins_of
 from tests.netns.packet_site import UdpMembers, ask, once, udp_rule
 from tests.netns.proxy_site import address_of, udp_socket
 from tests.netns.spokes import Spokes, Talks, Witness
+from tests.netns.test_kernel_changes import Failing
 from tests.netns.test_packet_traffic import BOTH
 from tests.unit.proxy.world import Driver
 
@@ -191,6 +193,30 @@ async def test_what_xdp_carries(attach: str) -> None:
     assert len(stood_in) == 2
     assert {name.split("-", 2)[2] for name in left} <= {"xdp", "xdp-generic"}
     assert (counted.rules["dns"].packets_in, counted.rules["dns"].packets_out) == (4, 4)
+
+
+@pytest.mark.parametrize("after", [0, 1])
+async def test_a_host_that_refuses_what_a_capture_needs(after: int) -> None:
+    """The capture is refused with the reason, XDP goes on as before, and the next try succeeds."""
+    library = Failing()
+    async with Lab(f"unwatched-{after}", offload=False) as lab:
+        site = await STANDARD.build(lab)
+        row, data, client = udp_rule(site), bytearray(), address_of(site.clients[0])
+        async with kernel(site.lb, attach="xdp", library=library) as datapath:
+            await datapath.apply(row)
+            links = [name for name in pins_of(site.lb) if name.startswith("link-")]
+            library.fail("create_link", after=after)
+            with pytest.raises(HostError, match="Cannot allocate memory"):
+                await capturing(datapath, row, Limits(), data)
+            library.fail()
+            assert [name for name in pins_of(site.lb) if name.startswith("link-")] == links
+            with UdpMembers(site), udp_socket(site.clients[0], client, 42_005) as sock:
+                sock.connect((VIP4, 53))
+                await ask(sock, b"unwatched")
+                over = await capturing(datapath, row, Limits(count=4), data)
+                await ask(sock, b"watched")
+                await asyncio.wait_for(over.wait(), PATIENCE_S)
+    assert len(read(bytes(data))[0]) == 4
 
 
 async def test_only_what_was_asked_for(site: Site) -> None:
