@@ -77,6 +77,14 @@ def what_fits(parsed: Parsed, discovered: Discovered) -> tuple[Parsed, Discovere
 
     For the start: better to begin without what was remembered than not to begin.
     """
+    try:
+        return *with_discovered(parsed, discovered), ()
+    except ConfigError:
+        return _one_by_one(parsed, discovered)
+
+
+def _one_by_one(parsed: Parsed, discovered: Discovered) -> tuple[Parsed, Discovered, tuple[Problem, ...]]:
+    """As `what_fits`. Cost: all is checked again with each pool."""
     problems: list[Problem] = []
     joined, kept = with_discovered(parsed, {})
     for pool in discovered:
