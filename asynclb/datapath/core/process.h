@@ -574,6 +574,30 @@ INLINE u32 to_client(struct work *w, const struct flow *flow)
 	return HOST_ROUTES ? host_routes(w) : drop(w, DROP_NO_EGRESS);
 }
 
+/* Asks what may keep an answer from its client; PASS when it goes on. `from` tells the sender of what does not fit. */
+INLINE u32 answer_admit(struct work *w, struct flow_ref found, const struct address *from)
+{
+	u32 mtu;
+
+	if (found.flow->flags & FLOW_OVER)
+		return over(w, found.flow, 1);
+	if (flow_late(w, found))
+		return expired(w, found.flow, 1);
+	mtu = client_mtu(w, found.flow->ifindex);
+	return mtu ? too_big(w, from, mtu) : VERDICT_PASS;
+}
+
+/* Counts an answer that goes on, and lets its flow take notice of it. */
+INLINE void answer_notice(struct work *w, const struct entry *entry, struct flow_ref found)
+{
+	struct passage *way = &w->way;
+
+	way->member = found.flow->member;
+	way->event = passage_event(w);
+	way->outward = 1;
+	flow_notice(w, entry->rule, entry->idle_ms, found);
+}
+
 /* Rewrites what goes back to a client that is a member; of an error the quote, and the source if that is the member. */
 INLINE void rewrite_hairpin(struct work *w)
 {
@@ -607,7 +631,7 @@ STEP u32 hairpin_return(struct work *w)
 	const struct image *image;
 	const struct entry *entry;
 	struct flow_ref back, found;
-	u32 mtu;
+	u32 verdict;
 
 	OWN(w);
 	way = &w->way;
@@ -625,19 +649,12 @@ STEP u32 hairpin_return(struct work *w)
 	found = flow_find(w, &way->key, flow_hash(w, &way->key));
 	if (!found.flow || !entry)
 		return drop(w, DROP_NO_FLOW);
-	if (found.flow->flags & FLOW_OVER)
-		return over(w, found.flow, 1);
-	if (flow_late(w, found))
-		return expired(w, found.flow, 1);
-	mtu = client_mtu(w, found.flow->ifindex);
-	if (mtu)
-		return too_big(w, &w->key.destination, mtu);
+	verdict = answer_admit(w, found, &w->key.destination);
+	if (verdict != VERDICT_PASS)
+		return verdict;
 	if (w->in.form != FORM_ERROR)
 		flow_touch(back, w->now_ms + entry->idle_ms);
-	way->member = found.flow->member;
-	way->event = passage_event(w);
-	way->outward = 1;
-	flow_notice(w, entry->rule, entry->idle_ms, found);
+	answer_notice(w, entry, found);
 	rewrite_hairpin(w);
 	return to_client(w, found.flow);
 }
@@ -676,7 +693,7 @@ STEP u32 reverse_by(struct work *w, u32 index)
 	const struct entry *entry;
 	struct passage *way;
 	struct flow_ref found;
-	u32 mtu;
+	u32 verdict;
 
 	OWN(w);
 	way = &w->way;
@@ -690,22 +707,15 @@ STEP u32 reverse_by(struct work *w, u32 index)
 	found = flow_find(w, &way->key, flow_hash(w, &way->key));
 	if (!found.flow)
 		return VERDICT_PASS;
-	way->member = found.flow->member;
-	member = image_member(image, way->member);
+	member = image_member(image, found.flow->member);
 	if (!member || !(same_address(&member->address, &w->key.destination) || same_address(&entry->vip, &w->key.destination)))
 		return drop(w, DROP_NO_FLOW);
-	if (found.flow->flags & FLOW_OVER)
-		return over(w, found.flow, 1);
-	if (flow_late(w, found))
-		return expired(w, found.flow, 1);
-	mtu = client_mtu(w, found.flow->ifindex);
-	if (mtu) { /* who has the VIP as its own address takes nothing that comes from there */
-		w->source = same_address(&entry->vip, &w->key.destination) ? way->key.source : entry->vip;
-		return too_big(w, &w->source, mtu);
-	}
-	way->event = passage_event(w);
-	way->outward = 1;
-	flow_notice(w, entry->rule, entry->idle_ms, found);
+	/* who has the VIP as its own address takes nothing that comes from there */
+	w->source = same_address(&entry->vip, &w->key.destination) ? way->key.source : entry->vip;
+	verdict = answer_admit(w, found, &w->source);
+	if (verdict != VERDICT_PASS)
+		return verdict;
+	answer_notice(w, entry, found);
 	rewrite_reverse(w, entry, way->key.destination_port);
 	return to_client(w, found.flow);
 }
