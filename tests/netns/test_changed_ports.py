@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from asynclb.errors import ApplyError
-from asynclb.lab import STANDARD, Host, Lab, Site
+from asynclb.lab import PATIENCE_S, STANDARD, Host, Lab, Site
 from asynclb.lab.namespace import ip_batch
 from asynclb.net.drop import Drop
 from asynclb.net.flow import Protocol
@@ -19,7 +19,7 @@ from tests.netns.kernel_site import kernel
 from tests.netns.packet_site import VIPS, Frames, UdpMembers, ask, packets, rule, wrong_checksum
 from tests.netns.test_packet_own_mtu import BLOCK, NARROW, PATH_MTU, pour
 from tests.netns.test_packet_traffic import BOTH, first_of, greet
-from tests.unit.proxy.wire import WAIT_S, Listener, Wire, connect
+from tests.unit.proxy.wire import Listener, Wire, connect
 
 MEMBER_PORT, KEPT = 8080, 443
 Run = Callable[[Host], AbstractAsyncContextManager[Balancer]]
@@ -111,7 +111,7 @@ async def test_what_ends_and_fails_names_the_right_port(version: int, run: Run, 
                 assert (await ask(sock, BLOCK[:4_000]))[1:] == sock.getsockname()[:2]
             sock.send(b"nobody is there any more")
             with pytest.raises(ConnectionRefusedError):
-                async with asyncio.timeout(WAIT_S):
+                async with asyncio.timeout(PATIENCE_S):
                     await asyncio.get_running_loop().sock_recv(sock, 100)
         async with joined(site, version) as (client, accepted):
             await greet(client, accepted)

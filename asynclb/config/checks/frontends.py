@@ -41,6 +41,11 @@ def _routed(name: str, frontend: FrontendSpec, seen: dict[tuple[str, int], str],
 
 
 def _zones(name: str, frontend: FrontendSpec, draft: Draft, report: Report) -> None:
+    for index, zone in enumerate(frontend.zones):
+        if zone in frontend.zones[:index]:
+            law = f"zone {zone} is named twice; each of a frontend's zones is named once"
+            report.problem(("frontends", name, "zones", index), zone, law, "remove it, or write the one that was meant")
+            break
     if not frontend.zone_affinity:
         return
     path = ("frontends", name, "zone_affinity")

@@ -72,6 +72,7 @@ REFUSED: list[tuple[Changes, str, str, str]] = [
     ({"frontends.six.address": "fe80::1%eth0"}, "frontends.six.address", "no zone", "interface"),
     ({"frontends.six.address": "::ffff:10.0.0.9"}, "frontends.six.address", "IPv4", "write `10.0.0.9`"),
     ({"frontends.pub.address": "10.0.0.10"}, "frontends.pub.address", "frontend web has it too", "its own address"),
+    ({"frontends.web.zones": ["1", "2", "1"]}, "frontends.web.zones[2]", "zone 1 is named twice", "remove it"),
     ({"frontends.web.allow": ["10.0.0.1/8"]}, "frontends.web.allow[0]", "bits set", "write `10.0.0.0/8`"),
     ({"frontends.web.allow": ["everyone"]}, "frontends.web.allow[0]", "not an address prefix", "198.51.100.0/24"),
     ({"frontends.web.allow": ["::/0"]}, "frontends.web.allow[0]", "never matches", "remove it"),
