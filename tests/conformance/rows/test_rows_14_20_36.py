@@ -93,12 +93,14 @@ async def test_row_14_flow_symmetry(bed: Bed) -> None:
     assert {name for found in homes.values() for name in found} == set(bed.members)
 
 
-async def certificate(bed: Bed) -> ssl.SSLContext:
-    """Return a server's context with a self-signed certificate."""
-    key, cert = (bed.site.lb.directory / name for name in ("key.pem", "cert.pem"))
-    subject = ("-subj", "/CN=member", "-days", "1")
-    words = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    await bed.site.lb.check_output(*words, "-keyout", key, "-out", cert, *subject)
+async def certificate(bed: Bed, *, days: int = 1) -> ssl.SSLContext:
+    """Return a server's context with a self-signed certificate in `cert.pem`; -1 day: it expired yesterday."""
+    key, cert, asked = (bed.site.lb.directory / name for name in ("key.pem", "cert.pem", "asked.pem"))
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=member")
+    named = ("-addext", "subjectAltName=DNS:member")
+    await bed.site.lb.check_output("openssl", "req", "-new", *curve, *named, "-keyout", key, "-out", asked)
+    signed = ("-copy_extensions", "copy", "-signkey", key, "-days", str(days), "-out", cert)
+    await bed.site.lb.check_output("openssl", "x509", "-req", "-in", asked, *signed)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
     return context
@@ -124,6 +126,28 @@ async def test_row_20_https_probe(bed: Bed) -> None:
             await bed.eligible("web")
             assert health(await bed.state(), "be1")["state"] == "down"
             assert await bed.is_silent(vip(20))
+
+
+async def test_row_20_expired_certificate(bed: Bed) -> None:
+    """With `verify` a member is down once its certificate has expired, and says so; usually nothing is verified."""
+    context = await certificate(bed)
+    files = [str(bed.site.lb.directory / name) for name in ("cert.pem", "key.pem")]
+    probe = {**HTTP, "protocol": "https", "interval": "500ms", "timeout": "500ms", "flap_damping": False}
+    verified = {**probe, "tls": {"verify": True, "server_name": "member", "ca_file": files[0]}}
+    parts = {"frontends": {"vip": frontend(vip(20))}, "rules": [rule(probe="tcp")]}
+    backend = {"web": pool("be1")}
+    with bed.serving():
+        async with Http(bed, "be1", tls=context):
+            await bed.load(**parts, backend_pools=backend, probes={"tcp": verified})
+            await bed.eligible("web", "be1")
+            await certificate(bed, days=-1)
+            context.load_cert_chain(*files)
+            await bed.eligible("web")
+            await bed.until(lambda state: "has expired" in health(state, "be1")["detail"], "the reason is told")
+            assert await bed.is_silent(vip(20))
+            await bed.load(**parts, backend_pools=backend, probes={"tcp": probe})
+            await bed.eligible("web", "be1")
+            await bed.visit(vip(20))
 
 
 async def test_row_32_udp_stays(bed: Bed) -> None:
