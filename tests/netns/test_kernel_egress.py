@@ -1,6 +1,7 @@
 """Members behind what XDP cannot redirect to: frames go through the kernel's own routing, and none is lost."""
 
-from contextlib import AsyncExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from tests.netns.egress import Way, through, tunnels
 from tests.netns.kernel_site import kernel, pins_of
 from tests.netns.packet_site import VIPS, UdpMembers, ask, once, rule, udp_rule
 from tests.netns.proxy_site import Members
-from tests.netns.test_packet_own_mtu import DONT_FRAGMENT, NARROW, PATH_MTU
+from tests.netns.test_packet_own_mtu import NARROW, PATH_MTU, hears_what_fits
 from tests.netns.test_packet_traffic import BOTH, greet
 
 ASKED = 30
@@ -38,14 +39,11 @@ async def converse(site: Site, version: int) -> None:
                     assert await once(sock, b"again", wait_s=2)
 
 
-@BOTH
-@pytest.mark.parametrize("attach", ["tc", "xdp", "xdp-generic"])
-@pytest.mark.parametrize("way", list(Way))
-async def test_members_behind_other_devices(version: int, attach: str, way: Way) -> None:
-    """Connections, streams and datagrams pass both ways, and no datagram of a flow that goes on is lost."""
-    async with Lab(f"egress-{way}", offload=False) as lab:
+async def serves(version: int, attach: str, way: Callable[[Site], AbstractContextManager[tuple[str, ...]]]) -> None:
+    """Check that nothing is lost where something is put between the balancer and others."""
+    async with Lab("egress", offload=False) as lab:
         site = await STANDARD.build(lab)
-        with through(site, way) as names:
+        with way(site) as names:
             where = HostSettings(dict.fromkeys(("front", "back", *names), attach))
             async with kernel(site.lb, settings=where) as balancer:
                 await balancer.apply(rule(site, version), udp_rule(site, version))
@@ -53,22 +51,21 @@ async def test_members_behind_other_devices(version: int, attach: str, way: Way)
                 found = await balancer.counters()
     assert found.rules["web"].new_flows == found.rules["web"].syn == len(site.clients)
     assert {reason: number for reason, number in found.drops.items() if number} == {}
+
+
+@BOTH
+@pytest.mark.parametrize("attach", ["tc", "xdp", "xdp-generic"])
+@pytest.mark.parametrize("way", list(Way))
+async def test_members_behind_other_devices(version: int, attach: str, way: Way) -> None:
+    """Connections, streams and datagrams pass both ways, and no datagram of a flow that goes on is lost."""
+    await serves(version, attach, lambda site: through(site, way))
 
 
 @BOTH
 @pytest.mark.parametrize("attach", ["tc", "xdp", "xdp-generic"])
 async def test_clients_behind_tunnels(version: int, attach: str) -> None:
     """Clients whose frames have no link header are served as others are, whatever carries the members' frames."""
-    async with Lab("tunnelled", offload=False) as lab:
-        site = await STANDARD.build(lab)
-        with tunnels(site.lb, "front", site.clients) as names:
-            where = HostSettings(dict.fromkeys(("front", "back", *names), attach))
-            async with kernel(site.lb, settings=where) as balancer:
-                await balancer.apply(rule(site, version), udp_rule(site, version))
-                await converse(site, version)
-                found = await balancer.counters()
-    assert found.rules["web"].new_flows == found.rules["web"].syn == len(site.clients)
-    assert {reason: number for reason, number in found.drops.items() if number} == {}
+    await serves(version, attach, lambda site: tunnels(site.lb, "front", site.clients))
 
 
 @BOTH
@@ -78,13 +75,7 @@ async def test_a_narrow_tunnel_to_members(version: int, site: Site) -> None:
         ip_batch([f"link set dev {name} mtu {NARROW}" for name in names], namespace=site.lb.namespace)
         async with kernel(site.lb) as balancer:
             await balancer.apply(udp_rule(site, version))
-            with UdpMembers(site, version), site.clients[0].udp(VIPS[version], 53) as sock:
-                sock.setsockopt(*DONT_FRAGMENT[version])
-                await ask(sock)
-                with pytest.raises(OSError, match="Message too long"):
-                    await once(sock, bytes(1_400), wait_s=2)
-                assert sock.getsockopt(*PATH_MTU[version]) == NARROW
-                await ask(sock, bytes(1_200))
+            await hears_what_fits(site, version)
 
 
 @BOTH

@@ -69,6 +69,11 @@ async def test_a_datagram_that_does_not_fit(site: Site, balancer: Balancer, vers
     """Its sender learns the size that does."""
     ip_batch([f"link set dev back mtu {NARROW}"], namespace=site.lb.namespace)
     await balancer.apply(udp_rule(site, version))
+    await hears_what_fits(site, version)
+
+
+async def hears_what_fits(site: Site, version: int) -> None:
+    """Check that a client whose datagram does not fit learns the size that does, and goes on with that."""
     with UdpMembers(site, version), site.clients[0].udp(VIPS[version], 53) as sock:
         sock.setsockopt(*DONT_FRAGMENT[version])
         await ask(sock)
