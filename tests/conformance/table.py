@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 DATAPATHS = ("proxy", "packet", "kernel")
+"""Each as it is found here by itself: the kernel's programs are attached by tc, for the lab's interfaces are veths."""
+ATTACHED = {"kernel-xdp": "xdp"}
+"""The same datapath attached otherwise -> how."""
+COLUMNS = (*DATAPATHS, *ATTACHED)
 NOT_APPLICABLE = "not applicable: "
 """What a skip's reason begins with where the datapath cannot carry the row."""
 
@@ -130,17 +134,19 @@ def place_of(nodeid: str) -> tuple[int, str] | None:
     """Return the row and datapath of a test by its id, as in `...::test_row_03_five_tuple[proxy]`."""
     name, _, rest = nodeid.rpartition("::")[2].partition("[")
     words, datapath = name.split("_"), rest.rstrip("]")
-    if words[:2] != ["test", "row"] or not words[2].isdecimal() or datapath not in DATAPATHS:
+    if words[:2] != ["test", "row"] or not words[2].isdecimal() or datapath not in COLUMNS:
         return None
     return int(words[2]), datapath
 
 
 def table(outcomes: Outcomes) -> str:
-    """Return the table as Markdown, with the reasons below it."""
+    """Return the table as Markdown, with the reasons below it; a way to attach that was not tried has no column."""
     reasons: dict[str, int] = {}
-    lines = [f"| row | feature | {' | '.join(DATAPATHS)} |", f"|--:|---|{'---|' * len(DATAPATHS)}"]
+    tried = {datapath for _, datapath in outcomes}
+    columns = [name for name in COLUMNS if name in DATAPATHS or name in tried]
+    lines = [f"| row | feature | {' | '.join(columns)} |", f"|--:|---|{'---|' * len(columns)}"]
     for number, feature in ROWS.items():
-        cells = (_cell(number, outcomes.get((number, datapath)), reasons) for datapath in DATAPATHS)
+        cells = (_cell(number, outcomes.get((number, datapath)), reasons) for datapath in columns)
         lines.append(f"| {number} | {feature} | {' | '.join(cells)} |")
     notes = [f"{number}. {reason}" for reason, number in reasons.items()]
     return "\n".join([*lines, "", "Reasons:", "", *notes, ""]) if notes else "\n".join([*lines, ""])

@@ -10,6 +10,7 @@ from tests.conformance.table import ROWS, Outcome, Result, place_of, table
     [
         ("tests/conformance/rows/test_rows_01_to_07.py::test_row_03_five_tuple[proxy]", (3, "proxy")),
         ("a.py::test_row_75_reconfiguration[kernel]", (75, "kernel")),
+        ("a.py::test_row_75_reconfiguration[kernel-xdp]", (75, "kernel-xdp")),
         ("a.py::test_row_75_reconfiguration[other]", None),
         ("a.py::test_table[proxy]", None),
     ],
@@ -38,3 +39,10 @@ def test_every_row_is_listed() -> None:
     assert "| 10 | HA ports | n/a (1) |" in text
     assert "| 64 | Gateway Load Balancer | later | later | later |" in text
     assert text.endswith("1. it has sockets only\n")
+
+
+def test_ways_to_attach_that_were_tried() -> None:
+    """Each has a column of its own."""
+    text = table({(1, "kernel"): Outcome(Result.PASS), (1, "kernel-xdp"): Outcome(Result.FAIL)})
+    assert "| row | feature | proxy | packet | kernel | kernel-xdp |" in text
+    assert "| 1 | TCP rule | no test yet | no test yet | pass | FAIL |" in text

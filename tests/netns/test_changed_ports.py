@@ -44,13 +44,19 @@ def rules(site: Site, version: int, **fields: Any) -> tuple[Row, ...]:
     )
 
 
+async def let_xdp_redirect(lab: Lab) -> None:
+    """Give the cables of the balancer's host, at their other ends, rings that XDP can put frames into."""
+    for switch in ("front", "back"):
+        await lab.hosts[switch].check_output("ethtool", "-K", "lb", "gro", "on")
+
+
 @asynccontextmanager
-async def floating_site(name: str, version: int, *, offload: bool = True) -> AsyncIterator[Site]:
+async def floating_site(name: str, version: int, *, offload: bool = True, gro: bool = True) -> AsyncIterator[Site]:
     """Build the standard lab with the VIP on every member's loopback."""
     async with Lab(name, offload=offload) as lab:
         site = await STANDARD.build(lab)
-        for switch in (lab.hosts["front"], lab.hosts["back"]):
-            await switch.check_output("ethtool", "-K", "lb", "gro", "on")  # or XDP could not redirect to them
+        if gro:
+            await let_xdp_redirect(lab)
         for host in site.members:
             ip_batch([f"addr add {VIPS[version]}/{32 if version == 4 else 128} dev lo"], namespace=host.namespace)
         yield site

@@ -127,6 +127,7 @@ CONSTANTS: Final[dict[str, int]] = {
     "INTERFACE_LINK": 1,  # the link address is valid
     "INTERFACE_REDIRECT": 2,  # XDP can redirect to it; to others the host's own routing sends
     "INTERFACE_PEER": 4,  # tc hands frames to the other end of this veth, in another network namespace, at once
+    "INTERFACE_TURN": 8,  # XDP can send by it what came by it: on a veth that takes a program at its other end
     "ADDRESS_LEFT": 8,  # there is a LEFT place for it
     "ADDRESS_OUTBOUND": 16,  # a member with a SNAT place
     "ADDRESS_SNAT": 32,  # a VIP that members' own connections leave from

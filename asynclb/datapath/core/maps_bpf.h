@@ -254,7 +254,9 @@ INLINE const u8 *our_link(struct work *w, u32 ifindex)
 
 	if (!known || !(known->flags & INTERFACE_LINK))
 		return 0;
-	return w->redirects_all || ifindex == w->p->ifindex || known->flags & INTERFACE_REDIRECT ? known->link : 0;
+	if (w->redirects_all || known->flags & INTERFACE_REDIRECT)
+		return known->link;
+	return ifindex == w->p->ifindex && known->flags & INTERFACE_TURN ? known->link : 0;
 }
 
 INLINE struct icmp_limit *icmp_limit_of(struct work *w)

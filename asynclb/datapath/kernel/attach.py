@@ -84,6 +84,8 @@ class Wanted:
 
     link: Link
     ways: tuple[Mode, ...]
+    instead: str = ""
+    """Why it is not XDP, where the configuration says XDP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,28 +109,43 @@ def needed(rows: Collection[Row], around: Surroundings, named: Collection[str]) 
     if not all(row.frontend.interface for row in rows):
         return around.every_link
     names = {*named, *(row.frontend.interface for row in rows)}
-    addresses = {member.address for row in rows for member in row.pool.members}
-    indexes = {hop.ifindex for address, hop in around.hops.items() if address in addresses}
-    indexes |= {index for address, (index, _) in around.ways.items() if address in addresses}
-    indexes |= {index for network, index in around.prefixes if any(address in network for address in addresses)}
+    indexes = towards_members(rows, around)
     return {index: link for index, link in around.every_link.items() if link.name in names or index in indexes}
 
 
+def towards_members(rows: Collection[Row], around: Surroundings) -> set[int]:
+    """Return the interfaces that members of these rows are reached by, as far as is known. Pure."""
+    addresses = {member.address for row in rows for member in row.pool.members}
+    indexes = {hop.ifindex for address, hop in around.hops.items() if address in addresses}
+    indexes |= {index for address, (index, _) in around.ways.items() if address in addresses}
+    return indexes | {index for network, index in around.prefixes if any(address in network for address in addresses)}
+
+
 def wanted(
-    links: Mapping[int, Link], wishes: Mapping[str, str], native: Collection[int], targets: Collection[int]
+    links: Mapping[int, Link],
+    wishes: Mapping[str, str],
+    native: Collection[int],
+    targets: Collection[int],
+    bound: Collection[int] = (),
 ) -> dict[int, Wanted]:
     """Return the ways for every interface, in the order in which they are to be attached to. Pure.
 
     `native` are those whose driver runs XDP programs that redirect, `targets` those that it can redirect to. Where
     frames have no link header, programs are attached to tc, and the kernel's routing sends what others have for there.
+    That routing knows only the way to a destination. `bound` are the interfaces of members whose frames it
+    would take elsewhere: if XDP cannot redirect to one of those, it is tc.
     """
     reachable = all(index in targets for index, link in links.items() if link.address)
+    beyond = [link.name for index, link in links.items() if index in bound and link.address and index not in targets]
     found = {}
     for index, link in sorted(links.items(), key=lambda item: item[1].kind not in _CARDS):
         wish = Wish(wishes.get(link.name, Wish.AUTO))
         real = wish is Wish.AUTO and not link.kind and index in native and reachable
         ways = _WAYS[wish] if link.address else _BY_TC
-        found[index] = Wanted(link, _NATIVE if real and link.address else ways)
+        if wish is Wish.XDP and beyond and link.address:
+            found[index] = Wanted(link, _BY_TC, f"cannot send to {', '.join(beyond)}")
+        else:
+            found[index] = Wanted(link, _NATIVE if real and link.address else ways)
     return found
 
 
@@ -194,6 +211,8 @@ class Attachments:
                 if known is not None:
                     self.drop((index,))
                 if (made := self._attach(programs, wish)) is not None:
+                    if wish.instead:
+                        self._tell_beyond(made.name, wish.instead)
                     self._emit(Event.DATAPATH_ATTACHED, datapath="kernel", interface=made.name, mode=str(made.mode))
                     self._attached[index] = made
                     fresh.append(index)
@@ -289,6 +308,11 @@ class Attachments:
         mend = f"`bpftool net show dev {name}` shows whose program is there; detach that and start again"
         remedy = f"tc carries its traffic instead; {mend}, or set `attach: tc`"
         self._emit(Event.HOST_LIMIT, what=f"XDP on {name}", value=refused.what, remedy=remedy)
+
+    def _tell_beyond(self, name: str, why: str) -> None:
+        mend = "XDP sends to a veth whose other end has GRO (`ethtool -K NAME gro on` there)"
+        remedy = f"tc carries its traffic instead, for rules with floating IP or next hops need it; {mend}"
+        self._emit(Event.HOST_LIMIT, what=f"XDP on {name}", value=why, remedy=f"{remedy}; or set `attach: tc`")
 
     def _attach_by(self, programs: Hooks, link: Link, mode: Mode) -> _Attached:
         program = self._program(programs, link.index, mode)

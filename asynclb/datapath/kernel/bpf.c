@@ -161,9 +161,15 @@ INLINE u32 xdp_frame_length(struct xdp_md *frame, u32 packet, u32 constant)
 	return end + 1 > DATA_END(frame) ? ETHERNET_BYTES + packet : xdp_length(frame);
 }
 
-INLINE int xdp_leave(struct xdp_md *frame, u32 ifindex)
+/* Sends a frame. XDP_TX is for devices that turn frames around themselves: a veth's other end would not be woken. */
+INLINE int xdp_leave(struct xdp_md *frame, struct work *w, u32 ifindex)
 {
-	return ifindex == frame->ingress_ifindex ? XDP_TX : (int)bpf_redirect(ifindex, 0);
+	const struct interface *known;
+
+	if (ifindex != frame->ingress_ifindex)
+		return (int)bpf_redirect(ifindex, 0);
+	known = find_interface(w, ifindex);
+	return known && known->flags & INTERFACE_TURN ? XDP_TX : (int)bpf_redirect(ifindex, 0);
 }
 
 /* Decides an ordinary packet of a flow that goes on; 0 when it is none. */
@@ -183,7 +189,7 @@ INLINE int xdp_fast(struct xdp_md *frame, struct work *w, u32 version, u32 const
 	change = fast_rewrite(&g, &course, data);
 	if (change.addresses | change.ports)
 		put_check(g.check, change.addresses + change.ports, g.key.protocol == IP_UDP);
-	return xdp_leave(frame, course.ifindex);
+	return xdp_leave(frame, w, course.ifindex);
 }
 
 /* Cuts the frame, which was `before` bytes long, to what a reply of our own needs. */
@@ -201,7 +207,7 @@ INLINE int xdp_routes(struct work *w)
 {
 	const struct interface *known = find_interface(w, w->p->ifindex);
 
-	if (!w->p->turned || (known && known->flags & INTERFACE_REDIRECT))
+	if (!w->p->turned || (known && known->flags & (INTERFACE_REDIRECT | INTERFACE_TURN)))
 		return 0;
 	turn_back(w);
 	return 1;
@@ -224,7 +230,7 @@ INLINE int xdp_slow(struct xdp_md *frame, struct work *w, u32 length)
 		return XDP_DROP;
 	routes = xdp_routes(w);
 	xdp_write(w->p, DATA(frame), DATA_END(frame));
-	return w->answer->ifindex && !routes ? xdp_leave(frame, w->answer->ifindex) : XDP_PASS;
+	return w->answer->ifindex && !routes ? xdp_leave(frame, w, w->answer->ifindex) : XDP_PASS;
 }
 
 /* One of the two XDP programs, which differ in how they learn how long frames are. The fast path of each version is a

@@ -29,8 +29,10 @@ class LinkMaps:
         XDP can redirect to `targets`; tc hands frames for `peers` to the other end at once.
         """
         flags = {
-            index: CONSTANTS["INTERFACE_REDIRECT"] * (index in targets) | CONSTANTS["INTERFACE_PEER"] * (index in peers)
-            for index in links
+            index: CONSTANTS["INTERFACE_REDIRECT"] * (index in targets)
+            | CONSTANTS["INTERFACE_PEER"] * (index in peers)
+            | CONSTANTS["INTERFACE_TURN"] * (not link.kind)
+            for index, link in links.items()
         }
         self._add("interfaces", {pack("=I", index): _interface(link, flags[index]) for index, link in links.items()})
 

@@ -37,7 +37,7 @@ from asynclb.datapath.frames.surroundings import Surroundings
 from asynclb.datapath.frames.wire import Wiring
 from asynclb.datapath.host import take_namespace
 from asynclb.datapath.kernel.ask import ask
-from asynclb.datapath.kernel.attach import needed, wanted
+from asynclb.datapath.kernel.attach import needed, towards_members, wanted
 from asynclb.datapath.kernel.bpffs import REMEDY
 from asynclb.datapath.kernel.counting import Counting
 from asynclb.datapath.kernel.ending import end_flows
@@ -170,9 +170,10 @@ class Running:
         outbound: bool,
     ) -> Footing:
         links = around.every_link if outbound else needed(rows, around, self.settings.interfaces)
+        bound = towards_members([row for row in rows if row.delivery is not Delivery.NAT], around)
         return Footing(
             links=around.every_link,
-            interfaces=wanted(links, self.settings.interfaces, features.native, features.targets),
+            interfaces=wanted(links, self.settings.interfaces, features.native, features.targets, bound),
             targets=features.targets,
             peers=peers(around.links, self.settings.interfaces, barred),
             hops=self._hops_of(around),

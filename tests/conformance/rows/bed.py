@@ -32,7 +32,7 @@ from asynclb.lab.process import Process
 from asynclb.lab.topology import Topology, client_addresses, member_addresses
 from asynclb.model import Model
 from tests.conformance.rows.services import Answer, Probed, listen, services
-from tests.conformance.table import NOT_APPLICABLE
+from tests.conformance.table import ATTACHED, NOT_APPLICABLE
 from tests.unit.proxy.wire import Wire, connect
 
 PROBE_PORT = 9000
@@ -67,8 +67,10 @@ class RefusedError(Exception):
 class Bed:
     """One running asynclb, its clients and members. Owner: the session; a row has it for itself."""
 
-    def __init__(self, datapath: str, site: Site, process: Process, api: AdminClient) -> None:
+    def __init__(self, datapath: str, site: Site, process: Process, api: AdminClient, attach: str = "") -> None:
+        """`attach`: how the kernel's programs are attached, where that is not left to asynclb."""
         self.datapath = datapath
+        self._attach = attach
         self.site = site
         self.process = process
         self.warnings: list[Document] = []
@@ -137,6 +139,7 @@ class Bed:
             "admin": {"listen": f"unix:{self.site.lb.directory}/a.sock"},
             "backend_pools": {"web": pool(*self.members)},
             "probes": {"tcp": TCP_PROBE},
+            **attached(self._attach),
             **parts,
         }
 
@@ -353,23 +356,33 @@ def shares(found: Iterable[str]) -> dict[str, float]:
     return {member: count / counts.total() for member, count in counts.items()}
 
 
+def attached(how: str) -> dict[str, Any]:
+    """Return the part of a configuration that attaches the kernel's programs in one way, if any is given."""
+    return {"interfaces": {name: {"attach": how} for name in ("front", "back")}} if how else {}
+
+
 @asynccontextmanager
-async def bed(datapath: str, *, monitor_scale: float | None = None) -> AsyncIterator[Bed]:
+async def bed(column: str, *, monitor_scale: float | None = None) -> AsyncIterator[Bed]:
     """Run asynclb with one datapath for the length of a block; its monitor's minutes may be scaled."""
+    attach = ATTACHED.get(column, "")
+    datapath = column.removesuffix(f"-{attach}")
     if not any(kind.name == datapath and kind.make is not None for kind in DATAPATHS):
         not_applicable("this version has only the datapath's name")
-    async with Lab(f"conformance-{datapath}{'' if monitor_scale is None else '-quick'}") as lab:
+    title = f"conformance-{column}{'' if monitor_scale is None else '-quick'}"
+    async with Lab(title, offload=not attach) as lab:  # XDP sees frames as cards do
         site = await Topology(clients=2, members=4).build(lab)
         for host in site.clients:
             with host.entered():
                 Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(EPHEMERAL)
+        for switch in ("front", "back") if attach else ():  # or XDP could not send to the other end of the cable
+            await lab.hosts[switch].check_output("ethtool", "-K", site.lb.name, "gro", "on")
         path, api = site.lb.directory / "conformance.yaml", f"unix:{site.lb.directory}/a.sock"
-        path.write_text(json.dumps({"version": 1, "datapath": datapath, "admin": {"listen": api}}))
+        path.write_text(json.dumps({"version": 1, "datapath": datapath, "admin": {"listen": api}, **attached(attach)}))
         state = {"STATE_DIRECTORY": str(site.lb.directory / "state"), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
         words = ("asynclb", "run") if monitor_scale is None else (QUICK, str(monitor_scale))
         process = await site.lb.run(sys.executable, "-m", *words, path, name="asynclb", env=state | WHERE)
         await process.wait_for_log("started")
-        found = Bed(datapath, site, process, AdminClient(api))
+        found = Bed(datapath, site, process, AdminClient(api), attach)
         try:
             yield found
         finally:

@@ -8,9 +8,10 @@ import pytest_asyncio
 
 from asynclb.errors import HostError
 from asynclb.lab import require_root, require_tools
+from tests.conformance.collector import Collector
 from tests.conformance.rows.bed import Bed
 from tests.conformance.rows.bed import bed as run_bed
-from tests.conformance.table import DATAPATHS
+from tests.conformance.table import COLUMNS, DATAPATHS
 
 HERE = Path(__file__).parent
 
@@ -30,7 +31,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(skip)
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session", params=DATAPATHS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each row on every datapath; where a table is made, on the kernel's attached in every way."""
+    makes_table = any(isinstance(plugin, Collector) for plugin in metafunc.config.pluginmanager.get_plugins())
+    for name, scope in (("running", "session"), ("quick", "module")):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, COLUMNS if makes_table else DATAPATHS, indirect=True, scope=scope)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def running(request: pytest.FixtureRequest) -> AsyncIterator[Bed]:
     """Run asynclb with one datapath."""
     async with run_bed(request.param) as found:

@@ -12,7 +12,6 @@ import pytest_asyncio
 from asynclb.lab import PATIENCE_S
 from tests.conformance.rows.bed import PORT, TCP_PROBE, Bed, frontend, pool, rule, vip
 from tests.conformance.rows.bed import bed as run_bed
-from tests.conformance.table import DATAPATHS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -21,7 +20,7 @@ MINUTE_S = 60.0 / SCALE
 UNDAMPED = {**TCP_PROBE, "flap_damping": False}
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session", params=DATAPATHS)
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def quick(request: pytest.FixtureRequest) -> AsyncIterator[Bed]:
     """Run asynclb with one datapath, and with short minutes."""
     async with run_bed(request.param, monitor_scale=SCALE) as found:

@@ -64,6 +64,17 @@ def test_wishes_are_followed() -> None:
     assert wanted(LINKS, {"front": "xdp"}, (), ())[2].ways == (Mode.XDP, Mode.XDP_GENERIC)
 
 
+def test_a_wish_for_xdp_that_would_lose_frames() -> None:
+    """Frames that only the programs can bring to their member are tc's, where XDP cannot send them on."""
+    wishes = {"front": "xdp", "back": "xdp"}
+    found = wanted(LINKS, wishes, (), {2}, {3})
+    assert {wish.ways[0] for wish in found.values()} == {Mode.TCX}
+    assert [wish.instead for wish in found.values()] == ["cannot send to back", "cannot send to back", ""]
+    for targets, bound in (({2}, ()), ({2, 3}, {3})):
+        found = wanted(LINKS, wishes, (), targets, bound)
+        assert [wish.ways[0] for wish in found.values()] == [Mode.XDP, Mode.XDP, Mode.TCX]
+
+
 def test_devices_that_stand_on_others_come_last() -> None:
     """The kernel refuses XDP on a device when one that stands on it has a program already."""
     links = {1: Link(1, "vlan7", LINK, 1500, "vlan"), 2: replace(FRONT, kind="veth"), 3: BACK}
