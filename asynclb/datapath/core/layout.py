@@ -4,11 +4,9 @@ ctypes lays a `Structure` out as C does, so the classes here are both the Python
 `header` writes `layout.h`, with an assertion of every size, when the native library is built. The build reads this
 file by its path, before there is a package; hence it imports nothing of asynclb.
 
-Addresses are pairs of 64-bit words in host order, IPv4 as ::ffff:a.b.c.d; ports and protocol numbers are in host order;
-`_be` would say otherwise. Sizes of hash tables are powers of two, and every index is below a count in the same image.
-
-The image is one immutable block (magic, version, sections by offset and count), so that publishing it is one
-assignment of a pointer: a frame meets the old tables or the new ones, never a mixture.
+Addresses are pairs of 64-bit words, IPv4 as ::ffff:a.b.c.d. All numbers are in host order; `_be` would say otherwise.
+Hash tables have powers of two places; every index is below a count in the same image. The image is one block that
+never changes (magic, version, sections by offset and count): to publish it is one assignment, no frame meets a mixture.
 """
 
 from collections.abc import Iterable
