@@ -23,7 +23,7 @@ KINDS: dict[str, Callable[..., Any]] = {
     "packet-2": partial(PacketDatapath, workers=2),
     "kernel": kernel_kind(),
 }
-DRAIN_S = 15.0
+DRAIN_S = 30.0
 
 
 @pytest.fixture(params=KINDS)
