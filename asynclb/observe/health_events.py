@@ -9,6 +9,7 @@ Source: Azure Load Balancer, health event logs (types, severities, windows, time
 of Gateway Load Balancer and of the cloud's platform, which have no meaning here.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -165,14 +166,15 @@ def snat_conditions(uses: Iterable[SnatUse], failed_before: Mapping[tuple[str, s
 
 
 def rule_count_conditions(model: Model) -> Iterator[Condition]:
-    """Yield the members that more than 300 rules deliver to."""
-    by_pool: dict[str, int] = {}
-    for rule in model.rules:
-        by_pool[rule.backend_pool] = by_pool.get(rule.backend_pool, 0) + 1
-    by_address: dict[str, int] = {}
-    for pool_name, count in by_pool.items():
-        for member in model.backend_pools[pool_name].members:
-            by_address[str(member.address)] = by_address.get(str(member.address), 0) + count
+    """Yield the members that more than 300 load-balancing and inbound NAT rules deliver to."""
+    nat_rules = model.inbound_nat_rules
+    of_one = Counter((rule.backend_pool, rule.member) for rule in nat_rules if rule.member is not None)
+    of_pool = Counter(rule.backend_pool for rule in model.rules)
+    of_pool.update(rule.backend_pool for rule in nat_rules if rule.member is None)
+    by_address: Counter[str] = Counter()
+    for name, pool in model.backend_pools.items():
+        for member in pool.members:
+            by_address[str(member.address)] += of_pool[name] + of_one[name, member.name]
     for address, count in by_address.items():
         if count > MANY_RULES:
             yield Condition(HealthEventType.APPROACHING_MAX_RULES, (("member", address),), {"rules": count})

@@ -1,21 +1,22 @@
 """What Azure refuses and asynclb can do: refused with `compat: azure` only.
 
+What it does not know at all is refused as well, such as weights: there nothing would do what the key says.
+
 Source: Azure Load Balancer documentation on probes, TCP reset, HA ports, floating IP, deployment errors and limits.
 """
 
 from asynclb.config.checks.azure_members import check_azure_members
+from asynclb.config.checks.azure_probes import check_azure_probes
 from asynclb.config.checks.frontends import scope_of
 from asynclb.config.checks.ha_ports import EXTENDED
 from asynclb.config.draft import Draft
 from asynclb.config.report import Report
-from asynclb.config.schema import InboundNatRuleSpec, ProbeSpec, RuleSpec
+from asynclb.config.schema import InboundNatRuleSpec, RuleSpec
 from asynclb.config.values import show_duration
 from asynclb.errors import Path
-from asynclb.model import Compat, Persistence, ProbeProtocol, Scope
+from asynclb.model import Compat, Persistence, ProxyProtocol, Scope
 from asynclb.net.flow import Protocol
 
-HTTP_BLOCKED_PORTS = frozenset({19, 21, 25, 70, 110, 119, 143, 220, 993})
-MIN_INTERVAL_S = 5.0
 MIN_IDLE_S = 240.0
 SURE_IDLE_S = 1800.0  # older documents end here, newer ones at 100 minutes
 MAX_FRONTEND_PORT = 65_534
@@ -25,13 +26,15 @@ def check_azure(draft: Draft, report: Report) -> None:
     """Refuse what Azure refuses, if the configuration asks for that."""
     if draft.settings.compat is not Compat.AZURE:
         return
-    for name, probe in draft.probes.items():
-        _probe(probe, ("probes", name), report)
+    check_azure_probes(draft, report)
+    if not draft.settings.transparent:
+        _opaque(("transparent",), report)
     for index, rule in draft.rules.items():
         _idle(rule.idle_timeout, ("rules", index), report, warn=True)
         _frontend_port(rule, ("rules", index), report)
         _by_route(rule, ("rules", index), draft, report)
         _persistence(rule, ("rules", index), report)
+        _source(rule, ("rules", index), report)
     for index, nat in draft.nat_rules.items():
         _idle(nat.idle_timeout, ("inbound_nat_rules", index), report, warn=True)
         _nat_frontend_port(nat, ("inbound_nat_rules", index), report)
@@ -49,19 +52,6 @@ def check_azure(draft: Draft, report: Report) -> None:
             law = "Azure spreads over all zones and has no zone affinity"
             report.problem(("frontends", name, "zone_affinity"), True, law, f"remove it, {EXTENDED}")
     check_azure_members(draft, report)
-
-
-def _probe(probe: ProbeSpec, path: Path, report: Report) -> None:
-    if probe.protocol is ProbeProtocol.UDP:
-        remedy = f"probe the service over tcp or http, {EXTENDED}"
-        report.problem((*path, "protocol"), probe.protocol, "Azure has no udp probes", remedy)
-    if probe.interval < MIN_INTERVAL_S:
-        rule = f"Azure's shortest interval is {show_duration(MIN_INTERVAL_S)}"
-        report.problem((*path, "interval"), show_duration(probe.interval), rule, f"raise it, {EXTENDED}")
-    if probe.protocol in (ProbeProtocol.HTTP, ProbeProtocol.HTTPS) and probe.port in HTTP_BLOCKED_PORTS:
-        ports = ", ".join(str(port) for port in sorted(HTTP_BLOCKED_PORTS))
-        rule = f"Azure does not probe over HTTP on ports {ports}"
-        report.problem((*path, "port"), probe.port, rule, f"probe another port, {EXTENDED}")
 
 
 def _idle(idle_s: float, path: Path, report: Report, *, warn: bool) -> None:
@@ -85,6 +75,19 @@ def _persistence(rule: RuleSpec, path: Path, report: Report) -> None:
         law = "in Azure a member that goes down keeps its TCP connections and nothing else"
         where = (*path, "persistence_on_unhealthy")
         report.problem(where, rule.persistence_on_unhealthy, law, f"remove it, {EXTENDED}")
+
+
+def _source(rule: RuleSpec, path: Path, report: Report) -> None:
+    if rule.transparent is False:
+        _opaque((*path, "transparent"), report)
+    if rule.proxy_protocol is not ProxyProtocol.NONE:
+        law = "Azure passes packets on and has no PROXY protocol"
+        report.problem((*path, "proxy_protocol"), rule.proxy_protocol, law, f"remove it, {EXTENDED}")
+
+
+def _opaque(path: Path, report: Report) -> None:
+    law = "in Azure members see the client's address as source"
+    report.problem(path, False, law, f"remove it, {EXTENDED}")
 
 
 def _by_route(rule: RuleSpec, path: Path, draft: Draft, report: Report) -> None:

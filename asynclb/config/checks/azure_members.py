@@ -1,4 +1,4 @@
-"""What Azure refuses of rules because they reach the same members: refused with `compat: azure` only.
+"""What Azure refuses of members, and of rules because they reach the same ones: refused with `compat: azure` only.
 
 What Azure refuses because of HA ports is in `ha_ports`, its limits are in `limits`.
 
@@ -11,18 +11,36 @@ from asynclb.config.checks.deliveries import BACKEND_PORT_CLASH, Delivery, deliv
 from asynclb.config.checks.ha_ports import EXTENDED
 from asynclb.config.draft import Draft
 from asynclb.config.report import Report
-from asynclb.model import Scope
+from asynclb.config.schema import MemberSpec
+from asynclb.errors import Path
+from asynclb.model import AdminState, Scope
 from asynclb.net.flow import Protocol
 
 
 def check_azure_members(draft: Draft, report: Report) -> None:
-    """Refuse rules of one scope that deliver to one port of a member."""
+    """Refuse members that are not like others, and rules of one scope that deliver to one port of a member."""
+    for name, pool in draft.pools.items():
+        for index, member in pool.members.items():
+            _unlike_others(member, ("backend_pools", name, "members", index), report)
     same_port: dict[tuple[Scope, Protocol, int], list[Delivery]] = defaultdict(list)
     for delivery in deliveries(draft):
         if not delivery.floating and not delivery.ha_ports:
             same_port[delivery.scope, delivery.protocol, delivery.port].append(delivery)
     for found in same_port.values():
         _same_backend_port(found, report)
+
+
+def _unlike_others(member: MemberSpec, path: Path, report: Report) -> None:
+    if member.weight != 1:
+        remedy = "write `admin_state: down` in its place" if member.weight == 0 else "remove it"
+        law = "Azure has no weights: every member takes the same share"
+        report.problem((*path, "weight"), member.weight, law, f"{remedy}, {EXTENDED}")
+    if member.priority:
+        law = "Azure has no priorities: no member stands by for others"
+        report.problem((*path, "priority"), member.priority, law, f"remove it, {EXTENDED}")
+    if member.admin_state is AdminState.DRAIN:
+        law = "Azure's admin states are `none`, `up` and `down`"
+        report.problem((*path, "admin_state"), member.admin_state, law, f"write `down`, {EXTENDED}")
 
 
 def _same_backend_port(found: list[Delivery], report: Report) -> None:

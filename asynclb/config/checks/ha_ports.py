@@ -30,8 +30,8 @@ _TO_AZURE = "where this is to run in Azure too; `compat: azure` refuses it"
 def check_ha_ports(draft: Draft, report: Report) -> None:
     """Refuse what cannot work; refuse what Azure refuses or warn of it, as `compat` says."""
     found = deliveries(draft)
-    clashing = _clashes(found, report)
     azure = draft.settings.compat is Compat.AZURE
+    clashing = _clashes(found, report, azure=azure)
     for delivery in found:
         if delivery.ha_ports and delivery.scope is Scope.PUBLIC and not report.full:
             where = (*delivery.path, "frontend")
@@ -41,7 +41,7 @@ def check_ha_ports(draft: Draft, report: Report) -> None:
     _neighbours(internal, clashing, report, refuse=azure)
 
 
-def _clashes(found: Iterable[Delivery], report: Report) -> set[str]:
+def _clashes(found: Iterable[Delivery], report: Report, *, azure: bool) -> set[str]:
     """Refuse rules whose replies could not be told apart; return the names of those refused."""
     taken: dict[tuple[Protocol, int], list[Delivery]] = defaultdict(list)
     masks: Counter[tuple[Protocol, int]] = Counter()
@@ -52,17 +52,20 @@ def _clashes(found: Iterable[Delivery], report: Report) -> set[str]:
         key = delivery.protocol, delivery.port
         if delivery.members & masks[key] and delivery.name not in refused and not report.full:
             refused.add(delivery.name)
-            _clash(delivery, next(earlier for earlier in taken[key] if earlier.meets(delivery)), report)
+            _clash(delivery, next(earlier for earlier in taken[key] if earlier.meets(delivery)), report, azure=azure)
         taken[key].append(delivery)
         masks[key] |= delivery.members
     return refused
 
 
-def _clash(second: Delivery, first: Delivery, report: Report) -> None:
+def _clash(second: Delivery, first: Delivery, report: Report, *, azure: bool) -> None:
     what = "every port" if second.ha_ports else f"{second.protocol} {second.port}"
     law = f"rule {first.name} delivers to the same members on {what} too, and their replies could not be told apart"
-    others = "members of its own" if second.ha_ports else "another `backend_port`, or `datapath: proxy`"
-    remedy = f"use `floating_ip: true` on one of the two, or {others}"
+    whom = "both" if azure and second.ha_ports else "one of the two"
+    others = "members of its own" if second.ha_ports else "another `backend_port`"
+    if not (azure or second.ha_ports):
+        others += ", or `datapath: proxy`"
+    remedy = f"use `floating_ip: true` on {whom}, or {others}"
     report.problem((*second.path, "name"), second.name, law, remedy, code=BACKEND_PORT_CLASH)
 
 

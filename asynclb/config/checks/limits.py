@@ -44,12 +44,14 @@ def _limit(path: Path, found: int, key: str, what: str, limits: LimitsSpec, repo
 
 
 def _rules_per_member(draft: Draft, limits: LimitsSpec, report: Report) -> None:
-    rules_of_pool = Counter(draft.pools_of_rules())
+    of_one = Counter((nat.backend_pool, nat.member) for nat in draft.nat_rules.values() if nat.member is not None)
+    of_pool = Counter(draft.pools_of_rules())
+    of_pool.subtract(pool for pool, _ in of_one.elements())
     rules_of: Counter[Address] = Counter()
     for name, pool in draft.pools.items():
         reported = False
         for index, member in pool.members.items():
-            rules_of[member.address] += rules_of_pool[name]
+            rules_of[member.address] += of_pool[name] + of_one[name, member.name]
             if rules_of[member.address] > limits.rules_per_member and not reported:
                 reported = True  # one member stands for the pool
                 law = (

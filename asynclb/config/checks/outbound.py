@@ -94,10 +94,13 @@ def _fits(
     room = sum(len(free[address]) for address in demand.addresses)
     if demand.blocks * members > room:
         law = (
-            f"{members} members need {members * demand.blocks * BLOCK:,} ports, "
+            f"{members:,} member{'s need' if members > 1 else ' needs'} {members * demand.blocks * BLOCK:,} ports, "
             f"and {addresses} frontend{'s have' if addresses > 1 else ' has'} {room * BLOCK:,}"
         )
-        remedy = f"allocate at most {room // members * BLOCK}, or add frontends"
+        most = room // members * BLOCK
+        remedy = (
+            f"allocate at most {most}, or add frontends" if most else "add frontends, or write `allocation: shared`"
+        )
         report.problem(where, demand.blocks * BLOCK, law, remedy, code=PORTS_EXCEEDED)
         return False
     found = allot([demand], {address: left[address] for address in demand.addresses}, {})

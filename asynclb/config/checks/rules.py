@@ -4,7 +4,7 @@ from asynclb.config.draft import Draft
 from asynclb.config.report import Report
 from asynclb.config.schema import InboundNatRuleSpec, RuleSpec
 from asynclb.errors import Path
-from asynclb.model import ProxyProtocol
+from asynclb.model import AdminState, ProxyProtocol
 from asynclb.net.flow import Protocol
 
 RANGE_EXHAUSTED = "NAT_RANGE_EXHAUSTED"
@@ -18,6 +18,7 @@ def check_rules(draft: Draft, report: Report) -> None:
         _ports(rule, path, report)
         _proxy_protocol(rule, path, draft.settings.transparent, report)
         check_families(draft, rule.frontend, rule.backend_pool, path, report)
+    _admin_states(draft, report)
     for index, nat in draft.nat_rules.items():
         path = ("inbound_nat_rules", index)
         _nat_ports(nat, path, draft, report)
@@ -57,6 +58,17 @@ def _proxy_protocol(rule: RuleSpec, path: Path, transparent: bool, report: Repor
     if rule.protocol is Protocol.ALL:
         law = "PROXY protocol is for tcp and udp"
         report.problem(where, rule.proxy_protocol, law, "remove it, or write `protocol: tcp`")
+
+
+def _admin_states(draft: Draft, report: Report) -> None:
+    """Warn of members that are put down, and are not where a rule has no probe. Source: Azure, admin state."""
+    unprobed = {rule.backend_pool: rule.name for rule in draft.rules.values() if rule.probe is None}
+    for name in unprobed.keys() & draft.pools.keys():
+        for index, member in draft.pools[name].members.items():
+            if member.admin_state is AdminState.DOWN:
+                law = f"rule {unprobed[name]} has no probe, and without one `down` takes no flows away from a member"
+                remedy = "give the rule a `probe`, or write `drain`, which holds in every rule"
+                report.warning(("backend_pools", name, "members", index, "admin_state"), "down", law, remedy)
 
 
 def _nat_ports(nat: InboundNatRuleSpec, path: Path, draft: Draft, report: Report) -> None:

@@ -209,7 +209,7 @@ async def test_row_25_shortest_interval(bed: Bed) -> None:
     """Less than 5 s is refused with `compat: azure`, and works without."""
     await load(bed, 25)
     await bed.eligible("web", *bed.members)
-    probes = {"tcp": {**TCP_PROBE, "interval": "1s"}}
+    probes = {"tcp": {**TCP_PROBE, "interval": "1s", "timeout": "1s"}}
     refused = await bed.refused(
         frontends={"vip": frontend(vip(25))}, rules=[rule(**PROBED)], probes=probes, compat="azure"
     )

@@ -211,6 +211,15 @@ REFUSED: list[tuple[Changes, str, str, str]] = [
     ),
     ({"inbound_nat_rules.0.backend_port": 0}, "inbound_nat_rules[0].backend_port", "1 to 65535", ""),
     ({"inbound_nat_rules.0.frontend": "nope"}, "inbound_nat_rules[0].frontend", "no frontend", ""),
+    (
+        {
+            "inbound_nat_rules": [],
+            "rules.0": rule(protocol="all", frontend_port=0, backend_port=0, transparent=False, proxy_protocol="v2"),
+        },
+        "rules[0].proxy_protocol",
+        "PROXY protocol is for tcp and udp",
+        "remove it",
+    ),
     # outbound rules
     ({"outbound_rules.0.frontends": []}, "outbound_rules[0].frontends", "empty", "at least one"),
     ({"outbound_rules.0.frontends": ["pbu"]}, "outbound_rules[0].frontends[0]", "no frontend", "`pub`"),
@@ -222,6 +231,16 @@ REFUSED: list[tuple[Changes, str, str, str]] = [
         "outbound_rules[0].allocated_ports",
         "2 members need 80,000 ports, and 1 frontend has 64,000",
         "at most 32000",
+    ),
+    (
+        {
+            "backend_pools.many": {"members": members(9000)},
+            "limits.pool_members": 9000,
+            "outbound_rules.+": {"name": "p", "frontends": ["web"], "backend_pool": "many"},
+        },
+        "outbound_rules[1].allocated_ports",
+        "9,000 members need 72,000 ports",
+        "add frontends, or write `allocation: shared`",
     ),
     ({"outbound_rules.0.idle_timeout": "121m"}, "outbound_rules[0].idle_timeout", "from 1s to 2h", ""),
     (
@@ -296,6 +315,24 @@ def test_limits_can_be_raised(changes: Changes, key: str, most: int, where: str)
     assert f"`limits.{key}`" in problem.remedy
     assert problem.code == (RULE_COUNT if key == "rules_per_member" else "")
     assert problems(changed({**changes, f"limits.{key}": 100 * most})) == ()
+
+
+def ports_of_members(count: int, *, first_only: bool) -> Changes:
+    """Return a pool, and an inbound NAT rule to one port of each member, or as many to the first member."""
+    usual = {"frontend": "web", "protocol": "tcp", "backend_pool": "many", "backend_port": 22}
+    rules = [
+        {**usual, "name": f"n{i}", "frontend_port": 6000 + i, "member": f"m{0 if first_only else i}"}
+        for i in range(count)
+    ]
+    return {"backend_pools.many": {"members": members(count)}, "inbound_nat_rules": rules}
+
+
+def test_rules_for_one_member_count_for_it_alone() -> None:
+    """301 inbound NAT rules that each lead to a member of its own are one rule a member; to one member they are 301."""
+    assert problems(changed(ports_of_members(301, first_only=False))) == ()
+    (problem,) = problems(changed(ports_of_members(301, first_only=True)))
+    assert (problem.where, problem.code) == ("backend_pools.many.members[0].address", RULE_COUNT)
+    assert "301 rules reach this member" in problem.rule
 
 
 @pytest.mark.parametrize(
@@ -428,6 +465,23 @@ AZURE_REFUSED: list[tuple[Changes, str, str, str]] = [
         "no zone affinity",
         "",
     ),
+    ({"probes.http.timeout": "2s"}, "probes.http.timeout", "the whole interval", ""),
+    ({"probes.http.rise": 2}, "probes.http.rise", "one threshold for both ways", ""),
+    ({"probes.http.fall": 3}, "probes.http.fall", "here 1 successes and 3 failures", ""),
+    ({"probes.http.expected_status": "200-299"}, "probes.http.expected_status", "status 200 is healthy", ""),
+    ({"probes.http.host": "www.example.org"}, "probes.http.host", "no host by name", ""),
+    (
+        {"probes.http": {"protocol": "https", "port": 443, "path": "/", "tls": {"verify": True}}},
+        "probes.http.tls",
+        "look at certificates",
+        "",
+    ),
+    ({"backend_pools.web.members.0.weight": 2}, "backend_pools.web.members[0].weight", "no weights", ""),
+    ({"backend_pools.web.members.0.weight": 0}, "backend_pools.web.members[0].weight", "no weights", ""),
+    ({"backend_pools.web.members.1.priority": 1}, "backend_pools.web.members[1].priority", "no priorities", ""),
+    ({"backend_pools.web.members.1.admin_state": "drain"}, "backend_pools.web.members[1].admin_state", "`down`", ""),
+    ({"transparent": False}, "transparent", "the client's address as source", ""),
+    ({"rules.0.transparent": False}, "rules[0].transparent", "the client's address as source", ""),
     ({"limits.frontends": 601}, "limits.frontends", "Azure's limit is 600", ""),
     ({"limits.rules_per_member": 301}, "limits.rules_per_member", "Azure's limit is 300", ""),
 ]
@@ -449,6 +503,9 @@ AZURE_ACCEPTED: list[Changes] = [
     {"rules.+": rule(backend_port=80, floating_ip=True)},
     {"rules.+": rule(backend_port=80, frontend="pub", disable_outbound_snat=True)},
     {"rules.0.idle_timeout": "30m"},
+    {"probes.http.interval": "60s", "probes.http.timeout": "30s"},
+    {"probes.http.rise": 2, "probes.http.fall": 2},
+    {"backend_pools.web.members.0.weight": 1, "backend_pools.web.members.0.admin_state": "down"},
     {"outbound_rules.0.idle_timeout": "120m"},
 ]
 
@@ -466,6 +523,12 @@ WARNED: list[tuple[Changes, str, str, str]] = [
         "backend_pools.web",
         "every member has weight 0",
         "weight of 1",
+    ),
+    (
+        {"rules.0.probe": REMOVED, "probes": {}, "backend_pools.web.members.1.admin_state": "down"},
+        "backend_pools.web.members[1].admin_state",
+        "rule a has no probe, and without one `down` takes no flows away",
+        "give the rule a `probe`, or write `drain`",
     ),
     ({"frontends.x": {"address": "10.0.0.12"}}, "frontends.x", "no rule refers to it", "remove it"),
     ({"backend_pools.x": {"members": members(1)}}, "backend_pools.x", "no rule refers to it", "remove it"),

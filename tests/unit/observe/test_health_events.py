@@ -1,11 +1,12 @@
 """Availability, the balancer's state, and health events with their windows: time is a number here."""
 
+from dataclasses import replace
 from ipaddress import ip_address
 from itertools import pairwise
 
 import pytest
 
-from asynclb.model import HealthState, MemberHealth
+from asynclb.model import HealthState, InboundNatRule, MemberHealth
 from asynclb.model.health import Health
 from asynclb.net.flow import Protocol
 from asynclb.observe.availability import Availability, ResourceHealth, ResourceState
@@ -122,3 +123,13 @@ def test_conditions_of_rule_counts() -> None:
     assert not list(rule_count_conditions(web_model("a", rules=300)))
     (found,) = rule_count_conditions(web_model("a", rules=301))
     assert found.detail == {"rules": 301}
+
+
+def test_inbound_nat_rules_count_too() -> None:
+    """One over a pool counts for every member, one for a member counts for that one."""
+    model = web_model("a", "b", rules=299)
+    ssh = InboundNatRule("ssh", "vip", Protocol.TCP, 5000, 5009, "web", 22)
+    rdp = replace(ssh, name="rdp", first_port=6000, last_port=6000, member="b")
+    assert not list(rule_count_conditions(replace(model, inbound_nat_rules=(ssh,))))
+    (found,) = rule_count_conditions(replace(model, inbound_nat_rules=(ssh, rdp)))
+    assert (dict(found.subject), found.detail) == ({"member": "10.1.0.12"}, {"rules": 301})
