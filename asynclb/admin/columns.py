@@ -195,9 +195,10 @@ def explanation(found: Document) -> str:
 
 
 def _explained(found: Document) -> Iterator[tuple[str, str]]:
+    verdict = found["verdict"]
     yield "flow", found["flow"]
-    rule = f"{found['rule']} (frontend {found['frontend']}, {found['matched']})" if found["rule"] else ""
-    yield "rule", rule
+    frontend = f"frontend {found['frontend']}, " if found["frontend"] else ""
+    yield "rule", f"{found['rule']} ({frontend}{found['matched']})" if found["rule"] else ""
     yield "hash", f"{found['flow_hash']} over {found['distribution']}" if found["flow_hash"] else ""
     yield "seed", found.get("seed", "")
     yield "slot", f"{found['slot']} of {found['slots']}" if found["slots"] >= 0 else ""
@@ -205,7 +206,8 @@ def _explained(found: Document) -> Iterator[tuple[str, str]]:
         "member",
         f"{found['member']} of pool {found['pool']}, {found['share']:.1%} of slots" if found["member"] else "",
     )
-    yield "verdict", "" if found["verdict"] == "member" else f"dropped: {found['verdict']}"
+    goes = "" if verdict == "member" else verdict
+    yield "verdict", goes if found["delivery"] else f"dropped: {verdict}"
     yield "reason", found["why"]
     yield "delivery", f"{found['delivery']} to {found['target']}" if found["delivery"] else ""
     yield "datapath", f"{found['datapath']} ({found['datapath_why']})" if found["datapath"] else ""

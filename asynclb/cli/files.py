@@ -105,7 +105,7 @@ def _explain(config: str, text: str) -> dict[str, Any]:
     prepared = prepare(load(config), static_candidates(), Model(), _kept_ports())
     seed, seed_from = known_seed(prepared.model.hash_seed, state_directory(os.environ))
     health = flows.all_up(prepared.model)
-    tables = compile_tables(prepared.rows, health, seed=seed, generation=0)
+    tables = compile_tables(prepared.rows, health, seed=seed, generation=0, outbound=prepared.outbound)
     found = flows.explain(tables, health, flows.by_rule(tables, prepared.choices), flow)
     return asdict(found) | {"seed": seed_from}
 

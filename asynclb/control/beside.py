@@ -7,6 +7,7 @@ hop that nobody answers for, or a bug. Only an open flow may know better: it sta
 from dataclasses import dataclass
 
 from asynclb.control.explain import Explanation
+from asynclb.control.outward import OUTWARD
 from asynclb.control.status import Status
 from asynclb.datapath.ask import LiveVerdict
 from asynclb.net.drop import Drop
@@ -41,6 +42,8 @@ def carrier(status: Status, found: Explanation, flow: Flow) -> str:
 
 def beside(found: Explanation, judge: str, answer: LiveVerdict | None) -> Live:
     """Compare an answer with the tables' own. `judge` is who gave it; nobody, where there is no program."""
+    if found.verdict in OUTWARD:
+        return Live(why="datapaths are asked about what comes to frontends, not about what members open themselves")
     if not judge:
         return Live(why="there is no program to ask: sockets take what the tables say")
     if answer is None:

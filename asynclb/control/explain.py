@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from asynclb.control.assign import Choices
+from asynclb.control.outward import DIRECT, TRANSLATED, Outward, outward
 from asynclb.datapath.base import FlowRecord
 from asynclb.model import Health, HealthState, MemberHealth, Model, Reason, TargetId, effective_health
 from asynclb.net.address import Address, endpoint
@@ -69,7 +70,7 @@ class Explanation:
 
     flow: str
     verdict: str
-    """`member`, or the drop reason."""
+    """`member`, `translated` or `direct` for what a member opens itself, or the drop reason."""
     why: str
     rule: str = ""
     frontend: str = ""
@@ -94,6 +95,10 @@ def explain(tables: Tables, health: Health, choices: Mapping[str, tuple[str, str
         return _explain_member(verdict, health, choices, flow)
     protocol = {6: Protocol.TCP, 17: Protocol.UDP}.get(flow.protocol, Protocol.ALL)
     entry = tables.find(FrontendKey(flow.destination, flow.destination_port, protocol))
+    if entry is None and not any(key.address == flow.destination for key in tables.entries):
+        found = outward(tables, flow)
+        if found is not None:
+            return _explain_outward(found, flow)
     if entry is None:
         return Explanation(str(flow), str(verdict), "no rule matches this destination, port and protocol")
     row = entry.row
@@ -134,6 +139,21 @@ def _explain_member(
         delivery=str(row.delivery),
         datapath=datapath,
         datapath_why=datapath_why,
+    )
+
+
+def _explain_outward(found: Outward, flow: Flow) -> Explanation:
+    goes = found.verdict in (TRANSLATED, DIRECT)
+    return Explanation(
+        flow=str(flow),
+        verdict=found.verdict,
+        why=found.why,
+        rule=found.rule.name,
+        frontend=", ".join(dict.fromkeys(part.frontend for parts in found.rule.slices.values() for part in parts)),
+        matched=f"what members of pool {found.rule.pool.name} open themselves",
+        pool=found.rule.pool.name,
+        target=str(flow.destination) if goes else "",
+        delivery="outbound" if goes else "",
     )
 
 

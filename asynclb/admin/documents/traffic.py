@@ -122,7 +122,7 @@ class Explanation(TypedDict):
     """Why a flow goes where it goes. What does not apply is empty or -1."""
 
     flow: str
-    verdict: Annotated[str, "member, or the reason for the drop"]
+    verdict: Annotated[str, "member; translated or direct: a member's own connection; or the drop's reason"]
     why: str
     rule: str
     frontend: str

@@ -44,6 +44,13 @@ def test_a_difference_says_what_to_do() -> None:
     assert "says b2, and the tables say b1: `asynclb reload`" in other.why
 
 
+def test_what_members_open_themselves_is_not_asked_about() -> None:
+    """A question is a packet to a frontend: of another one nothing is known, and nothing differs."""
+    live = beside(Explanation("tcp a > b", "translated", "why"), JUDGE, LiveVerdict(None, Drop.NO_RULE))
+    assert live.agrees
+    assert "what members open themselves" in live.why
+
+
 def test_nobody_to_ask() -> None:
     """Where there is no program, or none that can be asked, nothing differs."""
     assert "no program to ask" in beside(SERVED, "", None).why

@@ -112,11 +112,12 @@ export function explain(store) {
 function way(found) {
   const step = (what, value, more, state = "") => make("li", { "data-state": state }, make("span", { class: "what" }, what), make("b", {}, value), make("small", {}, more));
   const steps = [step("flow", found.flow, "")];
-  if (found.rule) steps.push(step("rule", found.rule, `frontend ${found.frontend}, ${found.matched}`));
+  if (found.rule) steps.push(step("rule", found.rule, found.frontend ? `frontend ${found.frontend}, ${found.matched}` : found.matched));
   if (found.flow_hash) steps.push(step("hash", found.flow_hash, found.distribution), step("slot", `${count(found.slot)} of ${count(found.slots)}`, `pool ${found.pool}`));
   if (found.verdict === "member") steps.push(step("member", `${found.member}  ${found.target}`, `${found.delivery} · ${found.datapath} · takes ${percent(found.share)} of new flows`, "up"));
+  else if (found.delivery) steps.push(step(found.verdict, found.target, "", "up"));
   else steps.push(step("dropped", found.verdict, "", "down"));
-  return [make("ol", { class: "way" }, ...steps), make("p", { class: found.verdict === "member" ? "because" : "because bad" }, found.why)];
+  return [make("ol", { class: "way" }, ...steps), make("p", { class: found.delivery ? "because" : "because bad" }, found.why)];
 }
 
 /** Shows one member in full. */
