@@ -8,6 +8,7 @@
 A gateway's route to the other spoke leads to the balancer's frontend; a firewall's routes lead to the gateways.
 """
 
+import asyncio
 import json
 import re
 from collections.abc import Mapping
@@ -181,9 +182,9 @@ class Hub:
         """Unplug an appliance from the hub (`down`), or plug it in again (`up`)."""
         await self.lab.hosts["hub"].check_output("ip", "link", "set", "dev", appliance, state)
 
-    def tracked(self) -> Tracked:
-        """Return what the firewalls' connection tracking knows now."""
-        return {appliance.name: _tracked(appliance) for appliance in self.appliances}
+    async def tracked(self) -> Tracked:
+        """Return what the firewalls' connection tracking knows now; read in a thread, for flows go on meanwhile."""
+        return {appliance.name: await asyncio.to_thread(_tracked, appliance) for appliance in self.appliances}
 
     async def dropped(self) -> dict[str, Dropped]:
         """Return the firewalls' counters."""

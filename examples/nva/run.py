@@ -96,9 +96,9 @@ class Example:
 
     async def _steady(self) -> dict[FlowKey, str]:
         """Let the flows run, and see that all is well."""
-        before = self._hub.tracked()
+        before = await self._hub.tracked()
         await asyncio.sleep(STEADY_S)
-        placement = judge.placed(before, self._hub.tracked())
+        placement = judge.placed(before, await self._hub.tracked())
         keys, home = self._keys(), judge.homes(placement)
         traffic = self._traffic
         self._checks += [
@@ -155,18 +155,18 @@ class Example:
             await self._until(f"{DEAD} is down", lambda health: health.get(DEAD) == "down")
             self._event(f"the probe says {DEAD} is down, {time.monotonic() - cut_s:.2f} s later")
             await asyncio.sleep(max(0.0, cut_s + BOUND_S + 1.5 - time.monotonic()))
-            before = hub.tracked()
+            before = await hub.tracked()
             await asyncio.sleep(1.5 * PERIOD_S)
-            during = judge.homes(judge.placed(before, hub.tracked()))
+            during = judge.homes(judge.placed(before, await hub.tracked()))
             await hub.power(DEAD, "up")
             self._event(f"{DEAD} is plugged in again")
             await self._until_up()
             self._event(f"the probe says {DEAD} is up")
             back_s = time.monotonic()
             await asyncio.sleep(3 * PERIOD_S)  # the last broken flows are begun anew meanwhile
-        dropped, before = await hub.dropped(), hub.tracked()
+        dropped, before = await hub.dropped(), await hub.tracked()
         await asyncio.sleep(2 * PERIOD_S)
-        after = hub.tracked()
+        after = await hub.tracked()
         placement = judge.placed(before, after)
         finally_home = judge.homes(placement)
         fresh = [one.key for one in newcomers.tries if one.at_s > back_s and one.answered]

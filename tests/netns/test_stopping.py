@@ -58,7 +58,8 @@ async def test_open_connections_go_on_and_no_others_begin(site: Site, datapath: 
             shown = [flow for flow in await datapath.flows() if flow.state == "established"]
             assert len(shown) == 1
             assert not ending.done()
-        assert await ending == 0
+        async with asyncio.timeout(DRAIN_S / 3):  # a connection that has ended is not waited for until it is forgotten
+            assert await ending == 0
 
 
 async def test_whoever_does_not_wait_any_longer(site: Site, datapath: Balancer) -> None:

@@ -21,6 +21,7 @@ from contextlib import suppress
 from asynclb.datapath.ask import LiveVerdict, frame_of, live_verdict
 from asynclb.datapath.base import Counters, FlowRecord, Wire
 from asynclb.datapath.core.image import ImageCache, build_image
+from asynclb.datapath.core.layout import Conn
 from asynclb.datapath.core.leaving import Leaving
 from asynclb.datapath.core.parting import Ending
 from asynclb.datapath.frames.announce import announcement
@@ -51,6 +52,8 @@ from asynclb.net.address import Address
 from asynclb.net.flow import Flow
 from asynclb.tables.row import Row
 from asynclb.tables.tables import EMPTY_TABLES, Tables
+
+_ENDED = Conn.CLOSED.name.lower()
 
 
 class Running:
@@ -234,13 +237,7 @@ class Running:
     async def close(self, drain_s: float) -> int:
         """Take no new flows, wait for the open ones, at most `drain_s`; undo everything. Returns how many were left."""
         await self._departures.close()
-        if drain_s and self._started:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(drain_s):
-                    await self._take_no_more()
-                    while self._crew.flow_count():  # noqa: ASYNC110  nothing hot shall signal it
-                        await asyncio.sleep(0.1)
-        left = self._crew.flow_count()
+        left = await self._drain(drain_s) if drain_s and self._started else self._crew.flow_count()
         self._neighbours.close()
         if self._refreshing is not None:
             self._refreshing.cancel()
@@ -254,6 +251,16 @@ class Running:
             self._pinning.close()
         self._lock.close()
         return left
+
+    async def _drain(self, drain_s: float) -> int:
+        """Take no new flows and wait for those that have not ended; return how many are left."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                await self._take_no_more()
+                while any(flow.state != _ENDED for flow in self.flows()):  # noqa: ASYNC110  nothing hot shall signal it
+                    await asyncio.sleep(0.1)
+                return 0
+        return self._crew.flow_count()
 
     async def _take_no_more(self) -> None:
         """Let open flows go on, and no others begin; where that fails, they go on beginning until the end."""
