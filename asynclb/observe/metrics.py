@@ -164,6 +164,10 @@ def _health(status: Status, reached: Mapping[FrontendKey, float]) -> Iterator[Me
     for pool, member, probe, value in member_states(status):
         up.add_metric([pool, member, probe], value)
     yield up
+    yield from _availability(status, reached)
+
+
+def _availability(status: Status, reached: Mapping[FrontendKey, float]) -> Iterator[Metric]:
     ratio = GaugeMetricFamily(
         "asynclb_frontend_availability_ratio",
         "Share of packets sent through the datapath to the frontend's rules that were given a member, in a minute.",
@@ -171,7 +175,15 @@ def _health(status: Status, reached: Mapping[FrontendKey, float]) -> Iterator[Me
     )
     for frontend, share in frontend_availability(status, reached).items():
         ratio.add_metric([frontend], share)
-    yield ratio
+    each = GaugeMetricFamily(
+        "asynclb_rule_availability_ratio",
+        "The same for the one port of the frontend that is the rule's; absent until it is measured.",
+        labels=["rule"],
+    )
+    for key, share in reached.items():
+        if (entry := status.tables.entries.get(key)) is not None and entry.row.nat_rule is None:
+            each.add_metric([entry.row.rule.name], share)
+    yield from (ratio, each)
 
 
 def member_states(status: Status) -> Iterator[tuple[str, str, str, int]]:

@@ -69,17 +69,26 @@ async def gives(bed: Bed, name: str, share: float) -> None:
 
 
 async def test_row_66_availability(quick: Bed) -> None:
-    """The share of a frontend's packets that were given a member is 1 with members up, and 0 with nobody up."""
-    rules = [rule("row66", frontend="row66", probe="tcp")]
+    """The share of packets that were given a member is 1 with members up and 0 with nobody up, for each port alone."""
+    other = rule("row66b", frontend="row66", frontend_port=81, backend_port=PORT + 1)
+    rules = [rule("row66", frontend="row66", probe="tcp"), other]
     await quick.load(frontends={"row66": frontend(vip(66))}, rules=rules)
+
+    async def ports_give(*shares: float) -> None:
+        names = [f'asynclb_rule_availability_ratio{{rule="{one["name"]}"}}' for one in rules]
+        async with asyncio.timeout(PATIENCE_S):
+            while tuple(map((await quick.metrics()).get, names)) != shares:
+                await asyncio.sleep(0.1)
 
     with quick.serving():
         await quick.eligible("row66", *quick.members)
         await gives(quick, "row66", 1)
+        await ports_give(1, 1)
         for probed in quick.probed.values():
             probed.down()
         await quick.eligible("row66")
-        await gives(quick, "row66", 0)
+        await gives(quick, "row66", 0.5)
+        await ports_give(0, 1)
         quick.all_up()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -39,6 +40,7 @@ CONTRACT = {
     "asynclb_probe_duration_seconds_count": {"probe"},
     "asynclb_probe_results_total": {"probe", "member", "result"},
     "asynclb_frontend_availability_ratio": {"frontend"},
+    "asynclb_rule_availability_ratio": {"rule"},
     "asynclb_drops_total": {"datapath", "reason"},
     "asynclb_flow_table_entries": {"datapath"},
     "asynclb_flow_evictions_total": {"datapath"},
@@ -91,7 +93,8 @@ def small() -> Snapshot:
     counts = (0, 2, 1, *(0 for _ in DURATION_BOUNDS_S[3:]), 1)
     checks = [{OutcomeKind.SUCCESS: 3, OutcomeKind.TIMEOUT: 1}.get(kind, 0) for kind in KINDS]
     results = Results({("web", "a", "tcp"): checks}, {"tcp": ProbeResults(counts, 0.5, 0, 0, 0)})
-    return snapshot(model, health, {"proxy": first, "packet": second}, results)
+    found = snapshot(model, health, {"proxy": first, "packet": second}, results)
+    return replace(found, reached=dict.fromkeys(found.status.tables.entries, 1.0))
 
 
 def samples(found: Snapshot) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -124,6 +127,17 @@ def test_values() -> None:
     assert found["asynclb_datapath_info", (("datapath", "proxy"), ("mode", "sockets"), ("rule", "web-1"))] == 1
     assert found["asynclb_drops_total", (("datapath", "proxy"), ("reason", "no_eligible_member"))] == 9
     assert found["asynclb_probe_results_total", (("member", "a"), ("probe", "tcp"), ("result", "timeout"))] == 1
+
+
+def test_each_port_is_available_by_itself() -> None:
+    """A port that is down halves its frontend; what is not measured is absent, and there as the tables say."""
+    found = small()
+    down, other = found.status.tables.entries
+    halved = samples(replace(found, reached={down: 0.0}))
+    assert halved["asynclb_frontend_availability_ratio", (("frontend", "vip"),)] == 0.5
+    assert halved["asynclb_rule_availability_ratio", (("rule", "web-0"),)] == 0
+    assert ("asynclb_rule_availability_ratio", (("rule", "web-1"),)) not in halved
+    assert other.port == 81
 
 
 def test_the_histogram_is_cumulative() -> None:
