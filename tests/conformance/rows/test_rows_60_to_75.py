@@ -210,6 +210,27 @@ async def test_row_69_on_the_way_to_a_threshold(bed: Bed) -> None:
         assert await bed.is_silent(vip(69, more=1))
 
 
+async def test_row_69_no_answer_at_all(bed: Bed) -> None:
+    """A member that drops what probes send is down for that reason; once it answers it is up, and flows follow."""
+    address, member = vip(69, more=1), bed.members["be1"]
+    mute = f"type filter hook prerouting priority -300; tcp dport {PROBE_PORT} drop;"
+    await member.check_output("nft", f"table ip mute {{ chain in {{ {mute} }}; }}")
+    try:
+        await bed.load(
+            frontends={"vip": frontend(address)},
+            backend_pools={"web": pool("be1")},
+            rules=[rule(**PROBED)],
+            probes={"tcp": {**TCP_PROBE, "flap_damping": False}},
+        )
+        await bed.until(lambda state: health(state, "be1")["reason"] == "Down_Probe_TcpProbeTimeout", "silence")
+        assert await bed.is_silent(address)
+    finally:
+        await member.check_output("nft", "delete table ip mute")
+    with bed.serving():
+        await bed.eligible("web", "be1")
+        await bed.visit(address)
+
+
 async def test_row_74_limits(bed: Bed) -> None:
     """The rule after the last one is refused with the number; `limits` raises it; `compat: azure` does not let it."""
     frontends = {"vip": frontend(vip(74))}
