@@ -40,6 +40,11 @@ def check_floating(draft: Draft, report: Report) -> None:
     """Refuse answers that could not be told apart; say which have to pass this host."""
     taken: dict[tuple[Address, Protocol, int], _Seen] = {}
     told: set[str] = set()
+    every_port = {
+        draft.frontends[rule.frontend].address: rule.name
+        for rule in draft.rules.values()
+        if rule.protocol is Protocol.ALL and rule.floating_ip and rule.frontend in draft.frontends
+    }
     for seen in _all_seen(draft):
         first = taken.setdefault((seen.address, seen.protocol, seen.port), seen)
         if report.full or seen.name in told:
@@ -53,6 +58,8 @@ def check_floating(draft: Draft, report: Report) -> None:
         elif seen.changes:
             told.add(seen.name)
             _way_back(seen, report)
+            if seen.address in every_port:
+                _beside_ha_ports(seen, every_port[seen.address], report)
 
 
 def _all_seen(draft: Draft) -> Iterator[_Seen]:
@@ -89,6 +96,17 @@ def _way_back(seen: _Seen, report: Report) -> None:
         f"or let members listen on {seen.ports[0]} and write `backend_port: {seen.ports[0]}`"
     )
     report.warning((*seen.path, "backend_port"), seen.port, f"{law} port {asked}", remedy)
+
+
+def _beside_ha_ports(seen: _Seen, other: str, report: Report) -> None:
+    """Warn of the one client that both rules may have: the same address and port, to the same port of members."""
+    source = endpoint(seen.address, seen.port)
+    law = (
+        f"rule {other} (HA ports) leads clients of {source} to that port as well, "
+        f"and a client that uses one source port for both is answered as if it had asked {seen.ports[0]}"
+    )
+    remedy = f"write `backend_port: {seen.ports[0]}`, or give one of the two a frontend of its own"
+    report.warning((*seen.path, "backend_port"), seen.port, law, remedy)
 
 
 def _clash(second: _Seen, first: _Seen, report: Report) -> None:

@@ -563,6 +563,16 @@ def test_warned(changes: Changes, where: str, law: str, remedy: str) -> None:
     assert warning.line
 
 
+def test_ports_that_change_beside_ha_ports() -> None:
+    """Members cannot tell two connections of one source port apart; a rule that keeps the port has no such client."""
+    every = rule(protocol="all", frontend_port=0, backend_port=0, floating_ip=True)
+    changes: Changes = {"inbound_nat_rules": [], "rules.0.floating_ip": True, "rules.+": every}
+    assert parsed(changes).warnings == ()
+    _, warning = parsed({**changes, "rules.0.backend_port": 8081}).warnings
+    assert "rule c (HA ports) leads clients of 10.0.0.10:8081 to that port as well" in warning.rule
+    assert "write `backend_port: 80`" in warning.remedy
+
+
 ACCEPTED: list[Changes] = [
     {"hash_seed": "0x1"},
     {"hash_seed": "8C1F0C6E5F0B4A7D"},
