@@ -8,7 +8,7 @@ Laws:
      (`failed`), of which one event tells when it begins and one when it is over.
   3. Nothing that happens to the file concerns a flow or the process.
   4. What it takes of a processor is measured, but for what datapaths do on the loop, which is bounded (`TellingCost`).
-     The rate follows from that (`Budget`): more than 1 % is not spent for longer than a second.
+     The rate follows from that (`Budget`): it does not cost more than 1 % for longer than a second.
 """
 
 import asyncio

@@ -16,7 +16,7 @@ HEAD = """# What each datapath does, row by row
 
 Made by `make conformance` from one run of `tests/conformance/rows`: every row loads a configuration into a running
 asynclb and sends packets between hosts of a lab. n/a: the datapath cannot carry it, for the reason given below. On the
-lab's interfaces the kernel's programs attach by tc; `kernel-xdp` and `kernel-xdp-generic` have `attach:` say otherwise.
+lab's interfaces the kernel's programs attach by tc; `kernel-xdp` has `attach: xdp`.
 
 """
 
