@@ -13,12 +13,14 @@ from asynclb.net.address import Address, endpoint
 from asynclb.net.drop import Drop
 from asynclb.net.flow import Flow, Protocol
 from asynclb.tables.lookup import Verdict, lookup
+from asynclb.tables.ping import Ping, pings
 from asynclb.tables.row import Delivery, FrontendKey
 from asynclb.tables.tables import Entry, Tables
 
 _NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "gre": 47, "esp": 50, "icmpv6": 58, "sctp": 132}
 """IP protocol numbers by the names that operators use. Source: IANA protocol-numbers."""
 _PORTED = frozenset((6, 17))
+_PINGS = {4: _NUMBERS["icmp"], 6: _NUMBERS["icmpv6"]}
 
 _FLOW = re.compile(r"\s*(?P<protocol>[a-z0-9]+)\s+(?P<source>\S+)\s*(?:>|->)\s*(?P<destination>\S+)\s*", re.IGNORECASE)
 _ENDPOINT = re.compile(
@@ -100,7 +102,7 @@ def explain(tables: Tables, health: Health, choices: Mapping[str, tuple[str, str
         if found is not None:
             return _explain_outward(found, flow)
     if entry is None:
-        return Explanation(str(flow), str(verdict), "no rule matches this destination, port and protocol")
+        return Explanation(str(flow), str(verdict), _why_unmatched(tables, flow))
     row = entry.row
     return Explanation(
         str(flow),
@@ -111,6 +113,20 @@ def explain(tables: Tables, health: Health, choices: Mapping[str, tuple[str, str
         matched=str(row.key),
         pool=row.pool.name,
     )
+
+
+def _why_unmatched(tables: Tables, flow: Flow) -> str:
+    why = "no rule matches this destination, port and protocol"
+    if flow.protocol != _PINGS[flow.destination.version]:
+        return why
+    match pings(tables).get(flow.destination, (None, ()))[0]:
+        case Ping.REPLY:
+            heard = "a ping is answered for the frontend, as a member is up"
+        case Ping.UNREACHABLE:
+            heard = 'a ping hears "host unreachable", as no member is up'
+        case _:
+            return why
+    return f"{why}; {heard} (datapaths packet and kernel)"
 
 
 def _explain_member(

@@ -147,6 +147,11 @@ class Bed:
         """Return the state document."""
         return dict(await asyncio.to_thread(self._api.get, "/api/v1/state"))
 
+    async def flows(self, *rules: str) -> list[Document]:
+        """Return the flows of these rules, those included that have ended and are not forgotten yet."""
+        pages = [await asyncio.to_thread(self._api.get, f"/api/v1/flows?rule={name}") for name in rules]
+        return [flow for page in pages for flow in page["flows"]]
+
     async def metrics(self) -> Mapping[str, float]:
         """Return every sample of `/metrics` by its name with its labels, as `name{label="value"}`, labels sorted."""
         async with (

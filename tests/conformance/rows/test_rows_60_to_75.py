@@ -33,15 +33,16 @@ async def test_row_60_secure_by_default(bed: Bed) -> None:
     """A public frontend answers nobody until it says whom; an internal one answers private addresses; probes pass."""
     closed = {"vip": {"address": vip(60)}, "inside": {"address": internal_vip(60)}}
     rules = [
-        rule(**PROBED),
+        rule("closed", **PROBED),
         rule("inside", **PROBED, frontend="inside", backend_port=PORT + 1),
-        rule("dns", protocol="udp", frontend_port=53),
+        rule("closed-dns", protocol="udp", frontend_port=53),
     ]
     await bed.load(frontends=closed, rules=rules)
     with bed.serving(PORT, PORT + 1):
-        await bed.eligible("web", *bed.members)
+        await bed.eligible("closed", *bed.members)
         assert await bed.is_silent(vip(60))
         assert await bed.is_silent_udp(vip(60), 53)
+        assert await bed.flows("closed", "closed-dns") == []
         await bed.visit(internal_vip(60))
         await bed.load(frontends={**closed, "vip": frontend(vip(60))}, rules=rules)
         await bed.visit(vip(60))
@@ -49,12 +50,12 @@ async def test_row_60_secure_by_default(bed: Bed) -> None:
 
 
 async def test_row_61_allowed_sources(bed: Bed) -> None:
-    """A frontend answers the sources that it allows and is silent to others, by every kind of rule; that is counted."""
+    """A frontend answers the sources that it allows; others are counted, and neither answered nor kept in mind."""
     only = {"vip": frontend(vip(61), allow=[f"{address_of('cli1')}/32"])}
     await bed.load(
         frontends=only,
-        rules=[rule(), rule("dns", protocol="udp", frontend_port=53)],
-        inbound_nat_rules=[nat_rule(frontend_port=5022, member="be1", backend_port=PORT + 1)],
+        rules=[rule("some"), rule("some-dns", protocol="udp", frontend_port=53)],
+        inbound_nat_rules=[nat_rule("some-nat", frontend_port=5022, member="be1", backend_port=PORT + 1)],
     )
     with bed.serving(PORT, PORT + 1):
         first, second = bed.client(1), bed.client(2)
@@ -65,6 +66,8 @@ async def test_row_61_allowed_sources(bed: Bed) -> None:
         await bed.ask(vip(61), 53, client=first)
         assert await bed.is_silent_udp(vip(61), 53, client=second)
         assert await drops(bed, "source_not_allowed") > before
+        known = {flow["client"].partition(":")[0] for flow in await bed.flows("some", "some-dns", "some-nat")}
+        assert known <= {address_of("cli1")}
 
 
 async def drops(bed: Bed, reason: str) -> float:

@@ -7,7 +7,7 @@ import pytest
 
 from asynclb import rules
 from asynclb.control.explain import Explanation, all_up, explain, parse_flow
-from asynclb.model import Health, Model
+from asynclb.model import AdminState, Health, Model
 from asynclb.tables.compile import compile_tables
 from tests.unit.control.fakes import web_model
 
@@ -54,6 +54,17 @@ def test_a_flow_that_is_dropped(flow: str, verdict: str, why: str) -> None:
     found = explained(replace(model, frontends={"vip": replace(model.frontends["vip"], allow=allow)}), flow)
     assert found.verdict == verdict
     assert why in found.why
+
+
+def test_pings_to_a_frontend() -> None:
+    """No rule carries them, and the balancer answers for public frontends: the reason says what they hear."""
+    model, ping = web_model("a"), "icmp 198.51.100.7 > 203.0.113.10"
+    assert "a ping is answered" in explained(model, ping).why
+    pool = model.backend_pools["web"]
+    drained = replace(pool.members[0], admin_state=AdminState.DRAIN)
+    nobody = replace(model, backend_pools={"web": replace(pool, members=(drained,))})
+    assert "host unreachable" in explained(nobody, ping).why
+    assert "ping" not in explained(model, "icmpv6 2001:db8::7 > 2001:db8::10").why
 
 
 def test_nobody_is_eligible() -> None:
