@@ -32,7 +32,7 @@ _FLAGS = (
     *("-Wl,-z,defs", "-s"),  # an unresolved symbol (a memset that the compiler put in) fails here, not at load
 )
 _BPF_FLAGS = (
-    *("-target", "bpfel-freestanding", "-mcpu=v3"),  # v3: 32-bit jumps and arithmetic; every kernel since 5.1 has it
+    *("-target", "bpfel-freestanding", "-mcpu=v3"),  # v3: 32-bit jumps, atomic exchange; every kernel since 5.12
     *("-std=gnu11", "-O2", "-g"),  # -g: the types of maps and of functions' arguments, which the kernel asks for
     *("-Wall", "-Wextra", "-Werror"),
     # Half a stack slot where a pointer was may not be overwritten without CAP_PERFMON: no two spills share a slot.

@@ -13,7 +13,7 @@ from asynclb.datapath.kernel.bpffs import find_bpffs, mount_everywhere
 from asynclb.datapath.kernel.host import KernelHost, look_at_host
 from asynclb.datapath.kernel.pins import HOME, namespace_cookie
 from asynclb.datapath.kernel.programs import FlowLimits
-from asynclb.lab import Host
+from asynclb.lab import Host, Lab
 from asynclb.native.libbpf import Libbpf
 from tests.netns.balancer import Balancer, balancer
 
@@ -48,6 +48,12 @@ def kernel_kind(settings: HostSettings | None = None, library: Libbpf | None = N
 def attached(attach: str, *, leave: bool = False) -> HostSettings:
     """Return settings that attach to both interfaces of the balancer's host in one way."""
     return HostSettings(dict.fromkeys(("front", "back"), attach), leave)
+
+
+async def let_xdp_redirect(lab: Lab) -> None:
+    """Give the cables of the balancer's host, at their other ends, rings that XDP can put frames into."""
+    for switch in ("front", "back"):
+        await lab.hosts[switch].check_output("ethtool", "-K", "lb", "gro", "on")
 
 
 def needs_kernel() -> None:

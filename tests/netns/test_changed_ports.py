@@ -15,7 +15,7 @@ from asynclb.net.drop import Drop
 from asynclb.net.flow import Protocol
 from asynclb.tables.row import Delivery, Row
 from tests.netns.balancer import Balancer
-from tests.netns.kernel_site import kernel
+from tests.netns.kernel_site import kernel, let_xdp_redirect
 from tests.netns.packet_site import VIPS, Frames, UdpMembers, ask, packets, rule, wrong_checksum
 from tests.netns.test_packet_own_mtu import BLOCK, NARROW, PATH_MTU, pour
 from tests.netns.test_packet_traffic import BOTH, first_of, greet
@@ -43,12 +43,6 @@ def rules(site: Site, version: int, **fields: Any) -> tuple[Row, ...]:
         rule(site, version, port=53, backend_port=5353, name="dns", protocol=Protocol.UDP, **FLOATING),
         rule(site, version, port=KEPT, backend_port=KEPT, name="kept", **FLOATING),
     )
-
-
-async def let_xdp_redirect(lab: Lab) -> None:
-    """Give the cables of the balancer's host, at their other ends, rings that XDP can put frames into."""
-    for switch in ("front", "back"):
-        await lab.hosts[switch].check_output("ethtool", "-K", "lb", "gro", "on")
 
 
 @asynccontextmanager

@@ -33,6 +33,7 @@ from asynclb.lab.topology import Topology, client_addresses, member_addresses
 from asynclb.model import Model
 from tests.conformance.rows.services import Answer, Probed, listen, services
 from tests.conformance.table import ATTACHED, NOT_APPLICABLE
+from tests.netns.kernel_site import let_xdp_redirect
 from tests.unit.proxy.wire import Wire, connect
 
 PROBE_PORT = 9000
@@ -379,8 +380,8 @@ async def bed(column: str, *, monitor_scale: float | None = None) -> AsyncIterat
         for host in site.clients:
             with host.entered():
                 Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(EPHEMERAL)
-        for switch in ("front", "back") if attach else ():  # or XDP could not send to the other end of the cable
-            await lab.hosts[switch].check_output("ethtool", "-K", site.lb.name, "gro", "on")
+        if attach:
+            await let_xdp_redirect(lab)
         path, api = site.lb.directory / "conformance.yaml", f"unix:{site.lb.directory}/a.sock"
         path.write_text(json.dumps({"version": 1, "datapath": datapath, "admin": {"listen": api}, **attached(attach)}))
         state = {"STATE_DIRECTORY": str(site.lb.directory / "state"), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
