@@ -17,7 +17,7 @@ from asynclb.admin.guard import Guard
 from asynclb.control.prepare import prepare
 from asynclb.kinds import static_candidates
 from asynclb.model import Model
-from tests.faults.instance import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"

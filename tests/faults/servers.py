@@ -18,7 +18,7 @@ import pytest
 
 from asynclb.lab import PATIENCE_S
 from asynclb.model import AdminTls
-from tests.faults.instance import free_port
+from tests.ports import free_port
 
 
 def need(program: str) -> None:

@@ -10,8 +10,9 @@ import aiohttp
 import pytest
 
 from asynclb.lab import PATIENCE_S
-from tests.faults.instance import Config, Instance, free_port, instance
+from tests.faults.instance import Config, Instance, instance
 from tests.faults.servers import etcd, name_server
+from tests.ports import free_port
 
 MEMBERS = ("127.0.1.1", "127.0.1.2", "127.0.1.3")
 

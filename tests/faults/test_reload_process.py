@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.instance import Config, ask_once, connected, echo, free_port, instance
+from tests.faults.instance import Config, ask_once, connected, echo, instance
+from tests.ports import free_port
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from asynclb.lab.stage import VIP_PORT, Stage
 from asynclb.lab.topology import STANDARD, VIP4, client_addresses
 
 NAMES = ("web-1", "web-2", "web-3")
-VISITS = 24  # of a Maglev table over two or three members: none stays without, but once in 10,000 runs
+VISITS = 48  # of a Maglev table over two or three members: none stays without, but once in 10^8 runs
 
 
 class Told(Stage):

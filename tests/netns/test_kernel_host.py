@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from asynclb.events import Event
 from asynclb.lab import VIP4, Site
 from tests.netns.kernel_site import FLOWS, kernel
-from tests.netns.packet_site import address_of, rule
+from tests.netns.packet_site import rule
 from tests.netns.proxy_site import Members
 from tests.netns.test_packet_traffic import greet
 from tests.unit.core.world import tcp
@@ -49,11 +49,9 @@ async def test_a_flood_of_syns(site: Site) -> None:
                         flood.sendto(syn.network, (VIP4, 0))
                         if number % 2_000 == 0:
                             await greet(client, accepted)
-                served = Counter[str]()
-                for _ in range(12):
-                    async with members.joined(site.clients[0], VIP4) as (fresh, far):
+                with ExitStack() as stack:
+                    for fresh, far in await members.join_each(stack, site.clients[0], VIP4):
                         await greet(fresh, far)
-                        served[far.name[0]] += 1
                 await greet(client, accepted)
         counted = await balancer.counters()
         for _ in range(20):
@@ -61,8 +59,6 @@ async def test_a_flood_of_syns(site: Site) -> None:
                 break
             await asyncio.sleep(0.3)  # the next pass
             counted = await balancer.counters()
-    assert len(served) > 1
-    assert set(served) <= {address_of(host) for host in site.members}
     assert counted.rules["web"].syn > FLOOD
     assert counted.rules["web"].new_flows > FLOOD
     assert counted.flows <= FLOWS.flows4

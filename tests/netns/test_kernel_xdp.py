@@ -1,5 +1,7 @@
 """`attach: xdp` on cables whose other end has no ring for frames, and frames that leave by where they came."""
 
+from contextlib import ExitStack
+
 from asynclb.datapath.base import Counters
 from asynclb.events import Event
 from asynclb.lab import STANDARD, Lab
@@ -43,8 +45,7 @@ async def test_a_member_that_is_its_own_client(version: int) -> None:
         await let_xdp_redirect(lab)
         async with kernel(site.lb, attach="xdp") as balancer:
             await balancer.apply(rule(site, version))
-            with Members(site, version) as members:
-                for _ in range(8):
-                    async with members.joined(site.members[0], VIPS[version]) as (client, accepted):
-                        await greet(client, accepted)
+            with Members(site, version) as members, ExitStack() as stack:
+                for client, accepted in await members.join_each(stack, site.members[0], VIPS[version]):
+                    await greet(client, accepted)
             assert lost(await balancer.counters()) == {}

@@ -37,7 +37,7 @@ def without(found: Row, *names: str, drain_s: float) -> Row:
 
 
 async def join(stack: ExitStack, members: Members, site: Site, vip: str, count: int) -> list[Pair]:
-    """Open connections, some of them to every member."""
+    """Open that many connections, to whichever members."""
     pairs = []
     for _ in range(count):
         client = stack.enter_context(await connect(vip, 80, host=site.clients[0]))
@@ -58,9 +58,8 @@ async def test_a_removed_member_keeps_its_connections_for_a_time(site: Site, bal
     gone = site.members[0]
     with Members(site, version) as members, UdpMembers(site, version), ExitStack() as stack:
         sock = stack.enter_context(site.clients[0].udp(VIPS[version], 53))
-        pairs = await join(stack, members, site, VIPS[version], 16)
+        pairs = await members.join_each(stack, site.clients[0], VIPS[version])
         leaving = [pair for pair in pairs if pair[1].name[0] == address_of(gone, version)]
-        assert leaving
         await balancer.apply(*(without(found, gone.name, drain_s=3) for found in (web, dns)))
         for client, accepted in pairs:
             await greet(client, accepted)
@@ -138,7 +137,7 @@ async def test_a_draining_member(site: Site, balancer: Balancer) -> None:
     await balancer.apply(web)
     drained = tuple(replace(m, admin_state=AdminState.DRAIN) if m.name == "be1" else m for m in web.pool.members)
     with Members(site) as members, ExitStack() as stack:
-        pairs = await join(stack, members, site, VIPS[4], 12)
+        pairs = await members.join_each(stack, site.clients[0], VIPS[4])
         await balancer.apply(replace(web, pool=BackendPool(web.pool.name, drained, 1)))
         for client, accepted in pairs:
             if accepted.name[0] == address_of(site.members[0]):

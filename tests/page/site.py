@@ -4,7 +4,6 @@ All members listen on one socket: every address of 127.0.0.0/8 is this host's. W
 """
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -16,17 +15,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from asynclb.lab import PATIENCE_S
+from tests.ports import free_port
 
 
 def address(number: int) -> str:
     """Return the address of a member."""
     return f"127.1.{number // 200}.{number % 200 + 1}"
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 class Members(ThreadingHTTPServer):

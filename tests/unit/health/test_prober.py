@@ -15,8 +15,8 @@ from asynclb.health.sockets import Sockets
 from asynclb.lab import PATIENCE_S
 from asynclb.model import Health, HealthState, Probe, ProbeProtocol, Reason, TargetId
 from asynclb.net.address import Address
+from tests.ports import free_port
 from tests.unit.health.conftest import Street
-from tests.unit.health.test_tcp import free_port
 
 UP, DOWN, UNKNOWN = HealthState.UP, HealthState.DOWN, HealthState.UNKNOWN
 FINE = Outcome(OutcomeKind.SUCCESS, Reason.UP_PROBE_SUCCESS, "fine")

@@ -12,6 +12,7 @@ from asynclb.health import OutcomeKind, TcpProbe
 from asynclb.health.sockets import LINGER_BYTES, Sockets, sockaddr
 from asynclb.lab import PATIENCE_S
 from asynclb.model import Probe, ProbeProtocol, Reason
+from tests.ports import free_port
 from tests.unit.health.conftest import Street
 
 HERE = IPv4Address("127.0.0.1")
@@ -20,13 +21,6 @@ HERE = IPv4Address("127.0.0.1")
 def probe(port: int, **more: object) -> Probe:
     """Return a TCP probe with a short timeout."""
     return Probe("p", ProbeProtocol.TCP, port, timeout_s=0.15, **more)  # type: ignore[arg-type]  # any field
-
-
-def free_port(kind: int = socket.SOCK_STREAM) -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 async def until_closed(sockets: Sockets) -> None:

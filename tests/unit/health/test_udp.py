@@ -11,7 +11,7 @@ from asynclb.health import OutcomeKind, UdpProbe
 from asynclb.health.sockets import Sockets
 from asynclb.lab import PATIENCE_S
 from asynclb.model import Probe, ProbeProtocol, Reason
-from tests.unit.health.test_tcp import free_port
+from tests.ports import free_port
 
 Answer = Callable[[bytes], bytes | None]
 HERE = IPv4Address("127.0.0.1")
@@ -100,7 +100,7 @@ async def test_silence(member: Start, sockets: Sockets) -> None:
 @pytest.mark.parametrize("payload", [b"ping", b""])
 async def test_port_unreachable_fails_at_once(sockets: Sockets, payload: bytes) -> None:
     """A closed port answers with ICMP, which ends the check without waiting for its timeout."""
-    closed = probe(free_port(socket.SOCK_DGRAM), payload, timeout_s=2 * PATIENCE_S)
+    closed = probe(free_port(), payload, timeout_s=2 * PATIENCE_S)
     outcome = await asyncio.wait_for(UdpProbe().check(HERE, closed, sockets), PATIENCE_S)
     assert (outcome.kind, outcome.reason) == (OutcomeKind.FAILURE, Reason.DOWN_PROBE_UDP_UNREACHABLE)
 
