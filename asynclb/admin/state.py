@@ -92,6 +92,7 @@ def problem_document(problem: Problem) -> documents.Problem:
     """Return a problem in its parts, and as the line that `check` prints."""
     return {
         "path": list(problem.path),
+        "names": list(problem.names),
         "where": problem.where,
         "value": problem.value,
         "rule": problem.rule,

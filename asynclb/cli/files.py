@@ -162,6 +162,7 @@ def _plan_live(new: str, url: str, token_file: str, ca_file: str) -> Any:
     if status == 422:
         for problem in found["problems"]:
             parts = {key: problem[key] for key in ("value", "rule", "remedy", "line", "column", "code")}
-            click.echo(Problem(path=tuple(problem["path"]), file=new, **parts), err=True)
+            path, names = tuple(problem["path"]), tuple(problem["names"])
+            click.echo(Problem(path=path, names=names, file=new, **parts), err=True)
         sys.exit(1)
     return found

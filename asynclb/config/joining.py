@@ -33,7 +33,7 @@ def attribute(problem: Problem, draft: Draft, discovered: Discovered) -> Problem
                 member = discovered[name][position]
                 where = f"member {member.name} ({member.address}), which the source tells of"
                 rule = f"{where}, `{key[0]}`: {problem.rule}" if key else f"{where}: {problem.rule}"
-                return replace(problem, path=("backend_pools", name, "members_from"), rule=rule)
+                return replace(problem, path=("backend_pools", name, "members_from"), names=(), rule=rule)
     return problem
 
 

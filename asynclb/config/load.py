@@ -55,7 +55,7 @@ def parse(text: bytes, *, file: str) -> Parsed:
     source = SourceMap(file, reading.root)
     report = Report(source)
     for problem in reading.problems:
-        report.add(problem)
+        report.add(replace(problem, names=source.names(problem.path)))
     found = draft(reading.root.value, report)
     check(found, report)
     if report.problems:

@@ -4,9 +4,11 @@
 found at a path much later (by a datapath, for one) can still be shown at its place in the file.
 """
 
+import re
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from asynclb.config.values import NAME_PATTERN
 from asynclb.errors import Path, Problem
 
 Value: TypeAlias = "bool | int | str | list[Value] | dict[str, Value] | None"
@@ -61,7 +63,24 @@ class SourceMap:
             node = child
         return place
 
+    def names(self, path: Path) -> tuple[str, ...]:
+        """Return for each step of a path the name of the part that stands at that position of a list, '' for others."""
+        names, node = [], self.root
+        for step in path:
+            child = node.child(step)
+            if child is None:
+                break
+            names.append(_name(child.value) if isinstance(step, int) else "")
+            node = child
+        return tuple(names)
+
     def locate(self, problem: Problem, *, at_key: bool = False) -> Problem:
-        """Return the problem with file, line and column filled in from its path."""
+        """Return the problem with file, line, column and names filled in from its path."""
         line, column = self.place(problem.path, at_key=at_key)
-        return replace(problem, file=self.file, line=line, column=column)
+        return replace(problem, file=self.file, line=line, column=column, names=self.names(problem.path))
+
+
+def _name(part: Value) -> str:
+    """Return the name of a part, '' for one without or with a name that is none."""
+    name = part.get("name") if isinstance(part, dict) else None
+    return name if isinstance(name, str) and re.fullmatch(NAME_PATTERN, name) else ""

@@ -214,7 +214,7 @@ async def test_a_file_is_followed_however_it_is_written(tmp_path: Path) -> None:
         await until_reached(config, {MEMBERS[1]}, 2.0)
         path.write_text("- {name: broken, adress: 127.0.1.9}\n")
         failed = await running.until("source_failed")
-        assert f"{path}:1:18: [0].adress: unknown key; did you mean `address`?" in failed["error"]
+        assert f"{path}:1:18: [0] (broken).adress: unknown key; did you mean `address`?" in failed["error"]
         path.unlink()
         await running.until("source_failed", 2)
         assert await reached(config) == {MEMBERS[1]}

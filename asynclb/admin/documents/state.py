@@ -12,7 +12,8 @@ class Problem(TypedDict):
     """One thing that is wrong with a configuration, with its remedy."""
 
     path: list[str | int]
-    where: Annotated[str, "the path as an operator spells it: rules[0].protocol"]
+    names: Annotated[list[str], "beside each step of the path the name of what stands at that position, or ''"]
+    where: Annotated[str, "the path in one word: rules[0].protocol"]
     value: str
     rule: str
     remedy: str

@@ -197,3 +197,25 @@ def test_text_with_byte_order_mark_and_crlf() -> None:
 def test_shipped_configurations_are_sound(name: str) -> None:
     """The files in conf/ load without a warning."""
     assert load(CONF / name).warnings == ()
+
+
+def test_what_stands_in_a_list_is_called_by_its_name() -> None:
+    """A text has a rule's or a member's name beside its position, if it has one; the path for programs has none."""
+    text = b"""
+version: 1
+frontends: {web: {address: 10.0.0.1}}
+backend_pools: {web: {members: [{name: a, address: 10.0.0.2, weigth: 2}, {name: "b c", address: 10.0.0.3}]}}
+rules:
+  - {name: web, frontend: wbe, protocol: tcp, frontend_port: 80, backend_pool: web}
+  - {name: web, name: web, frontend: web, protocol: tcp, frontend_port: 81, backend_pool: web, surplus: 1}
+  - {frontend: web}
+"""
+    with pytest.raises(ConfigError) as caught:
+        parse(text, file="f")
+    found = {problem.where: problem for problem in caught.value.problems}
+    assert found["rules[0].frontend"].what == "rules[0] (web).frontend"
+    assert str(found["rules[0].frontend"]).startswith("f:6:27: rules[0] (web).frontend: 'wbe': there is no frontend")
+    assert found["rules[1].surplus"].what == "rules[1] (web).surplus"
+    assert found["backend_pools.web.members[0].weigth"].what == "backend_pools.web.members[0] (a).weigth"
+    assert found["backend_pools.web.members[1].name"].what == "backend_pools.web.members[1].name"
+    assert found["rules[2].name"].what == "rules[2].name"

@@ -190,7 +190,7 @@ def test_files_of_members() -> None:
     [
         (b"", "m.yaml:1:1: the file is empty"),
         (b"a: 1\n", "m.yaml:1:1: this must be a list of members, not a mapping"),
-        (b"- {name: a}\n", "m.yaml:1:3: [0].address: a required key is missing"),
+        (b"- {name: a}\n", "m.yaml:1:3: [0] (a).address: a required key is missing"),
         (b"- {address: 1}\n", "an address must be text"),
         (b"- web-1\n", "m.yaml:1:3: [0]: 'web-1': this must be a mapping, not text"),
         (
