@@ -149,4 +149,6 @@ def _read_token(path: str) -> str:
 
 def _refusal(url: str, status: int, document: Any) -> str:
     found: Mapping[str, Any] = document if isinstance(document, dict) else {}
-    return f"{url} answers {status}: {found.get('error', 'no reason given')}; {found.get('remedy', 'see its log')}"
+    problems = [str(problem["text"]) for problem in found.get("problems", ())]
+    remedy = "\n".join(("", *problems)) if problems else f" {found.get('remedy', 'see its log')}"
+    return f"{url} answers {status}: {found.get('error', 'no reason given')}{':' if problems else ';'}{remedy}"

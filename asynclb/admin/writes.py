@@ -43,7 +43,8 @@ class Writes:
     def routes(self) -> tuple[Route, ...]:
         """Return what is served."""
         api, member = "/api/v1", "/api/v1/pools/{pool}/members/{member}"
-        names, errors = (POOL, MEMBER), {404: "there is no such member", 409: "a datapath refused it", 412: _STALE}
+        refused = "a datapath or `compat: azure` refuses it"
+        names, errors = (POOL, MEMBER), {404: "there is no such member", 409: refused, 412: _STALE}
         changed = documents.MemberChanged
         reload = Route(
             "POST",

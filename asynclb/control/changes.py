@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from asynclb.control.active import Active
 from asynclb.control.commands import MemberCommand, SourceCommand
 from asynclb.control.edges import Notice
-from asynclb.control.overrides import Overrides, amend, find_member, same_changes, without
+from asynclb.control.overrides import Overrides, amend, find_member, same_changes, unknown_here, without
 from asynclb.control.prepare import Discovered, Parsed
 from asynclb.control.status import Change
 from asynclb.errors import ConfigError, Problem
@@ -42,6 +42,9 @@ def member_change(active: Active, command: MemberCommand, at_s: float) -> Wanted
         overrides = amend(active.overrides, command.name, filed, command.change, command.by, at_s)
     if same_changes(overrides, active.overrides):
         return Change("unchanged", generation)
+    asked = {name: override for name, override in overrides.items() if name == command.name}
+    if problems := unknown_here(active.parsed.model, asked):
+        return Change("refused", generation, tuple(map(active.parsed.source.locate, problems)))
     return Wanted(active.parsed, overrides, active.discovered, "member")
 
 

@@ -5,12 +5,14 @@ Laws:
      the same of that member; a file that changes or removes the member has the last word, and ends the override.
   2. An override that says what the file says is none.
   3. Overrides end with the process: what is to last is written into the file.
+  4. With `compat: azure` an override says nothing that the file may not say.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from asynclb.model import AdminState, BackendPool, Member, Model
+from asynclb.errors import Problem
+from asynclb.model import EXTENDED, AdminState, BackendPool, Compat, Member, Model, unknown_to_azure
 
 MemberId = tuple[str, str]
 """(pool, member)."""
@@ -88,6 +90,24 @@ def lay_over(filed: Model, overrides: Overrides) -> Model:
             name: _lay_over(pool, overrides) if name in pools else pool for name, pool in filed.backend_pools.items()
         },
     )
+
+
+def unknown_here(filed: Model, overrides: Overrides, *, since_before: bool = False) -> tuple[Problem, ...]:
+    """Return what Azure does not know in overrides, where the configuration wants what Azure does.
+
+    `since_before`: they were made when that was allowed, so that the remedy is to end them.
+    """
+    if filed.compat is not Compat.AZURE:
+        return ()
+    problems = []
+    for (pool, name), override in overrides.items():
+        member = override.member
+        path = ("backend_pools", pool, "members", filed.backend_pools[pool].members.index(override.filed))
+        for found in unknown_to_azure(member.weight, member.priority, member.admin_state):
+            remedy = f"`asynclb set {pool}/{name} --reset` before, {EXTENDED}" if since_before else found.remedy
+            law = f"{override.by} has said this of the running member, and {found.law}" if since_before else found.law
+            problems.append(Problem((*path, found.key), str(found.value), law, remedy))
+    return tuple(problems)
 
 
 def _lay_over(pool: BackendPool, overrides: Overrides) -> BackendPool:

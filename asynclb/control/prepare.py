@@ -7,7 +7,7 @@ from typing import Protocol
 
 from asynclb import rules
 from asynclb.control.assign import Candidate, Choices, assign
-from asynclb.control.overrides import Overrides, lay_over, still_meant
+from asynclb.control.overrides import Overrides, lay_over, still_meant, unknown_here
 from asynclb.control.share import share, share_rules
 from asynclb.errors import ConfigError, Problem
 from asynclb.model import Member, Model
@@ -98,6 +98,7 @@ def prepare(
     overrides = still_meant(overrides, parsed.model)
     model = share(lay_over(parsed.model, overrides), active)
     problems = rules.unchangeable(model, active, nat_ports)
+    problems += unknown_here(parsed.model, overrides, since_before=True)
     ports = rules.assign_ports(model, nat_ports)
     rows = rules.rows_of(model, ports)
     snat = share_rules(rules.snat_rules(model, outbound), outbound)

@@ -3,6 +3,7 @@
 Durations are seconds (float) and end in `_s`; instants are monotonic nanoseconds and end in `_ns`.
 """
 
+from asynclb.model.azure import EXTENDED, unknown_to_azure
 from asynclb.model.discovery import DnsSource, EtcdSource, FileSource, MembersFrom, MemberSource, Record, SourceKind
 from asynclb.model.frontend import Frontend, Scope, preferred_zones
 from asynclb.model.health import (
@@ -40,6 +41,7 @@ from asynclb.model.rule import (
 )
 
 __all__ = [
+    "EXTENDED",
     "Admin",
     "AdminState",
     "AdminTls",
@@ -81,4 +83,5 @@ __all__ = [
     "keeps_sessions",
     "preferred_zones",
     "probes_by_pool",
+    "unknown_to_azure",
 ]

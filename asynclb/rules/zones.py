@@ -4,7 +4,7 @@ Source: Azure Load Balancer, reliability: a frontend's zones are chosen when it 
 """
 
 from asynclb.errors import Problem
-from asynclb.model import Compat, Frontend, Model
+from asynclb.model import EXTENDED, Compat, Frontend, Model
 
 ZONES_ARE_FIXED = "FRONTEND_ZONES_FIXED"
 """The problem code of a frontend that would change its zones."""
@@ -19,7 +19,7 @@ def moved(model: Model, active: Model) -> tuple[Problem, ...]:
             path=("frontends", name, "zones"),
             value=name,
             rule=f"the frontend is {_zones(active.frontends[name])}, and Azure does not change that",
-            remedy="make a frontend of another name, or write `compat: extended`",
+            remedy=f"make a frontend of another name, {EXTENDED}",
             code=ZONES_ARE_FIXED,
         )
         for name, frontend in model.frontends.items()

@@ -8,13 +8,12 @@ Source: Azure Load Balancer documentation on probes, TCP reset, HA ports, floati
 from asynclb.config.checks.azure_members import check_azure_members
 from asynclb.config.checks.azure_probes import check_azure_probes
 from asynclb.config.checks.frontends import scope_of
-from asynclb.config.checks.ha_ports import EXTENDED
 from asynclb.config.draft import Draft
 from asynclb.config.report import Report
 from asynclb.config.schema import InboundNatRuleSpec, RuleSpec
 from asynclb.config.values import show_duration
 from asynclb.errors import Path
-from asynclb.model import Compat, Persistence, ProxyProtocol, Scope
+from asynclb.model import EXTENDED, Compat, Persistence, ProxyProtocol, Scope
 from asynclb.net.flow import Protocol
 
 MIN_IDLE_S = 240.0

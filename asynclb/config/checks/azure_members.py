@@ -8,12 +8,11 @@ Source: Azure Load Balancer documentation on multiple frontends, and deployment 
 from collections import Counter, defaultdict
 
 from asynclb.config.checks.deliveries import BACKEND_PORT_CLASH, Delivery, deliveries
-from asynclb.config.checks.ha_ports import EXTENDED
 from asynclb.config.draft import Draft
 from asynclb.config.report import Report
 from asynclb.config.schema import MemberSpec
 from asynclb.errors import Path
-from asynclb.model import AdminState, Scope
+from asynclb.model import EXTENDED, Scope, unknown_to_azure
 from asynclb.net.flow import Protocol
 
 
@@ -31,16 +30,8 @@ def check_azure_members(draft: Draft, report: Report) -> None:
 
 
 def _unlike_others(member: MemberSpec, path: Path, report: Report) -> None:
-    if member.weight != 1:
-        remedy = "write `admin_state: down` in its place" if member.weight == 0 else "remove it"
-        law = "Azure has no weights: every member takes the same share"
-        report.problem((*path, "weight"), member.weight, law, f"{remedy}, {EXTENDED}")
-    if member.priority:
-        law = "Azure has no priorities: no member stands by for others"
-        report.problem((*path, "priority"), member.priority, law, f"remove it, {EXTENDED}")
-    if member.admin_state is AdminState.DRAIN:
-        law = "Azure's admin states are `none`, `up` and `down`"
-        report.problem((*path, "admin_state"), member.admin_state, law, f"write `down`, {EXTENDED}")
+    for found in unknown_to_azure(member.weight, member.priority, member.admin_state):
+        report.problem((*path, found.key), found.value, found.law, found.remedy)
 
 
 def _same_backend_port(found: list[Delivery], report: Report) -> None:

@@ -3,13 +3,12 @@
 Source: Azure Load Balancer documentation on probes: one threshold, no time of their own, no host name, status 200 only.
 """
 
-from asynclb.config.checks.ha_ports import EXTENDED
 from asynclb.config.draft import Draft
 from asynclb.config.report import Report
 from asynclb.config.schema import ProbeSpec, TlsSpec
 from asynclb.config.values import show_duration
 from asynclb.errors import Path
-from asynclb.model import ProbeProtocol
+from asynclb.model import EXTENDED, ProbeProtocol
 
 HTTP_BLOCKED_PORTS = frozenset({19, 21, 25, 70, 110, 119, 143, 220, 993})
 MIN_INTERVAL_S = 5.0

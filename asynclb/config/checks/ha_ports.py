@@ -20,10 +20,9 @@ from collections.abc import Iterable
 from asynclb.config.checks.deliveries import BACKEND_PORT_CLASH, Delivery, deliveries
 from asynclb.config.draft import Draft
 from asynclb.config.report import Report
-from asynclb.model import Compat, Scope
+from asynclb.model import EXTENDED, Compat, Scope
 from asynclb.net.flow import Protocol
 
-EXTENDED = "or write `compat: extended`"
 _TO_AZURE = "where this is to run in Azure too; `compat: azure` refuses it"
 
 

@@ -8,13 +8,12 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 
 from asynclb.config.checks.frontends import scope_of
-from asynclb.config.checks.ha_ports import EXTENDED
 from asynclb.config.checks.rules import check_families
 from asynclb.config.draft import Draft
 from asynclb.config.report import Report
 from asynclb.config.schema import OutboundRuleSpec
 from asynclb.errors import Path
-from asynclb.model import Allocation, Compat, Scope
+from asynclb.model import EXTENDED, Allocation, Compat, Scope
 from asynclb.net.address import Address
 from asynclb.net.flow import Protocol
 from asynclb.tables.snat import BLOCK, MAX_FRONTENDS, Demand, allot, default_ports, free_blocks

@@ -2,16 +2,18 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from asynclb.admin.plan_text import plan_text
 from asynclb.admin.tables_text import duration, size
-from asynclb.model import Admin
+from asynclb.model import Admin, Compat
 from tests.unit.admin.test_api import Site, site
 from tests.unit.admin.test_commands import record
 from tests.unit.cli.test_cli import GOOD, command, typed
+from tests.unit.control.fakes import web_model
 
 
 async def run(here: Site, *words: str, **environment: str) -> tuple[int, str, str]:
@@ -38,6 +40,19 @@ async def test_drain_set_and_undo() -> None:
     assert "as in the file" in undone[1]
     assert (nobody[0], "the first ones here are: a, b, c" in nobody[2]) == (1, True)
     assert "none*" in shown[1]
+
+
+async def test_what_azure_does_not_know_is_told_with_its_remedy() -> None:
+    """With `compat: azure` a weight and a drain end with 1, and say what the file's check would say."""
+    async with site() as here:
+        here.bench.loader.put(replace(web_model("a", "b", "c"), compat=Compat.AZURE))
+        await run(here, "reload")
+        heavy = await run(here, "set", "web/b", "--weight", "3")
+        drained = await run(here, "drain", "web/b")
+    assert (heavy[0], drained[0]) == (1, 1)
+    assert "409: the change was refused and nothing has changed:\nasynclb.yaml:7:3: backend_pools.web" in heavy[2]
+    assert "Azure has no weights: every member takes the same share; remove it, or write `compat:" in heavy[2]
+    assert "write `down`, or write `compat: extended`" in drained[2]
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
+import pytest
+
 from asynclb.control.controller import Controller
 from asynclb.control.overrides import MemberChange, amend, find_member, lay_over, still_meant
 from asynclb.events import Event
-from asynclb.model import AdminState, HealthState, Model
+from asynclb.model import AdminState, Compat, HealthState, Model
 from tests.unit.control.fakes import Bench, FakeDatapath, FakeLoader, web_model
 
 DRAIN = MemberChange(admin_state=AdminState.DRAIN)
@@ -114,6 +116,44 @@ async def test_a_change_that_a_datapath_refuses_changes_nothing() -> None:
         after = controller.status()
         assert (found.result, len(found.problems)) == ("refused", 1)
         assert (after.overrides, after.tables) == (before.overrides, before.tables)
+
+
+@pytest.mark.parametrize(
+    ("change", "value", "said", "remedy"),
+    [
+        (HEAVY, "5", "Azure has no weights: every member takes the same share", "remove it"),
+        (MemberChange(weight=0), "0", "Azure has no weights", "write `admin_state: down` in its place"),
+        (DRAIN, "drain", "Azure's admin states are `none`, `up` and `down`", "write `down`"),
+    ],
+)
+async def test_what_azure_does_not_know(change: MemberChange, value: str, said: str, remedy: str) -> None:
+    """With `compat: azure` it is refused in the words of the file's check, at the member's place; `down` is not."""
+    async with running(replace(web_model("a", "b"), compat=Compat.AZURE)) as (_, controller):
+        before = controller.status()
+        found = await controller.change_member(("web", "b"), change, "me")
+        (problem,) = found.problems
+        assert (found.result, problem.where.rpartition(".")[0]) == ("refused", "backend_pools.web.members[1]")
+        assert (problem.file, problem.line, problem.value) == ("asynclb.yaml", 7, value)
+        assert problem.rule.startswith(said)
+        assert problem.remedy == f"{remedy}, or write `compat: extended`"
+        after = controller.status()
+        assert (after.overrides, after.tables) == (before.overrides, before.tables)
+        down = await controller.change_member(("web", "b"), MemberChange(admin_state=AdminState.DOWN), "me")
+        assert (down.result, members(controller)) == ("applied", {"a"})
+
+
+async def test_a_reload_to_what_azure_knows_while_an_operator_said_more() -> None:
+    """It is refused with who said it and how to take it back; afterwards it is taken."""
+    async with running(web_model("a", "b")) as (bench, controller):
+        await controller.change_member(("web", "a"), HEAVY, "uid 0")
+        bench.loader.put(replace(web_model("a", "b"), compat=Compat.AZURE))
+        refused = await controller.reload("signal")
+        (problem,) = refused.problems
+        assert problem.where == "backend_pools.web.members[0].weight"
+        assert problem.rule.startswith("uid 0 has said this of the running member, and Azure has no weights")
+        assert problem.remedy == "`asynclb set web/a --reset` before, or write `compat: extended`"
+        await controller.change_member(("web", "a"), None, "uid 0")
+        assert (await controller.reload("signal")).result == "applied"
 
 
 async def test_nobody_and_nobody_listening() -> None:
