@@ -20,6 +20,7 @@ from asynclb.model.health import Health
 from asynclb.observe.availability import CRITICAL_BELOW, WARNING_BELOW
 from asynclb.tables.row import FrontendKey
 
+DAY_S = 86_400
 MANY_RULES = 300
 SNAT_HIGH = 0.75
 
@@ -57,7 +58,7 @@ TIMINGS: Mapping[HealthEventType, Timing] = {
     HealthEventType.NO_HEALTHY_BACKENDS: Timing(Severity.CRITICAL, 0, 3_600),
     HealthEventType.HIGH_SNAT_PORT_USAGE: Timing(Severity.WARNING, 0, 300),
     HealthEventType.SNAT_PORT_EXHAUSTION: Timing(Severity.CRITICAL, 0, 300),
-    HealthEventType.APPROACHING_MAX_RULES: Timing(Severity.WARNING, 0, 86_400),
+    HealthEventType.APPROACHING_MAX_RULES: Timing(Severity.WARNING, DAY_S, DAY_S),
 }
 
 
@@ -166,15 +167,20 @@ def snat_conditions(uses: Iterable[SnatUse], failed_before: Mapping[tuple[str, s
 
 
 def rule_count_conditions(model: Model) -> Iterator[Condition]:
-    """Yield the members that more than 300 load-balancing and inbound NAT rules deliver to."""
-    nat_rules = model.inbound_nat_rules
-    of_one = Counter((rule.backend_pool, rule.member) for rule in nat_rules if rule.member is not None)
-    of_pool = Counter(rule.backend_pool for rule in model.rules)
-    of_pool.update(rule.backend_pool for rule in nat_rules if rule.member is None)
-    by_address: Counter[str] = Counter()
+    """Yield the members that more than 300 load-balancing and inbound NAT rules deliver to, and by which frontends."""
+    targets: dict[tuple[str, str | None], Counter[str]] = {}  # (pool, its member or None for all) -> frontend -> rules
+    for rule in model.rules:
+        targets.setdefault((rule.backend_pool, None), Counter())[rule.frontend] += 1
+    for nat in model.inbound_nat_rules:
+        targets.setdefault((nat.backend_pool, nat.member), Counter())[nat.frontend] += 1
+    counts = {target: frontends.total() for target, frontends in targets.items()}
+    places: dict[str, list[tuple[str, str | None]]] = {}
     for name, pool in model.backend_pools.items():
-        for member in pool.members:
-            by_address[str(member.address)] += of_pool[name] + of_one[name, member.name]
-    for address, count in by_address.items():
-        if count > MANY_RULES:
-            yield Condition(HealthEventType.APPROACHING_MAX_RULES, (("member", address),), {"rules": count})
+        for one in pool.members:
+            places.setdefault(str(one.address), []).extend(((name, None), (name, one.name)))
+    for address, found in places.items():
+        if (rules := sum(counts.get(target, 0) for target in found)) > MANY_RULES:
+            names = {name for target in found for name in targets.get(target, ())}
+            frontends = sorted(str(model.frontends[name].address) for name in names)
+            detail = {"rules": rules, "frontends": frontends}
+            yield Condition(HealthEventType.APPROACHING_MAX_RULES, (("member", address),), detail)

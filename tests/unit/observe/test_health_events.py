@@ -122,7 +122,18 @@ def test_conditions_of_rule_counts() -> None:
     """More than 300 rules on one member are told, 300 are not."""
     assert not list(rule_count_conditions(web_model("a", rules=300)))
     (found,) = rule_count_conditions(web_model("a", rules=301))
-    assert found.detail == {"rules": 301}
+    assert found.detail == {"rules": 301, "frontends": ["203.0.113.10"]}
+
+
+def test_rule_counts_are_told_once_a_day() -> None:
+    """A member that has had too many rules for a whole day is told of, and a day later again; less is not."""
+    events, hour_s = HealthEvents(), 3_600.0
+    told = []
+    for hour in range(60):
+        many = hour != 2  # one that goes below in between begins its day anew
+        found = events.judge(rule_count_conditions(web_model("a", rules=301 if many else 300)), hour * hour_s)
+        told += [hour for condition in found if condition.type is HealthEventType.APPROACHING_MAX_RULES]
+    assert told == [27, 51]
 
 
 def test_inbound_nat_rules_count_too() -> None:
@@ -132,4 +143,7 @@ def test_inbound_nat_rules_count_too() -> None:
     rdp = replace(ssh, name="rdp", first_port=6000, last_port=6000, member="b")
     assert not list(rule_count_conditions(replace(model, inbound_nat_rules=(ssh,))))
     (found,) = rule_count_conditions(replace(model, inbound_nat_rules=(ssh, rdp)))
-    assert (dict(found.subject), found.detail) == ({"member": "10.1.0.12"}, {"rules": 301})
+    assert (dict(found.subject), found.detail) == (
+        {"member": "10.1.0.12"},
+        {"rules": 301, "frontends": ["203.0.113.10"]},
+    )
