@@ -103,6 +103,8 @@ class Stage:
     load: Load
     clock: Map
     config: Path
+    streams: int = 0
+    """How many there have been: the flows of each come from a network of their own, so that none is known already."""
 
     @property
     def process(self) -> Process:
@@ -181,7 +183,9 @@ async def _flowing(stage: Stage, port: int, *numbers: int) -> AsyncIterator[list
     Yields the times of all bursts, which goes on growing.
     """
     _, link = await kernel_load.link_of(stage.subject.router, "client")
-    await stage.load.aim("router", link, stage.subject.target, _FLOWS, port)
+    first = f"11.{stage.streams % 256}.0.0"
+    stage.streams += 1
+    await stage.load.aim("router", link, stage.subject.target, _FLOWS, port, first)
     for number in numbers:
         stage.forget(number)
     bursts = list[int]()

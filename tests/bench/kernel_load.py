@@ -107,13 +107,18 @@ class Load:
         program = await attached(host, "lo", "load_xdp")
         return cls(host, program, program.maps()["load"])
 
-    async def aim(self, device: str, link: bytes, destination: str, flows: int, port: int = PORT) -> None:
-        """Send by this interface to this link address, destination and port from here on, in so many flows."""
+    async def aim(
+        self, device: str, link: bytes, destination: str, flows: int, port: int = PORT, first: str = SOURCE
+    ) -> None:
+        """Send by this interface to this link address, destination and port from here on, in so many flows.
+
+        They come from the address `first` and those that follow it.
+        """
         ifindex, own = await link_of(self._host, device)
         size = 60 - 14
         head = struct.pack("!BBHHHBBH4x", 0x45, 0, size, 0, 0, 64, 17, 0) + socket.inet_aton(destination)
         self._frame = link + own + b"\x08\x00" + head + struct.pack("!HHHH", 0, port, size - 20, 0) + bytes(18)
-        (source,) = struct.unpack("!I", socket.inet_aton(SOURCE))
+        (source,) = struct.unpack("!I", socket.inet_aton(first))
         cpus = sorted(os.sched_getaffinity(0))
         share = -(-flows // len(cpus))
         states = [_STATE.pack(self._frame, ifindex, source, flows, 0)] * processors()
