@@ -11,6 +11,7 @@ command line; 70 (EX_SOFTWARE) a task of ours failed, which is a bug and is writ
 """
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -196,6 +197,7 @@ class _Instance:
                     tasks.append(group.create_task(self._loudly("signs", self._manager.run(controller.status))))
                     self._signals.on_hangup = lambda: group.create_task(self._reload("signal"))
                     self._tell_started(controller)
+                    gc.freeze()  # modules and what they made stay: the collector would look through them for 50 ms
                     await self._signals.stop.wait()
                 controller.stop()
                 self._signals.on_hangup = None

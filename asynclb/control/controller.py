@@ -16,10 +16,11 @@ from typing import Protocol
 from asynclb.control.active import Active
 from asynclb.control.announce import Announcer
 from asynclb.control.assign import Candidate
-from asynclb.control.bulk import in_bulk
+from asynclb.control.bulk import collector_held_off, in_bulk
 from asynclb.control.changes import Wanted, member_change, source_change, what_fits, with_discovered
 from asynclb.control.commands import Command, HealthChanged, MemberCommand, ReloadCommand, SourceCommand, answer
-from asynclb.control.edges import RuleState, restart_warnings, rule_notices, rule_states
+from asynclb.control.compiled import Compiler, is_quick
+from asynclb.control.edges import restart_warnings, rule_notices
 from asynclb.control.execution import Execution
 from asynclb.control.member_memory import NO_MEMORY, MemberMemory
 from asynclb.control.nat_ports import FORGETFUL, PortMemory
@@ -27,7 +28,7 @@ from asynclb.control.overrides import MemberChange, MemberId, Overrides
 from asynclb.control.prepare import Discovered, Load, Parsed, Prepared, prepare
 from asynclb.control.reloads import STOPPING, Reloads
 from asynclb.control.status import Change, Generation, Reload, Status
-from asynclb.control.targets import feeds_of, still_true, targets_of
+from asynclb.control.targets import feeds_of
 from asynclb.datapath.ask import LiveVerdict
 from asynclb.datapath.base import Counters, Datapath, FlowRecord
 from asynclb.discovery import Feed, SourceStatus
@@ -36,11 +37,9 @@ from asynclb.events import Emit, Event
 from asynclb.health.target import Target
 from asynclb.model import Health, Member, MembersFrom, Model
 from asynclb.net.flow import Flow
-from asynclb.tables.compile import TableCache, compile_tables
-from asynclb.tables.diff import Delta, diff
-from asynclb.tables.row import FrontendKey, Row
-from asynclb.tables.snat import SnatRule
-from asynclb.tables.tables import Tables
+from asynclb.tables.compile import TableCache
+from asynclb.tables.diff import Delta
+from asynclb.tables.row import FrontendKey
 
 HISTORY = 100  # generations that are remembered: a night of flapping members, at 100 bytes each
 RETRY_S = 1.0  # after a datapath failed to follow the members' health: soon enough for an outage, rare enough for a log
@@ -107,7 +106,7 @@ class Controller:
         self._member_memory = member_memory
         self._execution = Execution(datapaths, emit=emit, clock=clock)
         self._announcer = Announcer(emit, {name: datapath.mode for name, datapath in datapaths.items()})
-        self._cache = TableCache()
+        self._compiler = Compiler(TableCache(), self._execution.deltas)
         self._history: deque[Generation] = deque(maxlen=HISTORY)
         self._queue: asyncio.Queue[Command] = asyncio.Queue()
         self._health_queued = False
@@ -178,7 +177,8 @@ class Controller:
             while True:
                 command = await self._queue.get()
                 self._busy_since = time.monotonic()
-                await self._carry_out(command)
+                with collector_held_off():
+                    await self._carry_out(command)
                 self._busy_since = None
         finally:
             self._stopping = True
@@ -316,56 +316,50 @@ class Controller:
         Raises: ApplyError -> nothing has changed; its problems have their places in the file.
         """
         before = self._active
-        seed = await self._seed_of(prepared.model)
-        targets = await in_bulk(targets_of, prepared.model, prepared.rows)
-        health = await in_bulk(still_true, self._prober.snapshot(), before.targets, targets)
-        tables, states = await self._compile(prepared.rows, prepared.outbound, health, seed)
-        delta = await in_bulk(diff, before.tables, tables)
-        self._configure(prepared.model)
-        try:
-            await self._execution.replace(tables, prepared.choices)
-        except ApplyError as error:
-            self._configure(before.model)
-            placed = sorted(map(prepared.place, error.problems), key=lambda problem: (problem.line, problem.column))
-            raise ApplyError(placed) from error
-        self._active = Active(
+        after = replace(
+            before,
             model=prepared.model,
             parsed=prepared.parsed,
             overrides=prepared.overrides,
             digest=prepared.parsed.digest,
             rows=prepared.rows,
             choices=prepared.choices,
-            targets=targets,
-            seed=seed,
-            tables=tables,
-            since_s=self._clock(),
-            states=states,
+            seed=await self._seed_of(prepared.model),
             nat_ports=prepared.nat_ports,
             outbound=prepared.outbound,
             discovered=prepared.discovered,
         )
-        self._remember(delta, cause)
-        self._prober.set_targets(targets.values())
+        compile_anew = self._compiler.configured
+        made = await in_bulk(compile_anew, before, after, self._next_generation(), self._prober.snapshot())
+        self._configure(prepared.model)
+        try:
+            await self._execution.replace(made.deltas)
+        except ApplyError as error:
+            self._configure(before.model)
+            placed = sorted(map(prepared.place, error.problems), key=lambda problem: (problem.line, problem.column))
+            raise ApplyError(placed) from error
+        self._active = replace(made.active, since_s=self._clock())
+        self._remember(made.delta, cause)
+        self._prober.set_targets(self._active.targets.values())
         if self._discovery is not None:
             self._discovery.set_feeds(feeds_of(prepared.model))
         if prepared.discovered != before.discovered:
             await asyncio.to_thread(self._member_memory.keep, prepared.model, prepared.discovered)
         if prepared.nat_ports != before.nat_ports:
             await asyncio.to_thread(self._port_memory.keep, prepared.nat_ports)
-        return before, delta
+        return before, made.delta
 
     async def _follow_health(self) -> None:
         """Compile with the present health; a datapath that cannot follow is tried again."""
         active = self._active
-        tables, states = await self._compile(active.rows, active.outbound, self._prober.snapshot(), active.seed)
-        delta = await in_bulk(diff, active.tables, tables)
-        if delta.empty:
-            self._active = replace(active, states=states)
-        else:
-            self._active = replace(active, states=states, tables=tables, since_s=self._clock())
-            self._remember(delta, "health")
-        failures = await self._execution.refresh(self._active.tables, active.choices)
-        await self._announcer.tell(rule_notices(self._active.tables, active.states, states))
+        work = partial(self._compiler.followed, active, self._next_generation(), self._prober.snapshot())
+        made = work() if is_quick(active) else await in_bulk(work)
+        self._active = made.active
+        if not made.delta.empty:
+            self._active = replace(made.active, since_s=self._clock())
+            self._remember(made.delta, "health")
+        failures = await self._execution.refresh(made.deltas)
+        await self._announcer.tell(rule_notices(self._active.tables, active.states, self._active.states))
         if failures:
             asyncio.get_running_loop().call_later(RETRY_S, self.health_changed)
 
@@ -373,20 +367,10 @@ class Controller:
         numbers = len(delta.added), len(delta.removed), len(delta.changed)
         self._history.append(Generation(delta.new.generation, self._clock(), cause, *numbers))
 
-    async def _compile(
-        self, rows: tuple[Row, ...], outbound: tuple[SnatRule, ...], health: Health, seed: int
-    ) -> tuple[Tables, Mapping[str, RuleState]]:
-        """Compile the next generation in a thread. A generation's number is never used twice."""
+    def _next_generation(self) -> int:
+        """Return a number for tables that nothing else had or will have."""
         self._generation += 1
-        generation = self._generation
-
-        def work() -> tuple[Tables, Mapping[str, RuleState]]:
-            tables = compile_tables(
-                rows, health, seed=seed, generation=generation, cache=self._cache, outbound=outbound
-            )
-            return tables, rule_states(tables, health)
-
-        return await in_bulk(work)
+        return self._generation
 
     async def _seed_of(self, model: Model) -> int:
         if model.hash_seed is not None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from asynclb.control.assign import Choices, restrict
-from asynclb.control.bulk import in_bulk
 from asynclb.control.status import DatapathStatus
 from asynclb.datapath.ask import LiveVerdict
 from asynclb.datapath.base import Datapath, Measurable
@@ -27,6 +26,10 @@ class Applied:
 
     tables: Tables = EMPTY_TABLES
     since_s: float = 0.0
+
+
+Deltas = Mapping[str, Delta]
+"""Datapath -> what changes for it, in the order in which changes are applied."""
 
 
 class Execution:
@@ -78,7 +81,11 @@ class Execution:
             return asked.judge, await asked.verdict(flow, interface)
         return "", None
 
-    async def replace(self, tables: Tables, choices: Choices) -> None:
+    def deltas(self, tables: Tables, choices: Choices) -> Deltas:
+        """Return what new tables change for each datapath. Pure: a thread may call it while nothing is changed."""
+        return {name: diff(applied.tables, restrict(tables, choices, name)) for name, applied in self._applied.items()}
+
+    async def replace(self, deltas: Deltas) -> None:
         """Make new tables active in every datapath, or in none.
 
         Raises: ApplyError -> a datapath could not take them; those before it were put back to what they executed.
@@ -86,23 +93,22 @@ class Execution:
         """
         before = dict(self._applied)
         changed: list[str] = []
-        for name in self._datapaths:
+        for name, delta in deltas.items():
             try:
-                await self._apply(name, await self._delta(name, tables, choices))
+                await self._apply(name, delta)
             except ApplyError:
                 for done in reversed(changed):
                     await self._put_back(done, before[done])
                 raise
             changed.append(name)
 
-    async def refresh(self, tables: Tables, choices: Choices) -> tuple[ApplyError, ...]:
+    async def refresh(self, deltas: Deltas) -> tuple[ApplyError, ...]:
         """Bring each datapath to tables that differ in health only; return the failures.
 
         A datapath that fails keeps what it executed, and the others go on: health must not wait for the slowest.
         """
         failures = []
-        for name in self._datapaths:
-            delta = await self._delta(name, tables, choices)
+        for name, delta in deltas.items():
             if delta.empty:
                 continue
             try:
@@ -111,11 +117,6 @@ class Execution:
                 self._emit(Event.DATAPATH_FAILED, datapath=name, error=str(error))
                 failures.append(error)
         return tuple(failures)
-
-    async def _delta(self, name: str, tables: Tables, choices: Choices) -> Delta:
-        """Return what changes for one datapath. In a thread: big configurations take more than the loop can spare."""
-        before = self._applied[name].tables
-        return await in_bulk(lambda: diff(before, restrict(tables, choices, name)))
 
     async def _apply(self, name: str, delta: Delta) -> None:
         started = time.monotonic()

@@ -12,6 +12,7 @@ lock, and the rest never holds it for more than a few milliseconds (tests/bench/
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from asynclb.model import (
     BackendPool,
@@ -34,6 +35,19 @@ SlotsKey = tuple[int, int, tuple[tuple[str, int], ...]]
 """All that the slots of a table depend on: seed, size, and (name, weight) of the members by name."""
 
 
+Question = tuple[str, str | None, NoHealthyMembers, tuple[str, ...]]
+"""What rules over a pool can ask differently: (pool, probe, what if nobody is healthy, zones preferred)."""
+
+
+class _Answer(NamedTuple):
+    """Who was eligible in a pool, and the table over them under its key."""
+
+    pool: BackendPool
+    eligible: tuple[Member, ...]
+    key: SlotsKey
+    table: PoolTable
+
+
 @dataclass(slots=True)
 class TableCache:
     """What the last compilation made, for the next one to use again.
@@ -45,6 +59,7 @@ class TableCache:
     slots: dict[SlotsKey, "array[int]"] = field(default_factory=dict, repr=False)
     tables: dict[tuple[str, SlotsKey], PoolTable] = field(default_factory=dict, repr=False)
     """By pool and slots: two pools may have members of the same names and weights at other addresses."""
+    answers: dict[Question, _Answer] = field(default_factory=dict, repr=False)
 
 
 def compile_tables(
@@ -70,7 +85,8 @@ def compile_tables(
             raise ValueError(f"rules {entries[row.key].row.rule.name} and {row.rule.name} both claim {row.key}")
         entries[row.key] = Entry(row, compilation.table_for(row))
     if cache is not None:
-        cache.slots, cache.tables = compilation.used.slots, compilation.used.tables
+        used = compilation.used
+        cache.slots, cache.tables, cache.answers = used.slots, used.tables, used.answers
     return Tables(generation, seed, entries, outbound=outbound)
 
 
@@ -82,34 +98,45 @@ class _Compilation:
     seed: int
     before: TableCache
     used: TableCache = field(default_factory=TableCache)
-    found: dict[tuple[str, str | None, NoHealthyMembers, tuple[str, ...]], PoolTable] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
 
     def table_for(self, row: Row) -> PoolTable:
-        rule = row.rule
-        question = (row.pool.name, rule.probe, rule.no_healthy_members, preferred_zones(row.frontend))
-        table = self.found.get(question)
-        if table is None:
-            if row.kind is RuleKind.INBOUND_NAT:
-                members = row.pool.members  # the port is its member's, whatever the health
-            else:
-                members = eligible_members(row.pool, rule.probe, self.health, rule.no_healthy_members)
-                members = in_zones(members, preferred_zones(row.frontend))
-            table = self.found[question] = self._table_over(row.pool, members, alone=row.kind is RuleKind.INBOUND_NAT)
-        return table
+        question = (row.pool.name, row.rule.probe, row.rule.no_healthy_members, preferred_zones(row.frontend))
+        answer = self.used.answers.get(question)
+        if answer is None:
+            answer = self.used.answers[question] = self._answer(row, self.before.answers.get(question))
+            if answer.table.size:
+                self.used.tables[row.pool.name, answer.key] = answer.table
+                self.used.slots[answer.key] = answer.table.slots
+        return answer.table
 
-    def _table_over(self, pool: BackendPool, eligible: tuple[Member, ...], *, alone: bool) -> PoolTable:
-        if not eligible:
-            return EMPTY_POOL_TABLE
+    def _answer(self, row: Row, before: _Answer | None) -> _Answer:
+        """Return who is eligible with the table over them; the one before if nothing that it depends on has changed."""
+        pool, rule = row.pool, row.rule
+        alone = row.kind is RuleKind.INBOUND_NAT  # the port is its member's, whatever the health
+        if before is not None and (before.pool is not pool or before.key[0] != self.seed):
+            before = None
+        if before is not None and (rule.probe is None or alone):
+            return before
+        if alone:
+            members = pool.members
+        else:
+            members = eligible_members(pool, rule.probe, self.health, rule.no_healthy_members)
+            members = in_zones(members, preferred_zones(row.frontend))
+        if before is not None and before.eligible == members:
+            return before
+        return self._table_over(pool, members, alone=alone)
+
+    def _table_over(self, pool: BackendPool, eligible: tuple[Member, ...], *, alone: bool) -> _Answer:
         members = tuple(sorted(eligible, key=lambda member: member.name))
         key = (self.seed, 1 if alone else self._size(pool), tuple((member.name, member.weight) for member in members))
+        if not eligible:
+            return _Answer(pool, eligible, key, EMPTY_POOL_TABLE)
         place = (pool.name, key)
         table = self.used.tables.get(place) or self.before.tables.get(place)
         if table is None or table.members != members:
             table = PoolTable(members, self._slots(key))
-        self.used.tables[place] = table
-        self.used.slots[key] = table.slots
-        return table
+        return _Answer(pool, eligible, key, table)
 
     def _slots(self, key: SlotsKey) -> "array[int]":
         slots = self.used.slots.get(key) or self.before.slots.get(key)

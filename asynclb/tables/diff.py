@@ -53,3 +53,16 @@ def _same_table(one: PoolTable, other: PoolTable, compared: dict[tuple[int, int]
     if pair not in compared:
         compared[pair] = one == other
     return compared[pair]
+
+
+def only_health_differs(old: Tables, new: Tables) -> bool:
+    """Return whether two generations have the very same rules, over other tables: that is what health changes.
+
+    Rows that are equal but other objects count as changed.
+    """
+    return (
+        old.entries.keys() == new.entries.keys()
+        and all(old.entries[key].row is entry.row for key, entry in new.entries.items())
+        and any(old.entries[key].table is not entry.table for key, entry in new.entries.items())
+        and (old.seed, old.elsewhere, old.outbound) == (new.seed, new.elsewhere, new.outbound)
+    )

@@ -5,7 +5,8 @@ the memory and calls C, `oracle` is the same logic again in Python, slow and pla
 """
 
 from asynclb.datapath.core.core import Core, Going, RxRing
-from asynclb.datapath.core.image import Leaver, Plan, build_image
+from asynclb.datapath.core.image import build_image
+from asynclb.datapath.core.plan import Leaver, Plan
 from asynclb.datapath.core.values import Batch, CoreCounters, FlowView, NextHop, Reset, Result, Swept, Verdict
 
 __all__ = [

@@ -8,16 +8,17 @@ Laws:
 
 import struct
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from ctypes import sizeof
 from dataclasses import dataclass, field
 
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS, Kind
-from asynclb.datapath.core.leaving import MemberName, member_names
+from asynclb.datapath.core.leaving import member_names
 from asynclb.datapath.core.places import NONE, Place, PlaceKey, allow_ranges, mapped, place_table
+from asynclb.datapath.core.plan import ImageCache, Leaver, MemberLists, Plan
 from asynclb.model import BackendPool, keeps_sessions
-from asynclb.net.address import Address, Prefix
+from asynclb.net.address import Prefix
 from asynclb.net.flow import PROTOCOL_NUMBERS, Protocol
 from asynclb.net.flowhash import KEY1_TWEAK
 from asynclb.tables.ping import Ping, pings
@@ -35,74 +36,10 @@ _ENTRY = struct.Struct("=QQ13I2H2BH4x")
 _MEMBER = struct.Struct("=QQ4I")
 
 
-@dataclass(frozen=True, slots=True)
-class Leaver:
-    """A rule as it was, with the members that only its established TCP connections may still use.
-
-    It closes a frontend that the tables do not have, and hangs on to the entry that takes its traffic otherwise.
-    """
-
-    row: Row
-    rule: int
-    """The rule id that its flows have."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What the tables do not say: ids that stay the same while the process lives, and where members are on the wire.
-
-    A member id stands for (pool, name, address): a member that gets another address gets another id, and an id may be
-    used again only after `Core.part`.
-    """
-
-    rules: Mapping[str, int]
-    """Rule name -> rule id, below `Core.max_rules`."""
-    members: Mapping[tuple[str, str], int]
-    """(pool name, member name) -> member id, below `Core.max_members`; every member of every pool in the tables."""
-    next_hops: Mapping[Address, int]
-    """Member address -> index for `Core.set_next_hop`. A member without one is dropped to with a reason."""
-    routed: Mapping[tuple[int, int], FrontendKey] = field(default_factory=dict)
-    """(ingress ifindex, IP version) -> the routed frontend that takes traffic for other addresses."""
-    return_hops: Mapping[Address, int] = field(default_factory=dict)
-    """Frontend address -> next hop towards clients, used for replies only when there is no flow entry."""
-    leaving: tuple[Leaver, ...] = ()
-    left: Mapping[MemberName, int] = field(default_factory=dict)
-    """The member id of every member of every leaver's pool."""
-    local: frozenset[Address] = frozenset()
-    """Addresses that the host itself owns: what no rule takes there passes to the host instead of being dropped."""
-    sources: Mapping[Address, int] = field(default_factory=dict)
-    """Address that members' own connections leave from -> a number of 16 bits, the same for as long as it has any.
-
-    `members` has an id for each member of an outbound rule as well, under the rule's `place` and the member's name.
-    """
-
-
-@dataclass(slots=True)
-class ImageCache:
-    """What the last image was made of, and its parts that health does not change. Owner: who calls `build_image`."""
-
-    rows: tuple[Row, ...] = ()
-    plan: Plan | None = None
-    outbound: tuple[SnatRule, ...] = ()
-    places: bytes = b""
-    members: bytes = b""
-
-    def holds(self, tables: Tables, plan: Plan) -> bool:
-        """Return whether the parts are those of these tables: the same rows, under the same numbers."""
-        entries = tables.entries
-        return (
-            self.plan is not None
-            and len(entries) == len(self.rows)
-            and all(entry.row is row for entry, row in zip(entries.values(), self.rows, strict=True))
-            and self.plan == plan
-            and self.outbound == tables.outbound
-        )
-
-
 def build_image(tables: Tables, plan: Plan, cache: ImageCache | None = None) -> bytes:
-    """Return the image of the tables. With a cache, what only health has changed takes a third of the time.
+    """Return the image of the tables. With a cache, only pools of which health has changed anything are looked into.
 
-    Cost: some microseconds for each rule and member; slots are copied as they are.
+    Cost: some microseconds for each rule, and for each member of the pools that changed; slots are copied as they are.
     Raises: KeyError -> the plan has no id for a rule or member. ValueError -> routed names no entry of the tables.
     """
     cache = ImageCache() if cache is None else cache
@@ -133,12 +70,13 @@ class _Builder:
     """By the key of the entry whose packets their flows' packets are."""
     shared: dict[object, tuple[int, int]] = field(default_factory=dict)
     """Parts that are stored already: what they were made of -> (offset, count) in items."""
+    lists: MemberLists = field(default_factory=dict)
+    """As in the cache, which gets them in the end."""
 
     def build(self) -> bytes:
         rows = [entry.row for entry in self.tables.entries.values()]
         before = [leaver.row for leaver in self.plan.leaving]
-        names = {member.name for pool in _pools((*rows, *before)) for member in pool.members}
-        self.identities = {name: index for index, name in enumerate(sorted(names))}
+        self.identities = self.cache.identities if self.known else _identities((*rows, *before))
         routed_pools = {row.pool.name for row in rows if row.delivery is Delivery.ROUTED}
         self._add_left(before)
         for pool in {row.pool.name: row.pool for row in rows}.values():
@@ -174,6 +112,8 @@ class _Builder:
 
     def _add_left(self, rows: Iterable[Row]) -> None:
         """Store the members that leave; those that are in their pool still are stored again, without the mark."""
+        if self.known:
+            return
         routed = {row.pool.name for row in rows if row.delivery is Delivery.ROUTED}
         for pool in _pools(rows):
             for member in pool.members:
@@ -256,17 +196,33 @@ class _Builder:
     def _choices(self, pool: BackendPool, table: PoolTable) -> tuple[int, int]:
         if (part := self.shared.get(("choices", pool.name, id(table)))) is None:
             part = self.shared["choices", pool.name, id(table)] = (len(self.choices), len(table.members))
-            self.choices.extend(self.plan.members[pool.name, member.name] for member in table.members)
+            self.choices.extend(self._list("choices", pool, table, self._numbers_of))
         return part
+
+    def _list(
+        self, kind: str, pool: BackendPool, table: PoolTable, make: "Callable[[BackendPool, PoolTable], array[int]]"
+    ) -> "array[int]":
+        """Return a list of members: the last image's while it is of the same table, and numbers are the same."""
+        key = (kind, pool.name, id(table))
+        kept = self.cache.lists.get(key) if self.known else None
+        self.lists[key] = kept or (table, make(pool, table))
+        return self.lists[key][1]
+
+    def _numbers_of(self, pool: BackendPool, table: PoolTable) -> "array[int]":
+        return array("I", [self.plan.members[pool.name, member.name] for member in table.members])
 
     def _pool(self, pool: BackendPool, table: PoolTable) -> tuple[int, int]:
         if (part := self.shared.get(("pool", pool.name, id(table)))) is None:
             part = self.shared["pool", pool.name, id(table)] = (len(self.pools) // 2, len(pool.members))
-            eligible = {member.name for member in table.members}
-            for member in sorted(pool.members, key=lambda member: member.name):
-                keeps = CONSTANTS["POOL_KEEPS"] if keeps_sessions(member, eligible) else 0
-                self.pools.extend((self.identities[member.name], self.plan.members[pool.name, member.name] | keeps))
+            self.pools.extend(self._list("pool", pool, table, self._pool_members))
         return part
+
+    def _pool_members(self, pool: BackendPool, table: PoolTable) -> "array[int]":
+        eligible, found = {member.name for member in table.members}, array("I")
+        for member in sorted(pool.members, key=lambda member: member.name):
+            keeps = CONSTANTS["POOL_KEEPS"] if keeps_sessions(member, eligible) else 0
+            found.extend((self.identities[member.name], self.plan.members[pool.name, member.name] | keeps))
+        return found
 
     def _leaving(self, row: Row) -> tuple[int, int]:
         """Store the members that leave the entry, by their id, or by their name where frames are routed."""
@@ -357,6 +313,8 @@ class _Builder:
             self.cache.members = b"".join(self.members.get(index, blank) for index in range(count))
             self.cache.rows = tuple(entry.row for entry in self.tables.entries.values())
             self.cache.plan, self.cache.outbound = self.plan, self.tables.outbound
+            self.cache.identities = self.identities
+        self.cache.lists = self.lists
         return self.cache.places, self.cache.members
 
     def _assemble(self) -> bytes:
@@ -384,6 +342,12 @@ class _Builder:
         generation = self.tables.generation & 0xFFFF_FFFF
         head = struct.pack("=4I2Q22I", magic, version, offset, generation, seed, seed ^ KEY1_TWEAK, *parts)
         return b"".join((head, *body))
+
+
+def _identities(rows: Iterable[Row]) -> dict[str, int]:
+    """Return a number for each name that members have, in the order of names."""
+    names = {member.name for pool in _pools(rows) for member in pool.members}
+    return {name: index for index, name in enumerate(sorted(names))}
 
 
 def _pools(rows: Iterable[Row]) -> Iterable[BackendPool]:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from asynclb.datapath.base import Counters
-from asynclb.datapath.core.image import Leaver, Plan
 from asynclb.datapath.core.leaving import Leaving, MemberName, Parting, member_names
 from asynclb.datapath.core.parting import Ending
+from asynclb.datapath.core.plan import Leaver, Plan
 from asynclb.datapath.core.values import MAX_MEMBERS, MAX_NEXT_HOPS, MAX_RULES, CoreCounters, NextHop
 from asynclb.datapath.frames.ids import Ids
 from asynclb.datapath.frames.report import counters_of

@@ -9,12 +9,11 @@ What was prepared is undone when something fails before the commit.
 import asyncio
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 
 from asynclb.datapath.core.values import NextHop
-from asynclb.datapath.frames.surroundings import Link
-from asynclb.datapath.kernel.attach import Attachments, Hooks, Mode, Wanted
+from asynclb.datapath.kernel.attach import Attachments, Hooks, Mode
+from asynclb.datapath.kernel.footing import Footing
 from asynclb.datapath.kernel.hops import Hops
 from asynclb.datapath.kernel.host import KernelHost
 from asynclb.datapath.kernel.leftovers import CONTROL, PROGRAMS, Leftover
@@ -26,22 +25,6 @@ from asynclb.native.libbpf import LOADING, BpfError
 
 _AT_ONCE = 1 << 20
 """Bytes that the loop copies itself: some 100 us, which a thread takes longer to begin."""
-
-
-@dataclass(frozen=True, slots=True)
-class Footing:
-    """What tables stand on: interfaces, how programs are attached there, and what is known of neighbours."""
-
-    links: Mapping[int, Link]
-    interfaces: Mapping[int, Wanted]
-    targets: frozenset[int]
-    """Interfaces that XDP can redirect to."""
-    peers: frozenset[int]
-    """Interfaces whose frames tc hands to the other end at once."""
-    hops: Mapping[int, NextHop | None]
-    """By number; None is not resolved."""
-    appliances: frozenset[bytes]
-    """Link addresses of members that frames are routed through."""
 
 
 class Forwarding:
@@ -87,6 +70,18 @@ class Forwarding:
             await self._replace_image(programs, image, generation, footing)
         self._targets, self._footing = footing.targets, footing
 
+    async def renew(self, image: bytes, generation: int) -> bool:
+        """Let programs meet tables that stand on what those in force stand on; or return False, if there is no room.
+
+        Raises: ValueError -> nothing has changed.
+        """
+        programs = self.programs
+        if programs is None or len(image) > programs.capacity:
+            return False
+        await self._write(programs, image)
+        self._flip(programs, generation)
+        return True
+
     def tidy(self, footing: Footing) -> None:
         """Let go of what these tables do not need. Raises: BpfError."""
         self._attachments.narrow(footing.interfaces)
@@ -130,16 +125,22 @@ class Forwarding:
         self.state.close()
 
     async def _replace_image(self, programs: Programs, image: bytes, generation: int, footing: Footing) -> None:
-        await self.quiet()
-        if len(image) > _AT_ONCE:
-            await asyncio.to_thread(programs.write, image)
-        else:
-            programs.write(image)
+        await self._write(programs, image)
         self._widen(footing)
         self._attachments.widen(_hooks(programs), footing.interfaces)
         self._follow_watch(footing)
         if self._hops is not None:
             self._hops.set(footing.hops, footing.targets)
+        self._flip(programs, generation)
+
+    async def _write(self, programs: Programs, image: bytes) -> None:
+        await self.quiet()
+        if len(image) > _AT_ONCE:
+            await asyncio.to_thread(programs.write, image)
+        else:
+            programs.write(image)
+
+    def _flip(self, programs: Programs, generation: int) -> None:
         programs.flip(generation)
         self._quiet = asyncio.create_task(asyncio.to_thread(grace_period), name="kernel-grace")
 

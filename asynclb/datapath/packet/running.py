@@ -20,10 +20,11 @@ from contextlib import suppress
 
 from asynclb.datapath.ask import LiveVerdict, frame_of, live_verdict
 from asynclb.datapath.base import Counters, FlowRecord, Wire
-from asynclb.datapath.core.image import ImageCache, build_image
+from asynclb.datapath.core.image import build_image
 from asynclb.datapath.core.layout import Conn
 from asynclb.datapath.core.leaving import Leaving
 from asynclb.datapath.core.parting import Ending
+from asynclb.datapath.core.plan import ImageCache
 from asynclb.datapath.frames.announce import announcement
 from asynclb.datapath.frames.departures import Departures
 from asynclb.datapath.frames.drained import drained

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from asynclb.tables.diff import diff
+from asynclb.tables.diff import diff, only_health_differs
 from asynclb.tables.tables import EMPTY_TABLES
 from tests.unit.tables.world import PROBE, equal_pool, health, row, tables
 
@@ -39,3 +39,15 @@ def test_a_changed_rule_is_a_changed_entry_over_the_same_table() -> None:
     ((old, new),) = diff(tables(before), tables(after)).changed
     assert old.table == new.table
     assert new.row.rule.idle_timeout_s == 600.0
+
+
+def test_only_health_differs_where_the_same_rows_have_other_tables() -> None:
+    """A failed member is health alone; an equal row that is another object, another seed or a new rule is not."""
+    web, api = row(WEB, probe=PROBE), row(API, port=81)
+    old = tables(web, api, found=health(WEB))
+    assert only_health_differs(old, tables(web, api, found=health(WEB, ["web-0001"])))
+    assert not only_health_differs(old, old)
+    found = health(WEB, ["web-0001"])
+    assert not only_health_differs(old, tables(replace(web), api, found=found))
+    assert not only_health_differs(old, tables(web, found=found))
+    assert not only_health_differs(old, replace(tables(web, api, found=found), seed=1))

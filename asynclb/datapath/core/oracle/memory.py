@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from asynclb.datapath.core.image import Plan
 from asynclb.datapath.core.oracle.state import Key, State
+from asynclb.datapath.core.plan import Plan
 from asynclb.datapath.core.values import NextHop
 from asynclb.model import Member
 from asynclb.net.address import Address
