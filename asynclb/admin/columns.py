@@ -160,10 +160,18 @@ def _zones(frontend: Document) -> str:
 
 
 def datapaths_table(state: Document) -> str:
-    """Return one line per datapath."""
+    """Return one line per datapath, and one per interface that programs are attached to."""
     heads = ("DATAPATH", "MODE", "GENERATION", "SINCE", "RULES")
     rows = ((d["name"], d["mode"], d["generation"], d["since"], d["rules"]) for d in state["datapaths"])
-    return columns(heads, rows)
+    attached = [
+        (d["name"], found["name"], found["mode"], found["instead"])
+        for d in state["datapaths"]
+        for found in d["interfaces"]
+    ]
+    tables = [columns(heads, rows)]
+    if attached:
+        tables.append(columns(("DATAPATH", "INTERFACE", "ATTACHED BY", "WHY NOT XDP"), attached))
+    return "\n\n".join(tables)
 
 
 def summary(state: Document) -> str:

@@ -174,6 +174,9 @@ def datapath_document(datapath: DatapathStatus) -> documents.Datapath:
         "generation": datapath.generation,
         "since": instant(datapath.since_s),
         "rules": len(datapath.rules),
+        "interfaces": [
+            {"name": found.interface, "mode": found.mode, "instead": found.instead} for found in datapath.attachments
+        ],
     }
 
 

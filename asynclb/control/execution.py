@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from asynclb.control.assign import Choices, restrict
 from asynclb.control.status import DatapathStatus
 from asynclb.datapath.ask import LiveVerdict
-from asynclb.datapath.base import Datapath, Measurable
+from asynclb.datapath.base import Attaching, Datapath, Measurable
 from asynclb.errors import ApplyError
 from asynclb.events import Emit, Event
 from asynclb.net.flow import Flow
@@ -55,10 +55,11 @@ class Execution:
                 entry.row.rule.name: choice.why if (choice := choices.get(key)) else "being moved"
                 for key, entry in entries.items()
             }
-            mode_of = self._datapaths[name].mode
-            modes = {entry.row.rule.name: mode_of(entry.row) for entry in entries.values()}
+            datapath = self._datapaths[name]
+            modes = {entry.row.rule.name: datapath.mode(entry.row) for entry in entries.values()}
             outbound = tuple(rule.name for rule in applied.tables.outbound)
-            yield DatapathStatus(name, applied.tables.generation, applied.since_s, rules, modes, outbound)
+            attached = datapath.attachments() if isinstance(datapath, Attaching) else ()
+            yield DatapathStatus(name, applied.tables.generation, applied.since_s, rules, modes, outbound, attached)
 
     async def measure(self) -> Mapping[FrontendKey, bool]:
         """Return whether a packet for each rule's frontend is given to a member, as its datapath finds by trying.

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from asynclb.control.overrides import MemberChange, MemberId, Overrides
 from asynclb.datapath.ask import LiveVerdict
-from asynclb.datapath.base import Counters, FlowRecord
+from asynclb.datapath.base import Attachment, Counters, FlowRecord
 from asynclb.discovery import SourceStatus
 from asynclb.errors import Problem
 from asynclb.model import Health, Member, Model
@@ -78,6 +78,8 @@ class DatapathStatus:
     """Rule name -> how this datapath carries it, as `transparent` or `sockets`."""
     outbound: tuple[str, ...] = ()
     """The outbound rules that it carries."""
+    attachments: tuple[Attachment, ...] = ()
+    """The interfaces that its programs are attached to."""
 
     @property
     def mode(self) -> str:

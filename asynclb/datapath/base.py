@@ -199,6 +199,23 @@ class Wired(Protocol):
         """Return who is where now. Cost: nothing until something changes."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Attachment:
+    """How programs are attached to an interface; `instead` says why not as the configuration has it, '' where so."""
+
+    interface: str
+    mode: str
+    instead: str = ""
+
+
+@runtime_checkable
+class Attaching(Protocol):
+    """A datapath whose programs are attached to interfaces."""
+
+    def attachments(self) -> tuple[Attachment, ...]:
+        """Return how they are attached now, by the interface's name."""
+
+
 @runtime_checkable
 class Watchable(Protocol):
     """A datapath whose frames take other ways while packet sockets are to see them."""

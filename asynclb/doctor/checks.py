@@ -137,7 +137,7 @@ def _interfaces(facts: Facts, wants: Wants) -> Iterator[Finding]:
     used = set(wants.interfaces) | {reach.interface for reach in facts.members.values()} - {"", "lo"}
     chosen = [known[name] for name in sorted(used & known.keys())]
     for interface in chosen or [one for one in facts.interfaces if one.up and one.name != "lo"]:
-        yield from _interface(interface)
+        yield from _interface(interface, wants)
     sizes = {interface.mtu: interface.name for interface in chosen}
     if len(sizes) > 1:
         least, most = min(sizes), max(sizes)
@@ -145,7 +145,7 @@ def _interfaces(facts: Facts, wants: Wants) -> Iterator[Finding]:
         yield Finding(Level.WARN, "MTU", what, f"sudo ip link set dev {sizes[least]} mtu {most}")
 
 
-def _interface(interface: Interface) -> Iterator[Finding]:
+def _interface(interface: Interface, wants: Wants) -> Iterator[Finding]:
     name, fine = interface.name, True
     if not interface.up:
         fine = False
@@ -159,6 +159,10 @@ def _interface(interface: Interface) -> Iterator[Finding]:
         fine = False
         what = "large receive offload joins packets that have to leave again"
         yield Finding(Level.WARN, name, what, f"sudo ethtool -K {name} lro off")
+    if interface.bare and name in wants.xdp:
+        fine = False
+        what = "`attach: xdp`, and XDP cannot read packets without a link header: tc carries its traffic instead"
+        yield Finding(Level.WARN, name, what, f"interfaces: {{{name}: {{attach: tc}}}}   # in {wants.source}")
     if fine:
         yield Finding(Level.OK, name, f"up, MTU {interface.mtu}, no filter or offload in the way")
 

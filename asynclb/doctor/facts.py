@@ -17,6 +17,7 @@ from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-unty
 
 from asynclb import native
 from asynclb.datapath.base import Refusal
+from asynclb.datapath.frames.neighbours import BARE
 from asynclb.datapath.host import Capability, missing
 from asynclb.datapath.kernel import bpffs
 from asynclb.datapath.kernel.host import look_at_host
@@ -40,6 +41,8 @@ class Interface:
     kind: str = ""
     rp_filter: int = 0
     lro: bool = False
+    bare: bool = False
+    """Whether its packets have no link header, as in most tunnels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,7 @@ def _interfaces(netlink: Any) -> Iterator[Interface]:
             kind=(info.get_attr("IFLA_INFO_KIND") or "") if info is not None else "",
             rp_filter=max(common, int(_sysctl(f"net/ipv4/conf/{name}/rp_filter") or 0)),
             lro=_has_lro(name),
+            bare=link["ifi_type"] in BARE,
         )
 
 

@@ -18,6 +18,8 @@ class Wants:
     named: frozenset[str] = frozenset()
     members: tuple[tuple[str, Address], ...] = ()
     interfaces: frozenset[str] = frozenset()
+    xdp: frozenset[str] = frozenset()
+    """Interfaces that programs are to be attached to by XDP."""
     transparent: bool = True
     routed: bool = False
     lowest_port: int = 0
@@ -41,6 +43,7 @@ def wants_of_model(model: Model, source: str) -> Wants:
         named=frozenset(datapaths - {str(DatapathName.AUTO)}),
         members=tuple((name, address) for address, name in members.items())[:MOST_MEMBERS],
         interfaces=frozenset((*model.interfaces, *named)),
+        xdp=frozenset(name for name, attach in model.interfaces.items() if attach == "xdp"),
         transparent=any(rule.transparent for rule in model.rules),
         lowest_port=min((port for port in ports if port), default=MOST_PORT),
         routed=any(frontend.routed for frontend in model.frontends.values()),

@@ -93,6 +93,25 @@ async def test_a_narrow_tunnel_to_clients(version: int, site: Site) -> None:
             assert (await balancer.counters()).drops[Drop.TOO_BIG]
 
 
+async def test_a_wish_for_xdp_on_a_tunnel() -> None:
+    """Tc carries it instead, which is told once by each process, also by one that takes it over, and shown."""
+    async with Lab("wish", offload=False) as lab:
+        site = await STANDARD.build(lab)
+        with through(site, Way.TUN) as names, Members(site) as members:
+            where = HostSettings(dict.fromkeys(("front", *names), "xdp"), leave=True)
+            for settings in (where, replace(where, leave=False)):
+                async with kernel(site.lb, settings=settings) as balancer:
+                    await balancer.apply(rule(site))
+                    await balancer.apply(rule(site), udp_rule(site))
+                    said = [found["value"] for found in balancer.events.of(Event.HOST_LIMIT) if names[0] in str(found)]
+                    assert said == ["cannot read packets without a link header"]
+                    shown = {found.interface: found for found in await balancer.ask(lambda on: on.proxy.attachments())}
+                    assert {(shown[name].mode, shown[name].instead) for name in names} == {("tcx", said[0])}
+                    assert (shown["front"].mode, shown["front"].instead) == ("xdp", "")
+                    async with members.joined(site.clients[0], VIPS[4]) as (near, far):
+                        await greet(near, far)
+
+
 async def test_connections_through_a_tunnel_outlive_the_process(site: Site) -> None:
     """What a tunnel carries is taken over as the rest is."""
     with through(site, Way.TUN) as names, Members(site) as members:

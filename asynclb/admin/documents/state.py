@@ -52,6 +52,14 @@ class Config(TypedDict):
     digest: Annotated[str, "SHA-256 of the file's content"]
 
 
+class Attachment(TypedDict):
+    """How a datapath's programs are attached to an interface."""
+
+    name: str
+    mode: Annotated[str, "tcx, clsact, xdp or xdp-generic"]
+    instead: Annotated[str, "why it is tc where XDP is wished for, or ''"]
+
+
 class Datapath(TypedDict):
     """What is active in one datapath."""
 
@@ -60,6 +68,7 @@ class Datapath(TypedDict):
     generation: int
     since: Instant
     rules: Annotated[int, "how many it carries"]
+    interfaces: Annotated[list[Attachment], "those that its programs are attached to"]
 
 
 class Rule(TypedDict):

@@ -39,7 +39,7 @@ _NDA_DST, _NDA_LLADDR = 1, 2
 _STALE = 0x04
 _CREATE_REQUEST = 0x401  # without NLM_F_EXCL: one that did not answer is still in the table, and is asked again
 _ETHERNET = 1  # linux/if_arp.h
-_BARE = frozenset({512, 519, 768, 769, 776, 778, 823, 0xFFFE})
+BARE = frozenset({512, 519, 768, 769, 776, 778, 823, 0xFFFE})
 """PPP, RAWIP, TUNNEL, TUNNEL6, SIT, IPGRE, IP6GRE, NONE (WireGuard, TUN). Source: dev_is_mac_header_xmit."""
 _GET_NEIGHBOUR, _DUMP_REQUEST, _NLMSG_ERROR, _NLMSG_DONE = 30, 0x301, 2, 3
 _ANSWER_S = 5.0
@@ -323,7 +323,7 @@ def _dumped(sock: socket.socket) -> Iterator[bytes]:
 
 def _link(entry: Any) -> Link | None:
     address = entry.get_attr("IFLA_ADDRESS") if entry["ifi_type"] == _ETHERNET else ""
-    usable = bool(address) or entry["ifi_type"] in _BARE
+    usable = bool(address) or entry["ifi_type"] in BARE
     if not (entry["flags"] & 1 and usable) or entry.get_attr("IFLA_MASTER"):  # a bridge or bond has its ports' frames
         return None
     link_address = bytes.fromhex(address.replace(":", ""))

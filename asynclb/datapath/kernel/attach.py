@@ -1,8 +1,5 @@
 """Where programs are attached: a link for each interface, pinned, so that it outlives the process.
 
-    wish    auto: native XDP where the device is a real one that has it, and every other can be redirected to; else tc
-            xdp:  in the driver, else in the stack          tc: tcx, else a clsact filter (before Linux 6.6)
-
 Both tc ways live beside other programs of the host: ours comes last and hands on what is not its own. XDP has one place
 on each interface; where somebody else has it, ours is attached to tc, and that is told.
 
@@ -20,52 +17,17 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import StrEnum
 
-from asynclb.datapath.frames.surroundings import Link, Surroundings
+from asynclb.datapath.frames.surroundings import Link
 from asynclb.datapath.kernel.pins import Pins
+from asynclb.datapath.kernel.ways import BY_TC, Instead, Mode, Wanted
 from asynclb.events import Emit, Event
 from asynclb.native.libbpf import Attach, BpfError, Libbpf, XdpMode
-from asynclb.tables.row import Row
-
-
-class Wish(StrEnum):
-    """Where the configuration wants programs; `xdp-generic` is for tests."""
-
-    AUTO = "auto"
-    XDP = "xdp"
-    TC = "tc"
-    XDP_GENERIC = "xdp-generic"
-
-
-class Mode(StrEnum):
-    """How a program is attached."""
-
-    TCX = "tcx"
-    CLSACT = "clsact"
-    XDP = "xdp"
-    XDP_GENERIC = "xdp-generic"
-
-    @property
-    def is_xdp(self) -> bool:
-        """Whether frames are seen before the kernel makes packets of them."""
-        return self in (Mode.XDP, Mode.XDP_GENERIC)
-
 
 _HANDLE = 0xA51B
 _PRIORITY = 0xA51B
 _NOT_THIS_WAY = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.EBUSY, errno.EEXIST, errno.ERANGE, errno.E2BIG})
 _GONE = frozenset({errno.ENODEV, errno.ENOENT, errno.ENOLINK, errno.ENXIO})
-_WAYS: Mapping[Wish, tuple[Mode, ...]] = {
-    Wish.AUTO: (Mode.TCX, Mode.CLSACT),
-    Wish.TC: (Mode.TCX, Mode.CLSACT),
-    Wish.XDP: (Mode.XDP, Mode.XDP_GENERIC),
-    Wish.XDP_GENERIC: (Mode.XDP_GENERIC,),
-}
-_BY_TC = _WAYS[Wish.TC]
-_CARDS = ("", "veth")
-"""Kinds of devices that stand on no other: the kernel refuses XDP below a device that has it already, not above."""
-_NATIVE = (Mode.XDP,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +38,6 @@ class Hooks:
     bare: int
     """tc, where frames have no link header."""
     xdp: int
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """An interface and the ways to attach to it, the best first; where all XDP ones are refused, tc's come after."""
-
-    link: Link
-    ways: tuple[Mode, ...]
-    instead: str = ""
-    """Why it is not XDP, where the configuration says XDP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,52 +53,9 @@ class _Attached:
         return f"link-{self.index}-{self.mode}"
 
 
-def needed(rows: Collection[Row], around: Surroundings, named: Collection[str]) -> dict[int, Link]:
-    """Return the interfaces that traffic of these rows can come by. Pure.
-
-    All of them, unless every frontend names its own: then those, the members' and those that the configuration names.
-    """
-    if not all(row.frontend.interface for row in rows):
-        return around.every_link
-    names = {*named, *(row.frontend.interface for row in rows)}
-    indexes = towards_members(rows, around)
-    return {index: link for index, link in around.every_link.items() if link.name in names or index in indexes}
-
-
-def towards_members(rows: Collection[Row], around: Surroundings) -> set[int]:
-    """Return the interfaces that members of these rows are reached by, as far as is known. Pure."""
-    addresses = {member.address for row in rows for member in row.pool.members}
-    indexes = {hop.ifindex for address, hop in around.hops.items() if address in addresses}
-    indexes |= {index for address, (index, _) in around.ways.items() if address in addresses}
-    return indexes | {index for network, index in around.prefixes if any(address in network for address in addresses)}
-
-
-def wanted(
-    links: Mapping[int, Link],
-    wishes: Mapping[str, str],
-    native: Collection[int],
-    targets: Collection[int],
-    bound: Collection[int] = (),
-) -> dict[int, Wanted]:
-    """Return the ways for every interface, in the order in which they are to be attached to. Pure.
-
-    `native` are those whose driver runs XDP programs that redirect, `targets` those that it can redirect to. Where
-    frames have no link header, programs are attached to tc, and the kernel's routing sends what others have for there.
-    That routing knows only the way to a destination. `bound` are the interfaces of members whose frames it
-    would take elsewhere: if XDP cannot redirect to one of those, it is tc.
-    """
-    reachable = all(index in targets for index, link in links.items() if link.address)
-    beyond = [link.name for index, link in links.items() if index in bound and link.address and index not in targets]
-    found = {}
-    for index, link in sorted(links.items(), key=lambda item: item[1].kind not in _CARDS):
-        wish = Wish(wishes.get(link.name, Wish.AUTO))
-        real = wish is Wish.AUTO and not link.kind and index in native and reachable
-        ways = _WAYS[wish] if link.address else _BY_TC
-        if wish is Wish.XDP and beyond and link.address:
-            found[index] = Wanted(link, _BY_TC, f"cannot send to {', '.join(beyond)}")
-        else:
-            found[index] = Wanted(link, _NATIVE if real and link.address else ways)
-    return found
+def _taken(name: str, refused: BpfError) -> Instead:
+    mend = f"`bpftool net show dev {name}` shows whose program is there; detach that and start again"
+    return Instead(refused.what, f"tc carries its traffic instead; {mend}, or set `attach: tc`")
 
 
 class Attachments:
@@ -160,8 +69,9 @@ class Attachments:
         self._bare: set[int] = set()
         """Interfaces whose frames have no link header."""
         self._standing_in: dict[int, _Attached] = {}
-        self._without_xdp: set[int] = set()
+        self._without_xdp: dict[int, Instead] = {}
         """Interfaces that refused XDP to this process: they are not asked again."""
+        self._wishes: dict[int, Wanted] = {}
         self._has_xdp = True
 
     @property
@@ -173,6 +83,16 @@ class Attachments:
     def bare(self) -> Collection[int]:
         """The interfaces that are attached to and whose frames have no link header."""
         return self._bare & self._attached.keys()
+
+    def instead(self, index: int) -> str:
+        """Return why tc carries what comes by an interface where XDP is wished for, or ''."""
+        wish, attached = self._wishes.get(index), self._attached.get(index)
+        if wish is None or attached is None or attached.mode.is_xdp:
+            return ""
+        found = wish.instead or self._without_xdp.get(index)
+        if found is not None:
+            return found.why
+        return "is refused by this kernel's verifier" if wish.ways[0].is_xdp else ""
 
     def give_up_xdp(self) -> None:
         """Attach to tc only from here on: this kernel does not take the XDP program."""
@@ -205,14 +125,13 @@ class Attachments:
             self._bare.difference_update(interfaces)
             self._bare.update(index for index, wish in interfaces.items() if not wish.link.address)
             for index, wish in interfaces.items():
+                self._take_note(wish)
                 known = self._attached.get(index)
                 if known is not None and known.mode in self._ways(wish):
                     continue
                 if known is not None:
                     self.drop((index,))
                 if (made := self._attach(programs, wish)) is not None:
-                    if wish.instead:
-                        self._tell_beyond(made.name, wish.instead)
                     self._emit(Event.DATAPATH_ATTACHED, datapath="kernel", interface=made.name, mode=str(made.mode))
                     self._attached[index] = made
                     fresh.append(index)
@@ -246,7 +165,7 @@ class Attachments:
         """Attach tc besides, wherever XDP is attached. Raises: BpfError -> not everywhere; see `stand_down`."""
         for index, attached in self._attached.items():
             if attached.mode.is_xdp and index not in self._standing_in and index in links:
-                made = self._attach(programs, Wanted(links[index], _BY_TC))
+                made = self._attach(programs, Wanted(links[index], BY_TC))
                 if made is not None:
                     self._standing_in[index] = made
 
@@ -282,7 +201,7 @@ class Attachments:
     def _attach(self, programs: Hooks, wish: Wanted) -> _Attached | None:
         """Attach in the first way that works; None when the interface is gone. Raises: BpfError -> none does."""
         refused: BpfError | None = None
-        for mode in dict.fromkeys((*self._ways(wish), *_BY_TC)):
+        for mode in dict.fromkeys((*self._ways(wish), *BY_TC)):
             try:
                 made = self._attach_by(programs, wish.link, mode)
             except BpfError as error:
@@ -293,26 +212,26 @@ class Attachments:
                 refused = refused or error
                 continue
             if refused is not None and mode not in self._ways(wish):
-                self._without_xdp.add(wish.link.index)
-                self._tell_no_xdp(wish.link.name, refused)
+                self._without_xdp[wish.link.index] = instead = _taken(wish.link.name, refused)
+                self._tell(wish.link.name, instead)
             return made
         raise refused or BpfError("attach", errno.EINVAL)
 
     def _ways(self, wish: Wanted) -> tuple[Mode, ...]:
         """Return how an interface may stay attached."""
         if not self._has_xdp:
-            return _BY_TC
-        return (*wish.ways, *_BY_TC) if wish.link.index in self._without_xdp else wish.ways
+            return BY_TC
+        return (*wish.ways, *BY_TC) if wish.link.index in self._without_xdp else wish.ways
 
-    def _tell_no_xdp(self, name: str, refused: BpfError) -> None:
-        mend = f"`bpftool net show dev {name}` shows whose program is there; detach that and start again"
-        remedy = f"tc carries its traffic instead; {mend}, or set `attach: tc`"
-        self._emit(Event.HOST_LIMIT, what=f"XDP on {name}", value=refused.what, remedy=remedy)
+    def _take_note(self, wish: Wanted) -> None:
+        """Remember what is wished for an interface; what stands against it is told once."""
+        before = self._wishes.get(wish.link.index)
+        self._wishes[wish.link.index] = wish
+        if wish.instead is not None and (before is None or before.instead != wish.instead):
+            self._tell(wish.link.name, wish.instead)
 
-    def _tell_beyond(self, name: str, why: str) -> None:
-        mend = "XDP sends to a veth whose other end has GRO (`ethtool -K NAME gro on` there)"
-        remedy = f"tc carries its traffic instead, for rules with floating IP or next hops need it; {mend}"
-        self._emit(Event.HOST_LIMIT, what=f"XDP on {name}", value=why, remedy=f"{remedy}; or set `attach: tc`")
+    def _tell(self, name: str, instead: Instead) -> None:
+        self._emit(Event.HOST_LIMIT, what=f"XDP on {name}", value=instead.why, remedy=instead.remedy)
 
     def _attach_by(self, programs: Hooks, link: Link, mode: Mode) -> _Attached:
         program = self._program(programs, link.index, mode)
@@ -356,7 +275,7 @@ class Attachments:
         for place in (self._attached, self._standing_in):
             if place.get(attached.index) is attached:
                 del place[attached.index]
-        self._without_xdp.discard(attached.index)
+        self._without_xdp.pop(attached.index, None)
         if attached.mode is Mode.CLSACT:
             self._bpf.tc_detach(attached.index, _HANDLE, _PRIORITY)
         else:

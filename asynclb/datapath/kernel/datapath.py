@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from asynclb.datapath.ask import LiveVerdict, reached
-from asynclb.datapath.base import Counters, FlowRecord, HostSettings, Refusal, Wire
+from asynclb.datapath.base import Attachment, Counters, FlowRecord, HostSettings, Refusal, Wire
 from asynclb.datapath.frames.limits import outbound_refusal, static_refusal
 from asynclb.datapath.host import take_namespace
 from asynclb.datapath.kernel.host import KernelHost, look_at_host
@@ -77,6 +77,10 @@ class KernelDatapath:
     def mode(self, row: Row) -> str:
         """Return how the interfaces are attached that the row's traffic comes by: `tc`, `xdp`, or both."""
         return "" if self._running is None else self._running.mode(row)
+
+    def attachments(self) -> tuple[Attachment, ...]:
+        """Return how programs are attached to interfaces."""
+        return () if self._running is None else self._running.attachments()
 
     def configure(self, settings: HostSettings) -> None:
         """Use these settings from the next `apply` on, and at the end."""

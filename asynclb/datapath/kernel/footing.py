@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from asynclb.datapath.core.values import NextHop
 from asynclb.datapath.frames.numbers import member_addresses
 from asynclb.datapath.frames.surroundings import Link, Surroundings
-from asynclb.datapath.kernel.attach import Wanted, needed, towards_members, wanted
 from asynclb.datapath.kernel.features import XdpFeatures
 from asynclb.datapath.kernel.peers import peers
+from asynclb.datapath.kernel.ways import Wanted, needed, towards_members, wanted
 from asynclb.tables.row import Delivery, Row
 
 

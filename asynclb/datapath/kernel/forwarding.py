@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from asynclb.datapath.core.values import NextHop
-from asynclb.datapath.kernel.attach import Attachments, Hooks, Mode
+from asynclb.datapath.kernel.attach import Attachments, Hooks
 from asynclb.datapath.kernel.footing import Footing
 from asynclb.datapath.kernel.hops import Hops
 from asynclb.datapath.kernel.host import KernelHost
@@ -20,6 +20,7 @@ from asynclb.datapath.kernel.leftovers import CONTROL, PROGRAMS, Leftover
 from asynclb.datapath.kernel.links import LinkMaps
 from asynclb.datapath.kernel.pins import Pins
 from asynclb.datapath.kernel.programs import Entry, FlowLimits, Programs, capacity_for, grace_period
+from asynclb.datapath.kernel.ways import Mode
 from asynclb.events import Emit, Event
 from asynclb.native.libbpf import LOADING, BpfError
 
@@ -50,6 +51,10 @@ class Forwarding:
     def modes(self) -> Mapping[int, Mode]:
         """How each interface is attached, by its index."""
         return self._attachments.modes
+
+    def instead(self, index: int) -> str:
+        """Return why tc carries what comes by an interface where XDP is wished for, or ''."""
+        return self._attachments.instead(index)
 
     @property
     def is_quiet(self) -> bool:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from asynclb.datapath.host import take_namespace
-from asynclb.datapath.kernel.attach import Attachments, Hooks, Mode
+from asynclb.datapath.kernel.attach import Attachments, Hooks
 from asynclb.datapath.kernel.bpffs import find_bpffs
 from asynclb.datapath.kernel.pins import HOME, Pins, namespace_cookie
 from asynclb.datapath.kernel.programs import STATE_MAPS, State, last_generation, layout_digest, same_shape
 from asynclb.datapath.kernel.remembered import NAME, Remembered, recall
+from asynclb.datapath.kernel.ways import Mode
 from asynclb.errors import HostError
 from asynclb.events import Event
 from asynclb.native.libbpf import BpfError, Libbpf

@@ -8,7 +8,7 @@ qdisc or a program of tc, where the configuration says `attach: tc` or `attach: 
 from collections.abc import Collection, Mapping
 
 from asynclb.datapath.frames.surroundings import Link
-from asynclb.datapath.kernel.attach import Wish
+from asynclb.datapath.kernel.ways import Wish
 from asynclb.native.libbpf import Attach, Libbpf
 
 _CLSACT_EGRESS = 0xFFFF_FFF3  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS)

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Self
 
 from asynclb.datapath.ask import LiveVerdict, frame_of, live_verdict
-from asynclb.datapath.base import Counters, FlowRecord, HostSettings, Wire
+from asynclb.datapath.base import Attachment, Counters, FlowRecord, HostSettings, Wire
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.image import build_image
 from asynclb.datapath.core.layout import CONSTANTS, Told
@@ -264,6 +264,12 @@ class Running:
         modes = {self._name_of(index): "xdp" if mode.is_xdp else "tc" for index, mode in self._forwarding.modes.items()}
         interface = row.frontend.interface
         return modes[interface] if interface in modes else ", ".join(sorted(set(modes.values())))
+
+    def attachments(self) -> tuple[Attachment, ...]:
+        """Return how programs are attached, by the interface's name."""
+        instead = self._forwarding.instead
+        modes = self._forwarding.modes.items()
+        return tuple(sorted(Attachment(self._name_of(at), str(mode), instead(at)) for at, mode in modes))
 
     def counters(self) -> Counters:
         """Return the counters by name."""

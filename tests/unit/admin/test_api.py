@@ -118,7 +118,14 @@ async def test_the_state_document() -> None:
     assert state["config"]["path"] == "asynclb.yaml"
     assert state["last_reload"]["result"] == "unchanged"
     assert state["datapaths"] == [
-        {"name": "proxy", "mode": "memory", "generation": 2, "since": "2027-01-15T08:00:00.000Z", "rules": 2}
+        {
+            "name": "proxy",
+            "mode": "memory",
+            "generation": 2,
+            "since": "2027-01-15T08:00:00.000Z",
+            "rules": 2,
+            "interfaces": [],
+        }
     ]
     first = state["rules"][0]
     assert (first["name"], first["state"], first["eligible"], first["members"]) == ("web-0", "serving", 2, 3)

@@ -204,7 +204,20 @@ STATE = {
         "problems": [{"text": "p"}],
         "warnings": [],
     },
-    "datapaths": [{"name": "proxy", "mode": "sockets", "generation": 4, "since": None, "rules": 1}],
+    "datapaths": [
+        {
+            "name": "kernel",
+            "mode": "tc, xdp",
+            "generation": 4,
+            "since": None,
+            "rules": 1,
+            "interfaces": [
+                {"name": "eth0", "mode": "xdp", "instead": ""},
+                {"name": "tun7", "mode": "tcx", "instead": "cannot read packets without a link header"},
+            ],
+        },
+        {"name": "proxy", "mode": "", "generation": 0, "since": None, "rules": 0, "interfaces": []},
+    ],
     "frontends": [
         {
             "name": "vip",
@@ -310,6 +323,10 @@ def test_show_aligns_columns() -> None:
     assert " 0.0%" in bad
     assert bad.endswith("Down (refused)")
     assert "proxy" in shown["datapaths"]
+    heads, eth0, tun7 = shown["datapaths"].splitlines()[-3:]
+    assert heads.split() == ["DATAPATH", "INTERFACE", "ATTACHED", "BY", "WHY", "NOT", "XDP"]
+    assert eth0.split() == ["kernel", "eth0", "xdp", "-"]
+    assert tun7.endswith("tun7       tcx          cannot read packets without a link header")
     assert shown["frontends"].splitlines()[-1].split() == [
         "vip",
         "203.0.113.10",

@@ -87,6 +87,17 @@ def test_each_lack_is_one_finding_with_its_command(facts: Facts, subject: str, m
     assert mend in found.mend
 
 
+def test_xdp_that_a_tunnel_cannot_have() -> None:
+    """It is a warning with what carries its traffic; without the wish for XDP there is nothing to say."""
+    tunnel = replace(WELL, interfaces=(*WELL.interfaces, Interface("tun7", 3, 1400, up=True, bare=True)))
+    model = parse(b"version: 1\ninterfaces: {tun7: {attach: xdp}, eth0: {attach: xdp}}\n", file="f").model
+    (found,) = [one for one in bad(tunnel, wants_of_model(model, "f")) if one.subject in ("tun7", "eth0")]
+    assert (found.level, found.subject) == (Level.WARN, "tun7")
+    assert "packets without a link header: tc carries its traffic instead" in found.found
+    assert found.mend == "interfaces: {tun7: {attach: tc}}   # in f"
+    assert not [one for one in bad(tunnel, Wants(interfaces=frozenset({"tun7"}))) if one.subject == "tun7"]
+
+
 def test_what_is_asked_for_by_name_is_in_the_way() -> None:
     """A datapath that the configuration names fails where `auto` would have passed it over."""
     wants = Wants(named=frozenset({"packet"}))

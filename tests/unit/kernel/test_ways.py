@@ -3,9 +3,11 @@
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
+import pytest
+
 from asynclb.datapath.core.values import NextHop
 from asynclb.datapath.frames.surroundings import Link, Surroundings
-from asynclb.datapath.kernel.attach import Mode, needed, wanted
+from asynclb.datapath.kernel.ways import Mode, needed, wanted
 from asynclb.tables.row import Row
 from tests.unit.proxy.world import member, row
 
@@ -69,10 +71,22 @@ def test_a_wish_for_xdp_that_would_lose_frames() -> None:
     wishes = {"front": "xdp", "back": "xdp"}
     found = wanted(LINKS, wishes, (), {2}, {3})
     assert {wish.ways[0] for wish in found.values()} == {Mode.TCX}
-    assert [wish.instead for wish in found.values()] == ["cannot send to back", "cannot send to back", ""]
+    assert [wish.instead and wish.instead.why for wish in found.values()] == [*["cannot send to back"] * 2, None]
     for targets, bound in (({2}, ()), ({2, 3}, {3})):
         found = wanted(LINKS, wishes, (), targets, bound)
         assert [wish.ways[0] for wish in found.values()] == [Mode.XDP, Mode.XDP, Mode.TCX]
+
+
+@pytest.mark.parametrize("wish", ["xdp", "xdp-generic"])
+def test_a_wish_for_xdp_where_frames_have_no_link_header(wish: str) -> None:
+    """It is tc, with the reason and the remedy; without the wish there is nothing to tell."""
+    links = {2: FRONT, 7: Link(7, "tun7", b"", 1500, "tun")}
+    found = wanted(links, {"tun7": wish, "front": "xdp"}, {2, 7}, {2, 7})
+    assert (found[7].ways, found[2].instead) == ((Mode.TCX, Mode.CLSACT), None)
+    assert found[7].instead is not None
+    assert found[7].instead.why == "cannot read packets without a link header"
+    assert "tc carries its traffic instead" in found[7].instead.remedy
+    assert all(wanted(links, {"tun7": word}, (), ())[7].instead is None for word in ("tc", "auto"))
 
 
 def test_devices_that_stand_on_others_come_last() -> None:
