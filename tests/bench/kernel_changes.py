@@ -34,7 +34,8 @@ from asynclb.lab.process import wait_until
 
 MEMBERS = 1_000
 _MANY, _PAIR = 9, 10  # the rules' ports
-_OLD, _NEW, _FAILING, _STEADY = 1001, 1002, 1003, 1004  # addresses in 10.4.0.0/22 by their number
+_FAILING, _STEADY = 1001, 1002  # addresses in 10.4.0.0/22 by their number
+_CHANGING = range(1003, 1024)  # one after the other: what comes back at once would wait until its flows have ended
 _WEIGHT = 100  # of the member that changes, to see it in a twelfth of the flows
 _PROBE = 8080
 _FLOWS = 2**31
@@ -103,6 +104,8 @@ class Stage:
     load: Load
     clock: Map
     config: Path
+    changes: int = 0
+    """How often the member has got another address."""
     streams: int = 0
     """How many there have been: the flows of each come from a network of their own, so that none is known already."""
 
@@ -160,7 +163,7 @@ async def _build(lab: Lab) -> Stage:
     await router.check_output("ethtool", "-K", "client", "gro", "on")
     await member.tcp_server(_PROBE)
     subject = Subject("asynclb", router, "10.1.0.10", "203.0.113.1")
-    await kernel_peers.start_kernel(subject, _config(_OLD))
+    await kernel_peers.start_kernel(subject, _config(_CHANGING[0]))
     return Stage(subject, member, await Load.start(client, programs), clock, router.directory / "router-asynclb.yaml")
 
 
@@ -210,7 +213,8 @@ async def _flowing(stage: Stage, port: int, *numbers: int) -> AsyncIterator[list
 
 async def _reloaded(stage: Stage) -> float:
     """Give a member of 1,000 another address, and return the ms until no new flow goes to the old one."""
-    old, new = (_NEW, _OLD) if f"address: {address(_NEW)}" in stage.config.read_text() else (_OLD, _NEW)
+    old, new = (_CHANGING[(stage.changes + step) % len(_CHANGING)] for step in (0, 1))
+    stage.changes += 1
     aside = stage.config.with_suffix(".new")
     aside.write_text(_config(new))
     async with _flowing(stage, _MANY, old) as bursts:
