@@ -138,6 +138,7 @@ class _Instance:
         self._manager = ServiceManager.from_environment(os.environ, emit)
         self._started = time.monotonic()
         self._watch = ConfigWatch(Path(config_path), partial(self._reload, "watch"), emit)  # before the first reading
+        self._load = config.Loader().load
         self._prober = Prober(probe_kinds(), self._health_changed, emit)
         self._discoverer = Discoverer(partial(make_source, directory=Path(config_path).absolute().parent), emit)
         self._member_file = MemberFile(state_directory(os.environ), config.check_members, emit)
@@ -149,7 +150,7 @@ class _Instance:
 
     async def run(self) -> int:
         """Start, serve, stop; whatever happens, undo what was set up."""
-        parsed = await asyncio.to_thread(config.load, self._path)
+        parsed = await asyncio.to_thread(self._load, self._path)
         admin = parsed.model.admin
         sock = open_socket(admin) if admin.enabled else None
         server: AdminServer | None = None
@@ -245,7 +246,7 @@ class _Instance:
     def _make_controller(self) -> Controller:
         return Controller(
             self._path,
-            load=config.load,
+            load=self._load,
             candidates=live_candidates(self._datapaths),
             datapaths=self._datapaths,
             prober=self._prober,

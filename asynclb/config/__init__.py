@@ -9,8 +9,8 @@ can execute is not decided here.
 """
 
 from asynclb.config.jsonschema import json_schema
-from asynclb.config.load import Parsed, load, parse
+from asynclb.config.load import Loader, Parsed, load, parse
 from asynclb.config.members import check_members, read_members
 from asynclb.config.source import SourceMap
 
-__all__ = ["Parsed", "SourceMap", "check_members", "json_schema", "load", "parse", "read_members"]
+__all__ = ["Loader", "Parsed", "SourceMap", "check_members", "json_schema", "load", "parse", "read_members"]

@@ -7,11 +7,13 @@ run finds every problem.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
+from asynclb.config.again import Known
 from asynclb.config.explain import explain
 from asynclb.config.report import Report
 from asynclb.config.schema import (
@@ -75,8 +77,11 @@ class Draft:
         yield from (rule.backend_pool for rule in self.outbound_rules.values())
 
 
-def draft(root: Value, report: Report) -> Draft:
-    """Validate every part of a document by itself, reporting what is wrong with each."""
+def draft(root: Value, report: Report, known: Mapping[str, Known] = MappingProxyType({})) -> Draft:
+    """Validate every part of a document by itself, reporting what is wrong with each.
+
+    `known` are members of each pool that were sound before; who stands there unchanged is taken as he was.
+    """
     document = root if isinstance(root, dict) else {"version": 1}
     if not isinstance(root, dict):
         remedy = "begin with `version: 1`; conf/asynclb.yaml is a small example"
@@ -86,7 +91,11 @@ def draft(root: Value, report: Report) -> Draft:
         settings=_settings(document, report),
         interfaces=_parts(InterfaceSpec, _named(document, "interfaces"), "interfaces", report),
         frontends=_parts(FrontendSpec, _named(document, "frontends"), "frontends", report),
-        pools={name: pool for name, value in pools.items() if (pool := _pool(name, value, report))},
+        pools={
+            name: pool
+            for name, value in pools.items()
+            if (pool := _pool(name, value, report, known.get(name, Known())))
+        },
         probes=_parts(ProbeSpec, _named(document, "probes"), "probes", report),
         rules=_parts(RuleSpec, _listed(document, "rules"), "rules", report),
         nat_rules=_parts(InboundNatRuleSpec, _listed(document, "inbound_nat_rules"), "inbound_nat_rules", report),
@@ -148,7 +157,7 @@ def _known(spec: type[Spec], value: object) -> object:
     return known
 
 
-def _pool(name: str, value: Value, report: Report) -> PoolDraft | None:
+def _pool(name: str, value: Value, report: Report, known: Known | None) -> PoolDraft | None:
     path = ("backend_pools", name)
     members = value.get("members", _no_members(value, path, report)) if isinstance(value, dict) else None
     if not isinstance(value, dict) or not isinstance(members, list):
@@ -157,7 +166,9 @@ def _pool(name: str, value: Value, report: Report) -> PoolDraft | None:
     spec = _part(PoolSpec, {**value, "members": []}, path, report)
     sound = {}
     for index, item in enumerate(members):
-        member = None if report.full else _part(MemberSpec, item, (*path, "members", index), report)
+        member = known.find(item) if known is not None else None
+        if member is None and not report.full:
+            member = _part(MemberSpec, item, (*path, "members", index), report)
         if member is not None:
             sound[index] = member
     if spec is None:

@@ -112,6 +112,7 @@ class _Open:
 
     node: Node
     anchor: str | None
+    is_mapping: bool
     key: str | None = None
     repeated: bool = False
     merges: list[Node] = field(default_factory=list)
@@ -158,18 +159,21 @@ class _Composer:
             self._refuse(event, "---", "the file holds more than one YAML document", remedy)
 
     def _scalar(self, event: Any) -> None:
-        self._check_tag(event)
+        """Take a key or a value. Cost: most events of a text are scalars, so nothing is called that need not be."""
+        if event.tag not in _TAGS:
+            self._refuse_tag(event)
+        value, plain, mark = event.value, event.implicit[0], event.start_mark
+        place = (mark.line + 1, mark.column + 1)
         top = self._stack[-1] if self._stack else None
-        if top is not None and top.key is None and isinstance(top.node.children, dict):
-            self._key(top, event.value, event, merge=event.value == "<<" and event.implicit[0])
-            node = Node(event.value, _place(event))
+        if top is not None and top.key is None and top.is_mapping:
+            self._key(top, value, event, place, merge=plain and value == "<<")
         else:
-            node = Node(scalar(event.value, plain=event.implicit[0]), _place(event))
-            self._attach(node, event)
+            value = scalar(value, plain=plain)
+            self._attach(Node(value, place), event)
         if event.anchor is not None:
-            self._anchors[event.anchor] = node
+            self._anchors[event.anchor] = Node(value, place)
 
-    def _key(self, top: _Open, key: str, event: Any, *, merge: bool = False) -> None:
+    def _key(self, top: _Open, key: str, event: Any, place: Place, *, merge: bool = False) -> None:
         top.key = key
         self._count(1, event)
         if len(key) > MAX_KEY:
@@ -180,11 +184,10 @@ class _Composer:
             top.merges.append(_MERGE_NEXT)
             return
         keys = top.node.keys if top.node.keys is not None else {}
-        top.repeated = key in keys
+        first = keys.setdefault(key, place)
+        top.repeated = first is not place
         if top.repeated:
-            self._duplicate(key, keys[key], event)
-        else:
-            keys[key] = _place(event)
+            self._duplicate(key, first, event)
 
     def _duplicate(self, key: str, first: Place, event: Any) -> None:
         rule = f"the key stands twice in one mapping; first at line {first[0]}, column {first[1]}"
@@ -194,10 +197,11 @@ class _Composer:
             raise ConfigError(self.problems)
 
     def _open(self, event: Any) -> None:
-        self._check_tag(event)
+        if event.tag not in _TAGS:
+            self._refuse_tag(event)
         mapping = isinstance(event, yaml.MappingStartEvent)
         top = self._stack[-1] if self._stack else None
-        if top is not None and top.key is None and isinstance(top.node.children, dict):
+        if top is not None and top.key is None and top.is_mapping:
             remedy = "put the key in quotes; if this is a template (`{{ ... }}`), render it first"
             self._refuse(event, "", "a key is text, not a mapping or a list", remedy)
         if len(self._stack) >= MAX_DEPTH:
@@ -206,7 +210,7 @@ class _Composer:
         node = Node({}, _place(event), 1, {}, {}) if mapping else Node([], _place(event), 1, [])
         if event.anchor is not None:
             self._anchors[event.anchor] = None
-        self._stack.append(_Open(node, event.anchor))
+        self._stack.append(_Open(node, event.anchor, mapping))
 
     def _close(self, event: Any) -> None:
         opened = self._stack.pop()
@@ -226,16 +230,16 @@ class _Composer:
             self._refuse(event, f"*{name}", "the alias stands inside its own anchor", "write the value out")
             return
         top = self._stack[-1] if self._stack else None
-        if top is not None and top.key is None and isinstance(top.node.children, dict):
+        if top is not None and top.key is None and top.is_mapping:
             if not isinstance(node.value, str):
                 self._refuse(event, f"*{name}", "a key is text", "write the key out")
-            self._key(top, str(node.value), event)
+            self._key(top, str(node.value), event, _place(event))
             return
-        self._attach(node, event)
+        self._attach(node, event, node.size)
 
-    def _attach(self, node: Node, event: Any) -> None:
-        """Put a finished node under the mapping, list or document that waits for it."""
-        self._count(node.size if isinstance(event, yaml.AliasEvent) else 1, event)
+    def _attach(self, node: Node, event: Any, size: int = 1) -> None:
+        """Put a finished node under the mapping, list or document that waits for it; `size` counts what is new."""
+        self._count(size, event)
         if not self._stack:
             self.root = node
             return
@@ -266,10 +270,9 @@ class _Composer:
             rule = f"the file has more than {MAX_NODES:,} values, aliases expanded"
             self._refuse(event, "", rule, "check that this is the configuration, and what its aliases stand for")
 
-    def _check_tag(self, event: Any) -> None:
-        if event.tag not in _TAGS:
-            tag = event.tag.replace(_TAG_PREFIX, "!!")
-            self._refuse(event, tag, "tags have no meaning here", "remove the tag; put text in quotes")
+    def _refuse_tag(self, event: Any) -> None:
+        tag = event.tag.replace(_TAG_PREFIX, "!!")
+        self._refuse(event, tag, "tags have no meaning here", "remove the tag; put text in quotes")
 
     def _refuse(self, event: Any, value: str, rule: str, remedy: str) -> None:
         raise ConfigError((*self.problems, self._problem(event, value, rule, remedy)))
