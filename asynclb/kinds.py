@@ -23,7 +23,7 @@ from asynclb.discovery.file import FileMembers
 from asynclb.discovery.source import Source
 from asynclb.events import Emit
 from asynclb.health import HttpProbe, ProbeKind, TcpProbe, UdpProbe
-from asynclb.model import DnsSource, EtcdSource, FileSource, MemberSource, Model, ProbeProtocol
+from asynclb.model import DatapathName, DnsSource, EtcdSource, FileSource, MemberSource, Model, ProbeProtocol
 from asynclb.tables.row import Row
 from asynclb.tables.snat import SnatRule
 
@@ -49,10 +49,17 @@ class DatapathKind:
     """What can be said of outbound rules without a host."""
 
 
+def _may_carry(name: str, model: Model) -> bool:
+    """Return whether a configuration has rules that a datapath may be chosen for."""
+    wanted = {str(rule.datapath or model.datapath) for rule in model.rules}
+    wanted |= {str(model.datapath)} if model.inbound_nat_rules or model.outbound_rules else set()
+    return not wanted.isdisjoint((name, DatapathName.AUTO))
+
+
 DATAPATHS = (
     DatapathKind(
         "kernel",
-        lambda emit, _model: KernelDatapath(emit=emit),
+        lambda emit, model: KernelDatapath(emit=emit, expects_rules=_may_carry("kernel", model)),
         kernel.static_refusal,
         clash_judge,
         outbound_refusal,

@@ -70,7 +70,7 @@ def _tried() -> KernelHost | Refusal:
     return look_at_host()
 
 
-def _look_here(library: Libbpf | None) -> KernelHost | Refusal:
+def _look_here(library: Libbpf | None, _keep: FlowLimits | None) -> KernelHost | Refusal:
     """Say what the calling thread's namespace has, with the programs tried once for all tests."""
     found, cookie = _tried(), namespace_cookie()
     if isinstance(found, Refusal):

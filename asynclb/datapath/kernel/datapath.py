@@ -13,6 +13,7 @@ Laws:
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 
 from asynclb.datapath.ask import LiveVerdict, reached
 from asynclb.datapath.base import Attachment, Counters, FlowRecord, HostSettings, Refusal, Wire
@@ -20,7 +21,6 @@ from asynclb.datapath.frames.limits import outbound_refusal, static_refusal
 from asynclb.datapath.host import take_namespace
 from asynclb.datapath.kernel.host import KernelHost, look_at_host
 from asynclb.datapath.kernel.leftovers import detach, is_forwarding, remove_dead
-from asynclb.datapath.kernel.pins import Pins
 from asynclb.datapath.kernel.programs import FlowLimits
 from asynclb.datapath.kernel.running import Running
 from asynclb.datapath.lifetimes import NOBODY, Listeners, TellingCost
@@ -35,8 +35,8 @@ _NOT_OPENED = Refusal("it has not been opened", "this is a bug of asynclb")
 
 _TELLING_COST = TellingCost(4e-6, 1e-6)
 
-Look = Callable[[], KernelHost | Refusal]
-"""Says what the calling thread's host and network namespace allow."""
+Look = Callable[[FlowLimits | None], KernelHost | Refusal]
+"""Says what the calling thread's host and network namespace allow; keeps what it tried, with room for so many flows."""
 
 
 class KernelDatapath:
@@ -52,8 +52,11 @@ class KernelDatapath:
         limits: FlowLimits | None = None,
         settings: HostSettings | None = None,
         look: Look = look_at_host,
+        expects_rules: bool = True,
     ) -> None:
+        """`expects_rules`: what is tried of programs at the opening is kept for them."""
         self._emit = emit
+        self._expects_rules = expects_rules
         self._limits = limits or FlowLimits()
         self._settings = settings or HostSettings()
         self._look = look
@@ -90,9 +93,9 @@ class KernelDatapath:
 
     async def open(self) -> None:
         """Find out what this host allows, and whether an instance before this one left programs that forward."""
-        self._host = await asyncio.to_thread(self._look)
+        self._host = await asyncio.to_thread(self._look, self._limits if self._expects_rules else None)
         if isinstance(self._host, KernelHost):
-            pins = self._pins(self._host)
+            pins = self._host.pins
             await asyncio.to_thread(remove_dead, self._host.bpf, pins)
             self._left_over = is_forwarding(pins)
 
@@ -108,6 +111,7 @@ class KernelDatapath:
     async def apply(self, delta: Delta) -> None:
         """Execute the delta's new tables from here on; see `running` for the steps. Raises: ApplyError."""
         if self._running is None and delta.new.vacant:
+            self._let_go_of_tried()
             await self._remove_left_over()
             self._generation = delta.new.generation
             return
@@ -169,6 +173,7 @@ class KernelDatapath:
             left = await self._running.close(drain_s)
             self._running = None  # until then it shows which flows are waited for, and may be closed again
             return left
+        self._let_go_of_tried()
         if not self._settings.leave:
             await self._remove_left_over()
         return 0
@@ -177,7 +182,12 @@ class KernelDatapath:
         if self._running is not None:
             await self._running.execute(delta.new)
             return
-        running = await Running.start(host, self._pins(host), self._emit, self._limits, self._settings)
+        try:
+            running = await Running.start(host, host.pins, self._emit, self._limits, self._settings)
+        except BaseException:
+            self._let_go_of_tried()
+            raise
+        self._host = replace(host, tried=None)  # it is the other's now
         running.news.listen(self._listeners)
         running.watch(begin=bool(self._watchers))
         try:
@@ -187,22 +197,24 @@ class KernelDatapath:
             raise
         self._running, self._left_over = running, False
 
+    def _let_go_of_tried(self) -> None:
+        """Give back the room of programs that nothing begins with."""
+        if isinstance(self._host, KernelHost) and self._host.tried is not None:
+            self._host.tried.close()
+            self._host = replace(self._host, tried=None)
+
     async def _remove_left_over(self) -> None:
         """End the forwarding of an instance before this one: the configuration has nothing for it to do any more."""
         if not self._left_over or isinstance(self._host, Refusal):
             return
         try:
             with take_namespace("kernel"):
-                removed = await asyncio.to_thread(detach, self._host.bpf, self._pins(self._host))
+                removed = await asyncio.to_thread(detach, self._host.bpf, self._host.pins)
         except HostError:
             return  # it lives, and what it uses is its own
         self._left_over = False
         if removed:
             self._emit(Event.LEFTOVERS_REMOVED, what=list(removed))
-
-    @staticmethod
-    def _pins(host: KernelHost) -> Pins:
-        return Pins(host.bpf, host.bpffs, host.cookie)
 
 
 def _problem(error: str) -> Problem:

@@ -8,7 +8,7 @@ What was prepared is undone when something fails before the commit.
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 from asynclb.datapath.core.values import NextHop
@@ -34,6 +34,7 @@ class Forwarding:
     def __init__(self, host: KernelHost, pins: Pins, emit: Emit, found: Leftover, limits: FlowLimits) -> None:
         self._bpf, self._code, self._pins, self._limits = host.bpf, host.code, pins, limits
         self.state = found.state
+        self._tried = host.tried
         self._before = found.programs  # another process' own, until ours are in their place
         self._emit = emit
         self._has_xdp = True
@@ -69,9 +70,12 @@ class Forwarding:
     async def put(self, image: bytes, generation: int, footing: Footing) -> None:
         """Let programs meet these tables. Raises: BpfError, OSError, ValueError -> nothing has changed."""
         programs = self.programs
-        if programs is None or len(image) > programs.capacity or not self._entries(footing) <= programs.entries:
+        if programs is None or len(image) > programs.capacity:
             await self._replace_programs(image, generation, footing)
         else:
+            if lacking := self._entries(footing) - programs.entries:
+                await self._add(programs, lacking)
+                self._pin(programs)
             await self._replace_image(programs, image, generation, footing)
         self._targets, self._footing = footing.targets, footing
 
@@ -127,6 +131,8 @@ class Forwarding:
             self._pins.drop_all()
         self._drop_programs()
         self._let_go()
+        if self._tried is not None:
+            self._tried.close()
         self.state.close()
 
     async def _replace_image(self, programs: Programs, image: bytes, generation: int, footing: Footing) -> None:
@@ -189,19 +195,42 @@ class Forwarding:
         return frozenset(entry for entry, is_needed in needs.items() if is_needed)
 
     async def _load(self, capacity: int, entries: frozenset[Entry]) -> Programs:
-        """Load programs; without XDP where the kernel refuses that one alone, which is told. Raises: BpfError."""
-        load = partial(Programs, self._bpf, self._code, self.state, self._limits, capacity)
+        """Load programs, or begin with what was tried. Raises: BpfError."""
+        load = partial(Programs, self._bpf, self._code, self.state, self._limits, capacity, (Entry.TC,))
+        programs = self._take_tried(capacity)
+        if programs is None:
+            programs = await asyncio.to_thread(load)
         try:
-            return await asyncio.to_thread(load, entries)
-        except BpfError as error:
-            if error.call != LOADING or Entry.XDP not in entries:
-                raise
-            found = await asyncio.to_thread(load, entries - {Entry.XDP})
-            remedy = "tc carries the traffic of every interface instead; report this with the kernel's version"
-            self._emit(Event.HOST_LIMIT, what="XDP", value=error.what, remedy=remedy)
-        self._has_xdp = False
-        self._attachments.give_up_xdp()
-        return found
+            await self._add(programs, entries - programs.entries)
+        except BaseException:
+            programs.close()
+            raise
+        return programs
+
+    def _take_tried(self, capacity: int) -> Programs | None:
+        """Return what was tried, with its maps, if tables fit and there are no maps with flows yet."""
+        tried, self._tried = self._tried, None
+        if tried is None:
+            return None
+        if self.state.maps or capacity > tried.programs.capacity:
+            tried.close()
+            return None
+        self.state.maps.update(tried.state.maps)
+        return tried.programs
+
+    async def _add(self, programs: Programs, entries: Iterable[Entry]) -> None:
+        """Load programs beside others; where the kernel refuses XDP, tc carries everything. Raises: BpfError."""
+        for entry in entries:
+            try:
+                add = partial(programs.add, self._bpf, self._code, self.state, self._limits, (entry,))
+                await asyncio.to_thread(add)
+            except BpfError as error:
+                if error.call != LOADING or entry is not Entry.XDP:
+                    raise
+                remedy = "tc carries the traffic of every interface instead; report this with the kernel's version"
+                self._emit(Event.HOST_LIMIT, what="XDP", value=error.what, remedy=remedy)
+                self._has_xdp = False
+                self._attachments.give_up_xdp()
 
     def _drop_programs(self) -> None:
         if self._hops is not None:

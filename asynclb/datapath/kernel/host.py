@@ -1,8 +1,11 @@
 """What the kernel datapath needs of a host, and what to do where it is not there.
 
-Everything is tried rather than looked up, as far as that is possible: the program for tc is loaded once with small
-maps, so that a kernel that refuses it is known before a rule depends on it. The others have most of their text from
-there, and nothing depends on them: without XDP there is tc.
+Everything is tried rather than looked up, as far as that is possible: the program for tc is loaded, so that a kernel
+that refuses it is known before a rule depends on it. The others have most of their text from there, and nothing depends
+on them: without XDP there is tc.
+
+Where rules are expected, what was tried has maps of full size and is kept: the datapath begins with it, and the kernel
+has verified it once. If that fails, small maps decide, so that a refusal is never one of size.
 """
 
 import platform
@@ -14,8 +17,9 @@ from pathlib import Path
 
 from asynclb.datapath.base import Refusal
 from asynclb.datapath.host import Capability, missing
-from asynclb.datapath.kernel.bpffs import find_bpffs
-from asynclb.datapath.kernel.pins import HOME, namespace_cookie
+from asynclb.datapath.kernel.bpffs import find_bpffs, present
+from asynclb.datapath.kernel.leftovers import is_forwarding
+from asynclb.datapath.kernel.pins import HOME, Pins, namespace_cookie
 from asynclb.datapath.kernel.programs import (
     SMALLEST_IMAGE,
     Entry,
@@ -35,6 +39,19 @@ _BUILD = "build it: `python -m asynclb.native.build`"
 
 
 @dataclass(frozen=True, slots=True)
+class Tried:
+    """The program for tc, and maps that nothing has used. Owner: who looked, until somebody takes it."""
+
+    programs: Programs
+    state: State
+
+    def close(self) -> None:
+        """Let go of both."""
+        self.programs.close()
+        self.state.close()
+
+
+@dataclass(frozen=True, slots=True)
 class KernelHost:
     """A host that the datapath can run on. Without a bpffs nothing outlives the process."""
 
@@ -42,10 +59,20 @@ class KernelHost:
     code: bytes
     bpffs: Path | None
     cookie: int
+    tried: Tried | None = None
+
+    @property
+    def pins(self) -> Pins:
+        """Where programs and maps of this network namespace are pinned."""
+        return Pins(self.bpf, self.bpffs, self.cookie)
 
 
-def look_at_host() -> KernelHost | Refusal:
-    """Return what is there, or why this host cannot run the datapath. Blocks for some 200 ms: it loads a program."""
+def look_at_host(keep: FlowLimits | None = None) -> KernelHost | Refusal:
+    """Return what is there, or why this host cannot run the datapath. Blocks for some 200 ms: it loads a program.
+
+    `keep`: room for so many flows, and what was tried is kept; not beside what an instance before this one left, which
+    has its flows in maps of its own.
+    """
     without, release = missing(*Capability), kernel_release()
     judged = too_old(release, platform.release()) or lacking(without, release)
     if judged is not None:
@@ -53,9 +80,11 @@ def look_at_host() -> KernelHost | Refusal:
     try:
         bpf = Libbpf()
         code = read_object()
-        _try(bpf, code)
         cookie = namespace_cookie()
-        return KernelHost(bpf, code, find_bpffs(f"{HOME}/{cookie}"), cookie)
+        inside = f"{HOME}/{cookie}"
+        left = next((place for place in present() if (place / inside).is_dir()), None)
+        tried = _tried(bpf, code, None if is_forwarding(Pins(bpf, left, cookie)) else keep)
+        return KernelHost(bpf, code, find_bpffs(inside), cookie, tried)
     except BpfError as error:
         return refused(error, without, _lockdown())
     except ValueError as error:
@@ -102,13 +131,19 @@ def strict_interfaces() -> tuple[str, ...]:
     return tuple(sorted(name for name, value in ours.items() if max(common, value) == 1))
 
 
-def _try(bpf: Libbpf, code: bytes) -> None:
-    """Load the program for tc and forget it. Raises: BpfError, ValueError -> as `Programs`."""
+def _tried(bpf: Libbpf, code: bytes, keep: FlowLimits | None) -> Tried | None:
+    """Try, and return what is to be kept. Raises: BpfError, ValueError -> as `Programs`."""
+    if keep is not None:
+        with suppress(BpfError):
+            return _try(bpf, code, keep)
+    _try(bpf, code, _TRIAL).close()
+    return None
+
+
+def _try(bpf: Libbpf, code: bytes, limits: FlowLimits) -> Tried:
+    """Load the program for tc. Raises: BpfError, ValueError -> as `Programs`."""
     state = State({})
-    try:
-        Programs(bpf, code, state, _TRIAL, SMALLEST_IMAGE, (Entry.TC,)).close()
-    finally:
-        state.close()
+    return Tried(Programs(bpf, code, state, limits, SMALLEST_IMAGE, (Entry.TC,)), state)
 
 
 def _lockdown() -> str:

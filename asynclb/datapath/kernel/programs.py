@@ -35,6 +35,7 @@ OBJECT = Path(__file__).parents[2] / "native" / "_kernel.bpf.o"
 STATE_MAPS = (
     *("flows4", "flows6", "fragments", "rule_counts", "member_counts", "drops", "totals", "interfaces", "appliances"),
 )
+TABLES = ("control", "images", "hops")
 SLACK = 4_096
 """Bytes behind an image: what a masked offset may reach beyond its last byte."""
 SMALLEST_IMAGE = 1 << 20
@@ -148,6 +149,7 @@ class Programs:
         self.entries = frozenset(entries)
         self._object = bpf.open_object(code, "asynclb")
         self._views: list[mmap.mmap] = []
+        self._beside: list[Programs] = []
         try:
             self._size(limits, state)
             names = {**_NAMES, Entry.XDP: choose_xdp(self._object)}
@@ -168,6 +170,17 @@ class Programs:
         for name in STATE_MAPS:
             if name not in state.maps:
                 state.maps[name] = os.dup(self._object.map(name))
+
+    def add(self, bpf: Libbpf, code: bytes, state: State, limits: FlowLimits, entries: Collection[Entry]) -> None:
+        """Load those besides tc that are not there yet, over the same maps and tables.
+
+        Cost: some 200 ms for each of `entries`; call it in a thread. Raises: BpfError -> nothing has changed.
+        """
+        tables = {name: self._object.map(name) for name in TABLES}
+        more = Programs(bpf, code, State({**state.maps, **tables}), limits, self.capacity, entries)
+        self._beside.append(more)
+        self.entries |= more.entries
+        self.bare, self.xdp, self.ask = max(self.bare, more.bare), max(self.xdp, more.xdp), max(self.ask, more.ask)
 
     def write(self, image: bytes) -> None:
         """Write tables where no program looks. Cost: a copy; call it in a thread when it is large.
@@ -193,6 +206,8 @@ class Programs:
 
     def close(self) -> None:
         """Let go of programs and tables; links that have them go on."""
+        for programs in self._beside:
+            programs.close()
         del self.hops, self._control, self._images
         for view in self._views:
             with suppress(BufferError):  # the last reference to a view may live in a traceback
