@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+LIMIT_S = 1_200
+"""For whatever downloads: a slow mirror of packages. A minute or three is what it takes."""
 _PACKAGES = ("apt", "ca-certificates", "mawk", "gawk")
 """What images of Python have beside the essential packages, as far as this image needs it."""
 _DIRECTORIES = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "var/tmp", "var/log/apt", "usr/local")

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Builds the image of the Dockerfile with buildah, which needs no daemon, and unpacks it. Called by built.py in
+# Builds the image of the Dockerfile with buildah, which needs no daemon, and unpacks it. Called by check.py in
 # namespaces of its own: whatever becomes of it, nothing stays mounted and nothing runs on.
 #
 #   build.sh CHECKOUT WORK PYTHON [BASE]    writes WORK/rootfs, the image's files, and WORK/image.json
 #
-# Without BASE it reads WORK/base (what base.py made) and WORK/wheels, and asks no registry; Debian's packages are
-# downloaded in any case.
+# Without BASE it reads WORK/base (what base.py made), WORK/wheels and WORK/pip.conf, and asks no registry; Debian's
+# packages are downloaded in any case.
 set -eu
 checkout=$1 work=$2 python=$3 base=${4:-}
 export BUILDAH_ISOLATION=chroot TMPDIR="$work"
@@ -24,7 +24,6 @@ if [ -z "$base" ]; then
     cp -a "$work/base/." "$root"
     images config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
     images commit --quiet --disable-compression --rm "$container" "$base" >/dev/null
-    printf '[global]\nno-index = true\nfind-links = /wheels-here\n' >"$work/pip.conf"
     set -- --pull-never --volume "$work/wheels:/wheels-here:ro" --volume "$work/pip.conf:/etc/pip.conf:ro"
 fi
 images build --format docker --layers=false --network host "$@" \

@@ -10,48 +10,31 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pip
 import pytest
 
 from asynclb.errors import HostError
-from asynclb.lab import STANDARD, VIP4, Lab, Site, require_root, require_tools
-from asynclb.lab.registry import claim, sweep
-from tests.deploy.image.base import make_base
+from asynclb.lab import STANDARD, VIP4, Lab, Site, require_tools
+from tests.deploy.image.base import LIMIT_S
 from tests.deploy.image.container import ROOT, Container, Image, bpffs
 from tests.netns.proxy_site import address_of
 
 DOCUMENT = (ROOT / "conf" / "DEPLOYMENT.md").read_text()
-LIMIT_S = 1_200  # a slow mirror of Debian's; a minute or three is what it takes
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 @pytest.fixture(scope="session")
-def image() -> Iterator[Image]:
-    """Build the image once, in a directory that the labs' register removes even if this process is killed."""
+def image(request: pytest.FixtureRequest, work: Path) -> Image:
+    """Build and unpack the image once. What runs meanwhile ends with this process, and so do its mounts."""
     try:
-        require_root("building an image")
-        require_tools("buildah", "nginx", "curl")
+        require_tools("buildah")
     except HostError as error:
         pytest.fail(str(error), pytrace=False)
-    sweep()
-    with ExitStack() as stack:
-        entry = claim("image")
-        stack.callback(entry.remove)
-        yield built(entry.directory, os.environ.get("BASE", ""))
-
-
-def built(work: Path, base: str) -> Image:
-    """Build and unpack it. What runs meanwhile ends with this process, and so do its mounts."""
+    base = os.environ.get("BASE", "")
     if not base:
-        (work / "base").mkdir()
-        make_base(work / "base", Path(pip.__file__).parent)
-        locks = [word for name in ("build", "run") for word in ("-r", ROOT / ".ci" / f"requirements-{name}.txt")]
-        download = (sys.executable, "-m", "pip", "-qq", "download", "--require-hashes", *locks, "-d", work / "wheels")
-        subprocess.run(download, check=True, timeout=LIMIT_S)
+        request.getfixturevalue("stand_in")
     alone = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
     script = Path(__file__).with_name("build.sh")
     subprocess.run([*alone, "sh", script, ROOT, work, PYTHON, *filter(None, [base])], check=True, timeout=LIMIT_S)
