@@ -67,10 +67,10 @@ conformance: ## each behaviour on each datapath, by real packets; prints and wri
 	@.ci/setup test
 	@$(BIN)/python -m tests.conformance.run $(ARGS); $(OWN)
 
-image: ## the container image, built with buildah and run on each datapath (root; minutes; BASE=... to build over an image)
+image: ## the container image, by buildah and by Docker, run on each datapath (root; minutes; BASE=... to build over an image)
 ifdef ROOT
 	@.ci/setup image
-	@$(BIN)/pytest tests/deploy/image/check.py --durations=1 $(ARGS); $(OWN)
+	@$(BIN)/pytest tests/deploy/image/check.py tests/deploy/engine/check.py --durations=1 $(ARGS); $(OWN)
 else
 	@echo "skipped: building the container image and running it, which takes root: sudo make image"
 endif

@@ -1,4 +1,4 @@
-"""Every `docker` command of the documentation, run as it stands by a Docker Engine, and then used by clients.
+"""Every `docker` command of the documentation, run as it stands by a Docker Engine; the DaemonSet's pod beside them.
 
 `make image` runs this. What no registry can be asked for here has a stand-in of the same name (stand-ins.Dockerfile):
 the image of Python is this machine's Debian and Python, Prometheus is Debian's, and for Grafana there is a web server
@@ -13,17 +13,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from asynclb.errors import HostError
 from asynclb.lab import STANDARD, VIP4, Lab, Site, require_tools
 from asynclb.lab.tools import find_tool
 from tests.deploy.engine.engine import ROOT, Engine, internet
+from tests.deploy.engine.pod import Pod
 from tests.deploy.engine.programs import unpack_engine
 from tests.deploy.image.base import LIMIT_S
 from tests.docs.commands import commands
 from tests.netns.proxy_site import address_of
 
 DOCUMENT = (ROOT / "conf" / "DEPLOYMENT.md").read_text()
+MANIFEST = ROOT / "conf" / "kubernetes.yaml"
 COMPOSE = (ROOT / "conf" / "compose.yaml").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 BUILDS, RUNS, COMPOSES = (
@@ -77,14 +80,18 @@ async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
         yield site
 
 
-async def configure(site: Site, engine: Engine) -> None:
-    """Write what the commands mount."""
-    await engine.run(f"""cat >/etc/asynclb/asynclb.yaml <<END
-version: 1
+def configuration(site: Site) -> str:
+    """Return a configuration of one rule with one member."""
+    return f"""version: 1
 frontends: {{web: {{address: {VIP4}, allow: [0.0.0.0/0]}}}}
 backend_pools: {{web: {{members: [{{name: be1, address: {address_of(site.members[0])}}}]}}}}
 rules: [{{name: web, frontend: web, protocol: tcp, frontend_port: 80, backend_port: 8080, backend_pool: web}}]
-END""")
+"""
+
+
+async def configure(site: Site, engine: Engine) -> None:
+    """Write what the commands mount."""
+    await engine.run(f"cat >/etc/asynclb/asynclb.yaml <<'END'\n{configuration(site)}END")
 
 
 async def page(site: Site) -> str:
@@ -127,3 +134,23 @@ async def test_docker_compose(docker: Path, site: Site) -> None:
         found = json.loads(await engine.until(asked, ',"1"]'))
         assert found["data"]["result"][0]["metric"]["instance"] == "127.0.0.1:9180"
         await engine.run("docker compose -f conf/compose.yaml down")
+
+
+async def test_the_pod_of_the_daemon_set(docker: Path, site: Site) -> None:
+    """It passes its probes and forwards, goes on while no pod runs, and the next pod takes over what is there."""
+    found = {document["kind"]: document for document in yaml.safe_load_all(MANIFEST.read_text())}
+    pod = Pod(
+        found["DaemonSet"]["spec"]["template"]["spec"],
+        {found["ConfigMap"]["metadata"]["name"]: {"asynclb.yaml": f"on_stop: leave\n{configuration(site)}"}},
+    )
+    async with Engine.running(site.lb, docker) as engine:
+        await engine.run(f"docker tag asynclb {pod.spec['containers'][0]['image']}")
+        await engine.run("mount -t bpf bpf /sys/fs/bpf")
+        for event in ("datapath_attached", "datapath_adopted"):
+            name = await pod.start(engine)
+            for kind in ("startup", "readiness", "liveness"):
+                await pod.probe(engine, kind)
+            assert event in await engine.run(f"docker logs {name} 2>&1")
+            assert await page(site) == "be1"
+            await pod.stop(engine)
+            assert await page(site) == "be1"
