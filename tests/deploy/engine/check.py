@@ -101,7 +101,7 @@ async def page(site: Site) -> str:
 
 def health(container: str) -> str:
     """Return the command that says what a container's health check found."""
-    return f"docker inspect --format 'health={{{{.State.Health.Status}}}}' {container}"
+    return f"docker inspect --format '{{{{json .State.Health}}}}' {container}"
 
 
 @pytest.mark.parametrize("command", RUNS)
@@ -129,7 +129,7 @@ async def test_docker_compose(docker: Path, site: Site) -> None:
         log = await engine.run("docker logs asynclb-asynclb-1 2>&1")
         assert '"datapath_chosen", "rule": "web", "datapath": "kernel"' in log
         for service in ("asynclb", "prometheus", "grafana"):
-            await engine.until(health(f"asynclb-{service}-1"), "health=healthy")
+            await engine.until(health(f"asynclb-{service}-1"), '"Status":"healthy"')
         asked = "curl -sS 'http://127.0.0.1:9090/api/v1/query?query=up'"
         found = json.loads(await engine.until(asked, ',"1"]'))
         assert found["data"]["result"][0]["metric"]["instance"] == "127.0.0.1:9180"

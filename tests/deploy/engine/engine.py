@@ -33,7 +33,7 @@ class Engine:
     @classmethod
     @asynccontextmanager
     async def running(cls, host: Host, home: Path) -> AsyncIterator[Self]:
-        """Run the engine that was unpacked into `home`, where its images and volumes stay for the next. Cost: 1 s."""
+        """Run the engine that was unpacked into `home`, where images and volumes stay, but no containers. Cost: 1 s."""
         _sweep()
         tools = home / "files"
         path = f"{tools}/usr/bin:{tools}/usr/sbin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -42,6 +42,7 @@ class Engine:
         try:
             await process.wait_for_log("API listen on")
             engine = cls(host, process, path)
+            await engine.run("docker ps --all --quiet | xargs -r docker rm --force")
             yield engine
             await engine.run("kill $(cat /run/docker.pid)")
             await process.wait()
