@@ -10,13 +10,12 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-import pytest
-
-from asynclb.lab import Host, LabError, Process, wait_until
+from asynclb.lab import Host, LabError, Process
+from tests.netns.deploy import cgroup
 
 ROOT = Path(__file__).parents[3]
 CONF = ROOT / "conf"
@@ -30,48 +29,7 @@ def why_not() -> str:
     missing = [name for name in needed if shutil.which(name) is None]
     if os.geteuid() != 0 or missing:
         return f"needs root and {', '.join(missing)}" if missing else "needs root"
-    home = cgroup_home()
-    return "" if home is not None and os.access(home, os.W_OK) else "no cgroup file system of version 2 to write to"
-
-
-def cgroup_home() -> Path | None:
-    """Return where version 2 of the cgroup file system is mounted."""
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
-        fields, _, rest = line.partition(" - ")
-        if rest.split()[0] == "cgroup2":
-            return Path(fields.split()[4])
-    return None
-
-
-@contextmanager
-def cgroup() -> Iterator[Path]:
-    """Give a group of its own to who runs systemd; those of dead test runs go as well."""
-    home = cgroup_home()
-    if home is None:
-        pytest.skip("no cgroup file system of version 2")
-    for left in home.glob("asynclb-test-*"):
-        if not Path("/proc", left.name.rpartition("-")[2]).exists():
-            remove(left)
-    group = home / f"asynclb-test-{os.getpid()}"
-    group.mkdir()
-    try:
-        yield group
-    finally:
-        remove(group)
-
-
-def events(group: Path) -> str:
-    """Return what the kernel says of a group: it ends the processes in it after it was told to."""
-    return (group / "cgroup.events").read_text(encoding="utf-8")
-
-
-def remove(group: Path) -> None:
-    """Remove a group with the groups in it, as far as nobody lives there any more."""
-    for path in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
-        with suppress(OSError):
-            path.rmdir()
-    with suppress(OSError):
-        group.rmdir()
+    return cgroup.why_not()
 
 
 class Machine:
@@ -159,12 +117,10 @@ async def booted(host: Host, config: str, drop_in: str = "") -> AsyncIterator[Ma
     (units / "asynclb.service.d" / "test.conf").write_text(f"[Service]\n{log}\n{drop_in}\n")
     root = host.directory / "root"
     root.mkdir()
-    script = 'mkdir -p "$1" && echo $$ >"$1/cgroup.procs" && shift && exec "$@"'
-    there = ("nsenter", "-t", str(os.getpid()), "--mount")  # `ip netns exec` has hidden the groups
     namespaces = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--cgroup")
-    with cgroup() as group:
+    with cgroup.cgroup() as group:
         process = await host.run(
-            *(*there, "sh", "-c", script, "sh", group, *namespaces, "sh", Path(__file__).with_name("boot.sh"), root),
+            *(*cgroup.within(group), *namespaces, "sh", Path(__file__).with_name("boot.sh"), root),
             name="systemd",
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "ETC": str(etc)} | python() | user(host.directory),
         )
@@ -174,7 +130,7 @@ async def booted(host: Host, config: str, drop_in: str = "") -> AsyncIterator[Ma
             yield machine
         finally:
             await process.kill()
-            await wait_until(lambda: "populated 0" in events(group), "what systemd ran has ended", timeout_s=WAIT_S)
+            await cgroup.deserted(group, timeout_s=WAIT_S)
 
 
 def python() -> dict[str, str]:
