@@ -12,38 +12,36 @@ Laws:
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
-from asynclb.datapath.ask import LiveVerdict, reached
-from asynclb.datapath.base import Attachment, Counters, FlowRecord, HostSettings, Refusal, Wire
+from asynclb.datapath.base import Attachment, HostSettings, Refusal
+from asynclb.datapath.frames.front import Front
 from asynclb.datapath.frames.limits import outbound_refusal, static_refusal
 from asynclb.datapath.host import take_namespace
 from asynclb.datapath.kernel.host import KernelHost, look_at_host
 from asynclb.datapath.kernel.leftovers import detach, is_forwarding, remove_dead
 from asynclb.datapath.kernel.programs import FlowLimits
 from asynclb.datapath.kernel.running import Running
-from asynclb.datapath.lifetimes import NOBODY, Listeners, TellingCost
+from asynclb.datapath.lifetimes import TellingCost
 from asynclb.errors import ApplyError, HostError, Problem
 from asynclb.events import Emit, Event
-from asynclb.net.flow import Flow
 from asynclb.tables.diff import Delta
-from asynclb.tables.row import FrontendKey, Row
+from asynclb.tables.row import Row
 from asynclb.tables.snat import SnatRule
 
 _NOT_OPENED = Refusal("it has not been opened", "this is a bug of asynclb")
-
-_TELLING_COST = TellingCost(4e-6, 1e-6)
 
 Look = Callable[[FlowLimits | None], KernelHost | Refusal]
 """Says what the calling thread's host and network namespace allow; keeps what it tried, with room for so many flows."""
 
 
-class KernelDatapath:
+class KernelDatapath(Front[Running]):
     """Executes rules of every protocol with BPF programs. Owner: the controller."""
 
     name = "kernel"
     judge = "the loaded program"
+    telling_cost = TellingCost(4e-6, 1e-6)
 
     def __init__(
         self,
@@ -55,22 +53,15 @@ class KernelDatapath:
         expects_rules: bool = True,
     ) -> None:
         """`expects_rules`: what is tried of programs at the opening is kept for them."""
+        super().__init__()
         self._emit = emit
         self._expects_rules = expects_rules
         self._limits = limits or FlowLimits()
         self._settings = settings or HostSettings()
         self._look = look
         self._host: KernelHost | Refusal = _NOT_OPENED
-        self._running: Running | None = None
-        self._listeners = NOBODY
         self._watchers = 0
         self._left_over = False
-        self._generation = 0
-
-    @property
-    def generation(self) -> int:
-        """The generation that new flows meet."""
-        return self._generation
 
     @property
     def capacity(self) -> int:
@@ -122,38 +113,6 @@ class KernelDatapath:
         except (HostError, OSError, LookupError, ValueError) as error:
             raise ApplyError([_problem(str(error))]) from error
         self._generation = delta.new.generation
-
-    def counters(self) -> Counters:
-        """Return a snapshot of the counters; the numbers of open flows are some seconds old at most."""
-        return Counters() if self._running is None else self._running.counters()
-
-    def flows(self) -> Iterator[FlowRecord]:
-        """Iterate over the flow tables."""
-        if self._running is not None:
-            yield from self._running.flows()
-
-    @property
-    def telling_cost(self) -> TellingCost:
-        """What telling costs on the loop, at most."""
-        return _TELLING_COST
-
-    def tell_flows(self, listeners: Listeners) -> None:
-        """Tell these from here on of flows that begin and end."""
-        self._listeners = listeners
-        if self._running is not None:
-            self._running.news.listen(listeners)
-
-    def wire(self) -> Wire:
-        """Return who is where now."""
-        return Wire() if self._running is None else self._running.wire()
-
-    async def reaches(self, rows: Collection[Row]) -> Mapping[FrontendKey, bool]:
-        """Ask the kernel where a client's packet to each row would go."""
-        return {} if self._running is None else await reached(rows, self._running.ask)
-
-    async def verdict(self, flow: Flow, interface: str | None = None) -> LiveVerdict | None:
-        """Ask the kernel where a packet would go."""
-        return None if self._running is None else self._running.ask(flow, interface)
 
     def watch(self, *, begin: bool) -> None:
         """Let packet sockets see all frames from here on, or no longer. Raises: HostError -> `begin` is refused."""

@@ -1,49 +1,39 @@
 """The packet datapath as the controller sees it; `running` is what there is while there is something to execute."""
 
 import asyncio
-from collections.abc import Collection, Iterator, Mapping
 
 from asynclb import native
-from asynclb.datapath.ask import LiveVerdict, reached
-from asynclb.datapath.base import Counters, FlowRecord, Refusal, Wire
+from asynclb.datapath.base import Refusal
+from asynclb.datapath.frames.front import Front
 from asynclb.datapath.frames.limits import outbound_refusal, static_refusal
 from asynclb.datapath.host import Capability, missing, take_namespace
-from asynclb.datapath.lifetimes import NOBODY, Listeners, TellingCost
+from asynclb.datapath.lifetimes import TellingCost
 from asynclb.datapath.nft import Nftables
 from asynclb.datapath.packet.fanout import Pinning
 from asynclb.datapath.packet.ruleset import NO_TABLE, TABLE
 from asynclb.datapath.packet.running import Running
 from asynclb.errors import ApplyError, HostError, Problem
 from asynclb.events import Emit, Event
-from asynclb.net.flow import Flow
 from asynclb.tables.diff import Delta
-from asynclb.tables.row import FrontendKey, Row
+from asynclb.tables.row import Row
 from asynclb.tables.snat import SnatRule
 
-_TELLING_COST = TellingCost(0.5e-6, 0.05e-6)
 
-
-class PacketDatapath:
+class PacketDatapath(Front[Running]):
     """Executes rules of every protocol with packet sockets. Owner: the controller."""
 
     name = "packet"
     judge = "the packet core"
+    telling_cost = TellingCost(0.5e-6, 0.05e-6)
 
     def __init__(self, *, emit: Emit, workers: int = 1) -> None:
         """Make it; with several workers, as many processes move the frames."""
+        super().__init__()
         self._emit = emit
         self._workers = workers
         self._remedy = "run as root or with these capabilities, or use `datapath: proxy` where it can"
         self._why_not = "it has not been opened"
-        self._running: Running | None = None
         self._leftover = False
-        self._generation = 0
-        self._listeners = NOBODY
-
-    @property
-    def generation(self) -> int:
-        """The generation that new flows meet."""
-        return self._generation
 
     async def open(self) -> None:
         """Find out what this host allows, and whether a killed instance left its guard behind. Changes nothing.
@@ -93,38 +83,6 @@ class PacketDatapath:
         self._generation = delta.new.generation
         if self._leftover:
             self._removed_leftover()
-
-    def counters(self) -> Counters:
-        """Return a snapshot of the counters."""
-        return Counters() if self._running is None else self._running.counters()
-
-    def flows(self) -> Iterator[FlowRecord]:
-        """Iterate over the flow table."""
-        if self._running is not None:
-            yield from self._running.flows()
-
-    @property
-    def telling_cost(self) -> TellingCost:
-        """What telling costs on the loop, at most."""
-        return _TELLING_COST
-
-    def tell_flows(self, listeners: Listeners) -> None:
-        """Tell these from here on of flows that begin and end."""
-        self._listeners = listeners
-        if self._running is not None:
-            self._running.news.listen(listeners)
-
-    def wire(self) -> Wire:
-        """Return who is where now."""
-        return Wire() if self._running is None else self._running.wire()
-
-    async def reaches(self, rows: Collection[Row]) -> Mapping[FrontendKey, bool]:
-        """Ask the core where a client's packet to each row would go."""
-        return {} if self._running is None else await reached(rows, self._running.ask)
-
-    async def verdict(self, flow: Flow, interface: str | None = None) -> LiveVerdict | None:
-        """Ask the core where a packet would go."""
-        return None if self._running is None else self._running.ask(flow, interface)
 
     async def close(self, drain_s: float) -> int:
         """Take no new flows for `drain_s` at most, then take the rings, the guard and the lock down."""
