@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from asynclb.control.bulk import in_bulk
@@ -10,8 +10,13 @@ from asynclb.control.bulk import in_bulk
 T = TypeVar("T")
 
 
-async def beside_loop(work: Callable[[], T]) -> tuple[T, float, float]:
-    """Run `work` as the controller does; return its result, its time, and how late the loop was at most, in ms."""
+async def beside_loop(
+    work: Callable[[], T], run: Callable[[Callable[[], T]], Awaitable[T]] = in_bulk
+) -> tuple[T, float, float]:
+    """Run `work` in a thread, as the controller does unless said otherwise.
+
+    Returns its result, its time, and how late the loop was at most, in ms.
+    """
     late_s = [0.0]
 
     async def beat() -> None:
@@ -24,7 +29,7 @@ async def beside_loop(work: Callable[[], T]) -> tuple[T, float, float]:
     await asyncio.sleep(0.05)
     late_s.clear()
     start_s = time.perf_counter()
-    found = await in_bulk(work)
+    found = await run(work)
     took_s = time.perf_counter() - start_s
     await asyncio.sleep(0.01)
     beating.cancel()

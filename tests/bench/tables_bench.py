@@ -6,12 +6,13 @@ and with what the cache keeps), and the longest time that the event loop stood s
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import uvloop
+from beside_loop import beside_loop
 
 from asynclb import native
 from asynclb.model import (
@@ -61,26 +62,6 @@ def all_up(rows: list[Row]) -> dict[tuple[str, str, str], MemberHealth]:
     return {(row.pool.name, member.name, "probe"): UP for row in rows for member in row.pool.members}
 
 
-async def longest_stall(work: Callable[[], object]) -> tuple[float, float]:
-    """Run `work` in a thread; return its time and the longest that a callback of the loop came late, in ms."""
-    late = [0.0]
-
-    async def beat() -> None:
-        while True:
-            due = time.perf_counter() + 0.001
-            await asyncio.sleep(0.001)
-            late.append(time.perf_counter() - due)
-
-    beating = asyncio.create_task(beat())
-    await asyncio.sleep(0.05)
-    late.clear()
-    start = time.perf_counter()
-    await asyncio.to_thread(work)
-    took = time.perf_counter() - start
-    beating.cancel()
-    return 1000 * took, 1000 * max(late, default=0.0)
-
-
 @contextmanager
 def timed(results: list[float]) -> Iterator[None]:
     """Append the time of the block in milliseconds."""
@@ -111,7 +92,7 @@ def measure(name: str, rows: list[Row]) -> None:
     compile_up = partial(compile_tables, rows, health, seed=SEED, generation=1, cache=cache)
     compile_down = partial(compile_tables, rows, changed, seed=SEED, generation=2, cache=cache)
     for what, work in (("compile", compile_up), ("one member down", compile_down)):
-        took, stall = uvloop.run(longest_stall(work))
+        _, took, stall = uvloop.run(beside_loop(work, asyncio.to_thread))
         print(f"    in a thread: {what} {took:.0f} ms, the loop stood still {stall:.1f} ms at most")
 
 

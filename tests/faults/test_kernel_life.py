@@ -19,8 +19,7 @@ from asynclb.errors import HostError
 from asynclb.lab import PATIENCE_S, STANDARD, VIP4, Host, Lab, Process, Site, require_root, require_tools
 from asynclb.native.libbpf import Libbpf
 from tests.netns.kernel_site import directory_of, needs_kernel, pins_of
-from tests.netns.proxy_site import Members, address_of
-from tests.netns.test_packet_traffic import greet
+from tests.netns.proxy_site import Members, address_of, greet, serves
 from tests.unit.proxy.wire import Wire, connect
 
 pytestmark = pytest.mark.netns
@@ -281,9 +280,7 @@ async def test_detaching_from_a_running_instance(site: Site) -> None:
     refused = await site.lb.run(*words)
     assert await refused.wait() == 1
     assert "another asynclb uses the datapath `kernel`" in refused.stderr
-    with Members(site) as members:
-        async with members.joined(site.clients[0], VIP4) as (client, accepted):
-            await greet(client, accepted)
+    await serves(site)
     assert await process.stop() == 0
 
 
@@ -342,9 +339,7 @@ async def test_without_root(site: Site) -> None:
     path, words = another_user(site, "bpf", "perfmon", "net_admin", "net_raw")
     process = await start(site, path, *words)
     assert "bpffs that this user may write to" in process.stdout
-    with Members(site) as members:
-        async with members.joined(site.clients[0], VIP4) as (client, accepted):
-            await greet(client, accepted)
+    await serves(site)
     assert await process.stop() == 0
 
 
@@ -353,9 +348,7 @@ async def test_with_two_capabilities(site: Site) -> None:
     path, words = another_user(site, "bpf", "net_admin")
     process = await start(site, path, *words)
     assert "CAP_NET_RAW" in process.stdout
-    with Members(site) as members:
-        async with members.joined(site.clients[0], VIP4) as (client, accepted):
-            await greet(client, accepted)
+    await serves(site)
     assert await process.stop() == 0
 
 
@@ -365,9 +358,7 @@ async def test_another_users_pins(site: Site) -> None:
     mount = f'mount -t bpf -o mode=0777 bpf {USUAL} && exec "$@"'
     process = await start(site, path, "unshare", "--mount", "sh", "-c", mount, "sh", *words)
     assert "bpffs that this user may write to" not in process.stdout
-    with Members(site) as members:
-        async with members.joined(site.clients[0], VIP4) as (client, accepted):
-            await greet(client, accepted)
+    await serves(site)
     with site.lb.entered():
         pins = Path(f"/proc/{process.pid}/root{USUAL}", HOME, str(namespace_cookie()))
     assert {"map-flows4", "program-tc"} <= {path.name for path in pins.iterdir()}

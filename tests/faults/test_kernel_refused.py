@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from asynclb.datapath.kernel.bpffs import EVERYWHERE, USUAL
-from asynclb.lab import VIP4, Process, Site
+from asynclb.lab import Process, Site
 from tests.faults.test_kernel_life import ROOT, another_user, config, site, start
-from tests.netns.proxy_site import Members
-from tests.netns.test_packet_traffic import greet
+from tests.netns.proxy_site import serves
 
 __all__ = ["site"]
 
@@ -42,13 +41,6 @@ def events(process: Process, name: str) -> list[dict[str, object]]:
     """Return the fields of the events of one name so far."""
     found = (json.loads(line) for line in process.stdout.splitlines() if line.startswith("{"))
     return [event for event in found if event["event"] == name]
-
-
-async def serves(site: Site) -> None:
-    """Check that a client reaches a member."""
-    with Members(site) as members:
-        async with members.joined(site.clients[0], VIP4) as (client, accepted):
-            await greet(client, accepted)
 
 
 async def run(site: Site, *words: str | Path) -> Process:

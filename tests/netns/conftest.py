@@ -5,25 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from asynclb.errors import HostError
-from asynclb.lab import STANDARD, Lab, Site, require_root, require_tools
+from asynclb.lab import STANDARD, Lab, Site
+from tests.labs import mark
 
 HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test of this folder `netns`, and skip it with the reason where labs cannot be had."""
-    try:
-        require_root("network namespaces")
-        require_tools("ip", "setpriv", "nginx", "curl", "ethtool")
-        skip = None
-    except HostError as error:
-        skip = pytest.mark.skip(reason=str(error))
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.netns)
-            if skip is not None:
-                item.add_marker(skip)
+    mark(items, HERE, "nginx", "curl", "ethtool")
 
 
 @pytest.fixture

@@ -4,11 +4,13 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Self
+
+import pytest
 
 from asynclb.lab import PATIENCE_S, VIP4, VIP6, Host, Site
 from asynclb.lab.topology import client_addresses, member_addresses
@@ -16,6 +18,7 @@ from asynclb.tables.row import Row
 from tests.unit.proxy.wire import Listener, Wire, connect
 from tests.unit.proxy.world import member, pool, row
 
+BOTH = pytest.mark.parametrize("version", [pytest.param(4, id="IPv4"), pytest.param(6, id="IPv6")])
 VIPS = {4: VIP4, 6: VIP6}
 BACKEND_PORT = 8080
 TRIES = 200
@@ -86,6 +89,52 @@ class Members:
     def waiting(self) -> int:
         """Return how many connections wait, and close them."""
         return sum(listener.waiting() for listener in self.listeners.values())
+
+
+async def greet(client: Wire, accepted: Wire) -> None:
+    """Check that bytes pass both ways."""
+    await client.send(b"hello")
+    assert await accepted.exactly(5) == b"hello"
+    await accepted.send(b"welcome")
+    assert await client.exactly(7) == b"welcome"
+
+
+async def serves(site: Site, version: int = 4) -> None:
+    """Check that a client reaches a member through the VIP, and bytes pass both ways."""
+    with Members(site, version) as members:
+        async with members.joined(site.clients[0], VIPS[version]) as (client, accepted):
+            await greet(client, accepted)
+
+
+async def served_meanwhile(site: Site, change: Callable[[int], Awaitable[None]], changes: int = 30) -> set[str]:
+    """Let clients come without a pause while something changes; check that each is served, and return by whom."""
+    done = False
+    seen: set[str] = set()
+
+    async def visit(number: int) -> None:
+        while not done:
+            with await connect(VIP4, 80, host=site.clients[number % 2]) as client:
+                await client.send(b"?")
+                assert await client.exactly(1) == b"!"
+
+    async def serve() -> None:
+        with Members(site) as members:
+            while True:
+                with await members.accept() as accepted:
+                    assert await accepted.exactly(1) == b"?"
+                    seen.add(accepted.name[0])
+                    await accepted.send(b"!")
+
+    serving = asyncio.create_task(serve())
+    visitors = [asyncio.create_task(visit(number)) for number in range(4)]
+    for number in range(changes):
+        await change(number)
+        await asyncio.sleep(0.02)
+    done = True
+    await asyncio.gather(*visitors)
+    serving.cancel()
+    await asyncio.wait([serving])
+    return seen
 
 
 class Capture:

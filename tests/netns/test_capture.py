@@ -25,10 +25,9 @@ from asynclb.tables.row import Row
 from tests.netns.balancer import Balancer, balancer
 from tests.netns.kernel_site import kernel, kernel_kind, pins_of
 from tests.netns.packet_site import UdpMembers, ask, once, udp_rule
-from tests.netns.proxy_site import address_of, udp_socket
+from tests.netns.proxy_site import BOTH, address_of, udp_socket
 from tests.netns.spokes import Spokes, Talks, Witness
 from tests.netns.test_kernel_changes import Failing
-from tests.netns.test_packet_traffic import BOTH
 from tests.unit.proxy.world import Driver
 
 KINDS: dict[str, Callable[..., Any]] = {

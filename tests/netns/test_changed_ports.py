@@ -17,8 +17,9 @@ from asynclb.tables.row import Delivery, Row
 from tests.netns.balancer import Balancer
 from tests.netns.kernel_site import kernel, let_xdp_redirect
 from tests.netns.packet_site import VIPS, Frames, UdpMembers, ask, packets, rule, wrong_checksum
+from tests.netns.proxy_site import BOTH, greet
 from tests.netns.test_packet_own_mtu import BLOCK, NARROW, PATH_MTU, pour
-from tests.netns.test_packet_traffic import BOTH, first_of, greet
+from tests.netns.test_packet_traffic import first_of
 from tests.unit.proxy.wire import Listener, Wire, connect
 
 MEMBER_PORT, KEPT = 8080, 443

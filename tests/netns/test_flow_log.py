@@ -7,8 +7,7 @@ from asynclb.lab import VIP4, Site
 from asynclb.net.address import endpoint
 from tests.netns.flow_log_site import KINDS, told
 from tests.netns.packet_site import UdpMembers, ask, udp_rule
-from tests.netns.proxy_site import BACKEND_PORT, VIPS, Members, address_of, rule, udp_socket
-from tests.netns.test_packet_traffic import BOTH
+from tests.netns.proxy_site import BACKEND_PORT, BOTH, VIPS, Members, address_of, rule, udp_socket
 
 HEADER = {4: 20, 6: 40}
 """Bytes of an IP header."""

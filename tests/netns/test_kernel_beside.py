@@ -20,9 +20,8 @@ from asynclb.native.libbpf import LOADING, Attach, BpfError, Libbpf, Object, Xdp
 from tests.netns.balancer import Balancer
 from tests.netns.kernel_site import kernel, needs_kernel, pins_of
 from tests.netns.packet_site import UdpMembers, ask, rule, udp_rule
-from tests.netns.proxy_site import Members
+from tests.netns.proxy_site import Members, greet, serves
 from tests.netns.test_kernel_changes import weighted
-from tests.netns.test_packet_traffic import greet
 from tests.unit.kernel.conftest import compiled
 
 TCX_NEXT, XDP_PASS = 0xFFFF_FFFF, 2
@@ -239,9 +238,7 @@ async def test_an_interface_with_a_filter_goes(site: Site) -> None:
         async with asyncio.timeout(10):
             while len([name for name in pins_of(site.lb) if name.startswith("link-")]) > len(DEVICES):
                 await asyncio.sleep(0.02)
-        with Members(site) as members:
-            async with members.joined(site.clients[0], VIP4) as (near, far):
-                await greet(near, far)
+        await serves(site)
         assert not balancer.events.of(Event.DATAPATH_FAILED)
 
 

@@ -19,7 +19,7 @@ from asynclb.tables.row import Row
 from tests.netns.balancer import Balancer
 from tests.netns.kernel_site import kernel, pins_of
 from tests.netns.packet_site import VIPS, UdpMembers, address_of, ask, once, rule, udp_rule
-from tests.netns.proxy_site import Members
+from tests.netns.proxy_site import BOTH, Members, greet, serves
 from tests.netns.test_packet_changes import (
     test_a_member_that_fails_its_probe,
     test_a_reload_keeps_what_is_open,
@@ -27,7 +27,6 @@ from tests.netns.test_packet_changes import (
     test_generations_take_turns_while_clients_come,
     test_room_for_flows_is_told,
 )
-from tests.netns.test_packet_traffic import BOTH, greet
 from tests.unit.proxy.world import member, pool, row
 
 __all__ = [
@@ -143,9 +142,7 @@ async def test_an_interface_that_is_deleted(site: Site, balancer: Balancer) -> N
     await _until(lambda: len(_links(site)) == before + 2, "attached to both ends")
     ip_batch(["link del extra0"], namespace=site.lb.namespace)
     await _until(lambda: len(_links(site)) == before, "their links are gone")
-    with Members(site) as members:
-        async with members.joined(site.clients[0], VIP4) as (client, accepted):
-            await greet(client, accepted)
+    await serves(site)
     assert not balancer.events.of(Event.DATAPATH_FAILED)
 
 
@@ -254,9 +251,7 @@ async def test_two_instances(site: Site, balancer: Balancer) -> None:
     async with kernel(site.lb) as second:
         with pytest.raises((ApplyError, HostError), match="another asynclb uses the datapath `kernel`"):
             await second.apply(rule(site))
-    with Members(site) as members:
-        async with members.joined(site.clients[0], VIP4) as (client, accepted):
-            await greet(client, accepted)
+    await serves(site)
     assert pins_of(site.lb)
 
 

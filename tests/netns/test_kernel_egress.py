@@ -14,9 +14,8 @@ from asynclb.net.drop import Drop
 from tests.netns.egress import Way, through, tunnels
 from tests.netns.kernel_site import kernel, pins_of
 from tests.netns.packet_site import VIPS, UdpMembers, ask, once, rule, udp_rule
-from tests.netns.proxy_site import Members
+from tests.netns.proxy_site import BOTH, Members, greet
 from tests.netns.test_packet_own_mtu import NARROW, PATH_MTU, hears_what_fits
-from tests.netns.test_packet_traffic import BOTH, greet
 
 ASKED = 30
 BLOCK = bytes(range(256)) * 200

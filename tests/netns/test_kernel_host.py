@@ -11,8 +11,7 @@ from asynclb.events import Event
 from asynclb.lab import VIP4, Site
 from tests.netns.kernel_site import FLOWS, kernel
 from tests.netns.packet_site import rule
-from tests.netns.proxy_site import Members
-from tests.netns.test_packet_traffic import greet
+from tests.netns.proxy_site import Members, greet
 from tests.unit.core.world import tcp
 
 CONF = Path("/proc/sys/net/ipv4/conf")

@@ -17,7 +17,7 @@ from asynclb.native.libbpf import BpfError, Libbpf
 from tests.netns.balancer import Balancer
 from tests.netns.kernel_site import kernel
 from tests.netns.packet_site import VIPS, address_of, rule
-from tests.netns.proxy_site import Members
+from tests.netns.proxy_site import Members, greet
 from tests.netns.test_packet_leaving import (
     ended,
     join,
@@ -28,7 +28,6 @@ from tests.netns.test_packet_leaving import (
     test_connections_that_are_busy_end_as_well,
     without,
 )
-from tests.netns.test_packet_traffic import greet
 from tests.unit.proxy.wire import until
 
 __all__ = [

@@ -17,13 +17,13 @@ from asynclb.net.drop import Drop
 from tests.netns.balancer import Balancer
 from tests.netns.kernel_site import kernel
 from tests.netns.packet_site import VIPS, udp_rule
+from tests.netns.proxy_site import BOTH
 from tests.netns.test_packet_own_mtu import (
     NARROW,
     streams,
     test_a_datagram_that_does_not_fit,
     test_a_datagram_that_may_be_fragmented,
 )
-from tests.netns.test_packet_traffic import BOTH
 
 PROBING = {4: (socket.IPPROTO_IP, 10, 3), 6: (socket.IPPROTO_IPV6, 23, 3)}
 """IP_MTU_DISCOVER, IP_PMTUDISC_PROBE: what does not fit is sent all the same, and never in fragments."""

@@ -13,14 +13,13 @@ from asynclb.datapath.kernel.bpffs import find_bpffs
 from asynclb.datapath.kernel.host import KernelHost, Tried, look_at_host
 from asynclb.datapath.kernel.pins import HOME, Pins, namespace_cookie
 from asynclb.datapath.kernel.programs import FlowLimits
-from asynclb.lab import STANDARD, VIP4, Lab, Site
+from asynclb.lab import STANDARD, Lab, Site
 from asynclb.native.libbpf import Libbpf
 from tests.netns.balancer import Balancer, balancer
 from tests.netns.kernel_site import FLOWS, attached, let_xdp_redirect, needs_kernel, pins_of
 from tests.netns.packet_site import rule
-from tests.netns.proxy_site import Members
+from tests.netns.proxy_site import serves
 from tests.netns.test_kernel_changes import weighted
-from tests.netns.test_packet_traffic import greet
 
 
 class Looking:
@@ -57,13 +56,6 @@ def forwarding(site: Site) -> int:
         return bpf.program_id(fd)
     finally:
         os.close(fd)
-
-
-async def serves(site: Site) -> None:
-    """Check that a client reaches a member."""
-    with Members(site) as members:
-        async with members.joined(site.clients[0], VIP4) as (client, accepted):
-            await greet(client, accepted)
 
 
 @pytest.mark.parametrize("attach", ["tc", "xdp"])

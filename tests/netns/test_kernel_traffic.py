@@ -9,7 +9,7 @@ from asynclb.lab import STANDARD, Lab, Site
 from tests.netns.balancer import Balancer
 from tests.netns.kernel_site import kernel
 from tests.netns.packet_site import VIPS, Frames, UdpMembers, ask, rule, udp_rule, wrong_checksum
-from tests.netns.proxy_site import Members
+from tests.netns.proxy_site import BOTH, Members, greet
 from tests.netns.test_packet_host import (
     test_a_client_hears_of_the_vip_only,
     test_a_frontend_on_the_hosts_own_address,
@@ -21,8 +21,6 @@ from tests.netns.test_packet_host import (
     test_what_no_rule_names_is_silent,
 )
 from tests.netns.test_packet_traffic import (
-    BOTH,
-    greet,
     test_a_member_reaches_its_own_vip,
     test_bulk_arrives_unchanged,
     test_datagrams_in_fragments,

@@ -7,9 +7,8 @@ from asynclb.events import Event
 from asynclb.lab import STANDARD, Lab
 from tests.netns.kernel_site import kernel, let_xdp_redirect
 from tests.netns.packet_site import VIPS, rule
-from tests.netns.proxy_site import Members
+from tests.netns.proxy_site import BOTH, Members, greet
 from tests.netns.test_changed_ports import FLOATING, floating_site, joined
-from tests.netns.test_packet_traffic import BOTH, greet
 
 
 def lost(counters: Counters) -> dict[str, int]:

@@ -1,6 +1,5 @@
 """The packet datapath while things change: members, rules, generations, and the process itself."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,8 +13,7 @@ from asynclb.net.flow import Protocol
 from asynclb.tables.row import Delivery, Row
 from tests.netns.balancer import Balancer
 from tests.netns.packet_site import VIPS, UdpMembers, address_of, ask, ha_rule, packets, rule, udp_rule
-from tests.netns.proxy_site import Members
-from tests.netns.test_packet_traffic import BOTH, greet
+from tests.netns.proxy_site import BOTH, Members, greet, served_meanwhile
 from tests.unit.proxy.wire import Listener, Wire, connect
 from tests.unit.proxy.world import member, pool, row
 
@@ -66,32 +64,7 @@ async def test_generations_take_turns_while_clients_come(site: Site, balancer: B
     """Two generations that give new flows to different members take turns: every client is served to its end."""
     lost = (("be2", "be3"), ("be1", "be3"))
     await balancer.apply(rule(site), down=lost[1])
-    done = False
-    seen: set[str] = set()
-
-    async def visit(number: int) -> None:
-        while not done:
-            with await connect(VIP4, 80, host=site.clients[number % 2]) as client:
-                await client.send(b"?")
-                assert await client.exactly(1) == b"!"
-
-    async def serve() -> None:
-        with Members(site) as members:
-            while True:
-                with await members.accept() as accepted:
-                    assert await accepted.exactly(1) == b"?"
-                    seen.add(accepted.name[0])
-                    await accepted.send(b"!")
-
-    serving = asyncio.create_task(serve())
-    visitors = [asyncio.create_task(visit(number)) for number in range(4)]
-    for number in range(20):
-        await balancer.apply(rule(site), down=lost[number % 2])
-        await asyncio.sleep(0.02)
-    done = True
-    await asyncio.gather(*visitors)
-    serving.cancel()
-    await asyncio.wait([serving])
+    seen = await served_meanwhile(site, lambda number: balancer.apply(rule(site), down=lost[number % 2]))
     assert seen == {address_of(host) for host in site.members[:2]}
 
 

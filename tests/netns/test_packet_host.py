@@ -32,8 +32,7 @@ from tests.netns.packet_site import (
     rule,
     udp_rule,
 )
-from tests.netns.proxy_site import Members
-from tests.netns.test_packet_traffic import BOTH, greet
+from tests.netns.proxy_site import BOTH, Members, greet, serves
 from tests.unit.proxy.wire import Listener, connect
 
 
@@ -222,9 +221,7 @@ async def test_an_interface_that_vanishes_before_it_is_opened(site: Site, monkey
     monkeypatch.setattr(neighbours, "look_around", look_and_lose)
     async with packets(site.lb) as balancer:
         await balancer.apply(rule(site))
-        with Members(site) as members:
-            async with members.joined(site.clients[0], VIP4) as (client, accepted):
-                await greet(client, accepted)
+        await serves(site)
         assert balancer.events.of(Event.DATAPATH_FAILED) == []
 
 
@@ -241,9 +238,7 @@ async def test_more_interfaces_than_there_is_room_for(site: Site) -> None:
         async with asyncio.timeout(PATIENCE_S):
             while not balancer.events.of(Event.DATAPATH_FAILED):
                 await asyncio.sleep(0.05)
-        with Members(site) as members:
-            async with members.joined(site.clients[0], VIP4) as (client, accepted):
-                await greet(client, accepted)
+        await serves(site)
 
 
 async def _taken(balancer: Balancer, row: Row) -> None:
@@ -368,9 +363,7 @@ async def test_two_instances_are_refused(site: Site, balancer: Balancer) -> None
     async with packets(site.lb) as second:
         with pytest.raises(ApplyError, match="another asynclb uses the datapath `packet`"):
             await second.apply(rule(site, port=81))
-    with Members(site) as members:
-        async with members.joined(site.clients[0], VIP4) as (client, accepted):
-            await greet(client, accepted)
+    await serves(site)
 
 
 async def test_two_rules_for_one_member_port_are_refused(site: Site, balancer: Balancer) -> None:
@@ -379,6 +372,4 @@ async def test_two_rules_for_one_member_port_are_refused(site: Site, balancer: B
     with pytest.raises(ApplyError) as caught:
         await balancer.apply(rule(site), rule(site, port=81, name="other"))
     assert {problem.code for problem in caught.value.problems} == {CLASH_CODE}
-    with Members(site) as members:
-        async with members.joined(site.clients[0], VIP4) as (client, accepted):
-            await greet(client, accepted)
+    await serves(site)

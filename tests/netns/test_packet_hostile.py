@@ -31,9 +31,8 @@ from tests.netns.packet_site import (
     udp_rule,
     wrong_checksum,
 )
-from tests.netns.proxy_site import Members
+from tests.netns.proxy_site import BOTH, Members, greet
 from tests.netns.spokes import SERVICE, Spokes, Talks
-from tests.netns.test_packet_traffic import BOTH, greet
 from tests.unit.core.world import Packet, changed, tcp, udp
 from tests.unit.proxy.wire import connect
 

@@ -16,8 +16,7 @@ from asynclb.tables.row import Row
 from tests.netns.balancer import Balancer
 from tests.netns.balancer import balancer as driven
 from tests.netns.packet_site import VIPS, UdpMembers, address_of, ask, ha_rule, packets, rule, udp_rule
-from tests.netns.proxy_site import Members
-from tests.netns.test_packet_traffic import BOTH, greet
+from tests.netns.proxy_site import BOTH, Members, greet
 from tests.unit.proxy.wire import Wire, connect, until
 
 Pair = tuple[Wire, Wire]

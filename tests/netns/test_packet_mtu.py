@@ -26,9 +26,8 @@ from tests.netns.packet_site import (
     rule,
     wrong_checksum,
 )
-from tests.netns.proxy_site import Members
+from tests.netns.proxy_site import BOTH, Members, greet
 from tests.netns.spokes import SERVICE, Spokes
-from tests.netns.test_packet_traffic import BOTH, greet
 from tests.unit.proxy.wire import Listener, Wire, connect
 from tests.unit.proxy.world import member, row
 

@@ -14,7 +14,7 @@ from asynclb.lab import PATIENCE_S, Site
 from asynclb.lab.namespace import ip_batch
 from asynclb.net.flow import Protocol
 from tests.netns.packet_site import VIPS, address_of, ha_rule, packets
-from tests.netns.test_packet_traffic import BOTH
+from tests.netns.proxy_site import BOTH
 from tests.unit.core.test_rings import FRAME_SIZE, FRAMES, Rings
 from tests.unit.core.world import CLIENTS, MEMBERS_OURS, SECOND, member_link, pool, row, udp, world
 

@@ -13,8 +13,7 @@ from asynclb.lab.namespace import ip_batch
 from asynclb.net.drop import Drop
 from tests.netns.balancer import Balancer
 from tests.netns.packet_site import VIPS, UdpMembers, ask, once, packets, rule, udp_rule
-from tests.netns.proxy_site import Members
-from tests.netns.test_packet_traffic import BOTH
+from tests.netns.proxy_site import BOTH, Members
 from tests.unit.proxy.wire import Wire
 
 NARROW = 1_300

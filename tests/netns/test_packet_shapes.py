@@ -16,10 +16,9 @@ from asynclb.net.drop import Drop
 from asynclb.tables.row import Delivery, Row
 from tests.netns.balancer import Balancer
 from tests.netns.packet_site import VIPS, UdpMembers, address_of, ask, ha_rule, once, packets, rule, udp_rule
-from tests.netns.proxy_site import TRIES, Members
+from tests.netns.proxy_site import BOTH, TRIES, Members, greet
 from tests.netns.spokes import SERVICE, Spokes, Talks, Witness
 from tests.netns.test_packet_symmetry import one_each
-from tests.netns.test_packet_traffic import BOTH, greet
 from tests.unit.proxy.wire import connect
 from tests.unit.proxy.world import Protocol, pool, row
 

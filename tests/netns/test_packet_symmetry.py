@@ -5,8 +5,8 @@ from contextlib import ExitStack
 
 from asynclb.lab import Lab
 from tests.netns.packet_site import packets
+from tests.netns.proxy_site import BOTH
 from tests.netns.spokes import Flow, Spokes, Talks, Witness
-from tests.netns.test_packet_traffic import BOTH
 
 MANY = 18
 """Flows of each protocol from each end. Of 36 connections none meets one of three appliances once in 2 * 10^6 runs."""

@@ -27,11 +27,9 @@ from tests.netns.packet_site import (
     udp_rule,
     wrong_checksum,
 )
-from tests.netns.proxy_site import Members
+from tests.netns.proxy_site import BOTH, Members, greet
 from tests.unit.proxy.wire import Listener, Wire, connect
 from tests.unit.proxy.world import member, row
-
-BOTH = pytest.mark.parametrize("version", [pytest.param(4, id="IPv4"), pytest.param(6, id="IPv6")])
 
 
 @pytest.fixture
@@ -39,14 +37,6 @@ async def balancer(site: Site) -> AsyncIterator[Balancer]:
     """Give the test the packet datapath on the balancer's host."""
     async with packets(site.lb) as found:
         yield found
-
-
-async def greet(client: Wire, accepted: Wire) -> None:
-    """Check that bytes pass both ways."""
-    await client.send(b"hello")
-    assert await accepted.exactly(5) == b"hello"
-    await accepted.send(b"welcome")
-    assert await client.exactly(7) == b"welcome"
 
 
 @BOTH

@@ -18,10 +18,9 @@ from asynclb.lab import PATIENCE_S, Lab, Process, Site
 from tests.netns.balancer import Balancer
 from tests.netns.balancer import balancer as driven
 from tests.netns.packet_site import VIPS, UdpMembers, address_of, ask, ha_rule, once, rule
-from tests.netns.proxy_site import TRIES, Members
+from tests.netns.proxy_site import BOTH, TRIES, Members, greet
 from tests.netns.spokes import Spokes, Talks, Witness
 from tests.netns.test_packet_symmetry import one_each
-from tests.netns.test_packet_traffic import BOTH, greet
 
 CONFIG = """
 version: 1

@@ -11,11 +11,9 @@ from asynclb.events import Event
 from asynclb.lab import PATIENCE_S, VIP4, Host, Site
 from asynclb.net.drop import Drop
 from tests.netns.balancer import Balancer, balancer
-from tests.netns.proxy_site import BACKEND_PORT, VIPS, Capture, Members, address_of, rule
+from tests.netns.proxy_site import BACKEND_PORT, BOTH, VIPS, Capture, Members, address_of, rule
 from tests.unit.proxy.wire import connect
 from tests.unit.proxy.world import member, pool, row
-
-BOTH = pytest.mark.parametrize("version", [pytest.param(4, id="IPv4"), pytest.param(6, id="IPv6")])
 
 
 @pytest.fixture

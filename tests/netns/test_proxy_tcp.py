@@ -1,7 +1,6 @@
 """TCP through the transparent proxy, between real hosts: who the member sees, and who is passed over."""
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 
@@ -13,11 +12,9 @@ from asynclb.lab.topology import LB_BACK4, LB_BACK6, LB_FRONT4, LB_FRONT6, ON_LI
 from asynclb.model import ProxyProtocol
 from asynclb.net.drop import Drop
 from tests.netns.balancer import Balancer, balancer
-from tests.netns.proxy_site import BACKEND_PORT, VIPS, Capture, Members, address_of, rule
-from tests.unit.proxy.wire import Listener, Wire, connect, expect_refusal
+from tests.netns.proxy_site import BACKEND_PORT, BOTH, VIPS, Capture, Members, address_of, greet, rule, served_meanwhile
+from tests.unit.proxy.wire import Listener, connect, expect_refusal
 from tests.unit.proxy.world import local, member, row
-
-BOTH = pytest.mark.parametrize("version", [pytest.param(4, id="IPv4"), pytest.param(6, id="IPv6")])
 
 
 @pytest.fixture
@@ -25,14 +22,6 @@ async def proxy(site: Site) -> AsyncIterator[Balancer]:
     """Give the test a proxy on the balancer's host."""
     async with balancer(site.lb) as found:
         yield found
-
-
-async def greet(client: Wire, accepted: Wire) -> None:
-    """Check that bytes pass both ways."""
-    await client.send(b"hello")
-    assert await accepted.exactly(5) == b"hello"
-    await accepted.send(b"welcome")
-    assert await client.exactly(7) == b"welcome"
 
 
 @BOTH
@@ -231,34 +220,8 @@ async def test_a_member_that_is_replaced_while_clients_come(site: Site, proxy: B
     one = row(VIP4, 80, [member("a", address_of(site.members[0]))], BACKEND_PORT)
     two = row(VIP4, 80, [member("b", address_of(site.members[1]))], BACKEND_PORT)
     await proxy.apply(one)
-    done = False
-    seen: Counter[str] = Counter()
-
-    async def visit(number: int) -> None:
-        while not done:
-            with await connect(VIP4, 80, host=site.clients[number % 2]) as client:
-                await client.send(b"?")
-                assert await client.exactly(1) == b"!"
-
-    async def serve() -> None:
-        with Members(site) as members:
-            while True:
-                with await members.accept() as accepted:
-                    assert await accepted.exactly(1) == b"?"
-                    seen[accepted.name[0]] += 1
-                    await accepted.send(b"!")
-
-    serving = asyncio.create_task(serve())
-    visitors = [asyncio.create_task(visit(number)) for number in range(4)]
-    for number in range(30):
-        await proxy.apply(one if number % 2 else two)
-        await asyncio.sleep(0.02)
-    done = True
-    await asyncio.gather(*visitors)
-    serving.cancel()
-    await asyncio.wait([serving])
-    assert seen[address_of(site.members[0])]
-    assert seen[address_of(site.members[1])]
+    seen = await served_meanwhile(site, lambda number: proxy.apply(one if number % 2 else two))
+    assert seen == {address_of(host) for host in site.members[:2]}
 
 
 @BOTH

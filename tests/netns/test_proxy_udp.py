@@ -16,10 +16,9 @@ from asynclb.net.drop import Drop
 from asynclb.net.flow import Protocol
 from asynclb.tables.row import Row
 from tests.netns.balancer import Balancer, balancer
-from tests.netns.proxy_site import BACKEND_PORT, VIPS, Capture, address_of, rule, udp_socket
+from tests.netns.proxy_site import BACKEND_PORT, BOTH, VIPS, Capture, address_of, rule, udp_socket
 from tests.unit.proxy.world import member, pool, row
 
-BOTH = pytest.mark.parametrize("version", [pytest.param(4, id="IPv4"), pytest.param(6, id="IPv6")])
 PORT = 5300
 
 

@@ -13,8 +13,7 @@ from asynclb.lab import VIP4, Site
 from tests.netns.balancer import Balancer, balancer
 from tests.netns.kernel_site import kernel_kind, needs_kernel
 from tests.netns.packet_site import rule
-from tests.netns.proxy_site import Members
-from tests.netns.test_packet_traffic import greet
+from tests.netns.proxy_site import Members, greet
 from tests.unit.proxy.wire import connect
 
 KINDS: dict[str, Callable[..., Any]] = {

@@ -6,29 +6,18 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from asynclb.errors import HostError
-from asynclb.lab import require_root, require_tools
 from tests.conformance.collector import Collector
 from tests.conformance.rows.bed import Bed
 from tests.conformance.rows.bed import bed as run_bed
 from tests.conformance.table import COLUMNS, DATAPATHS
+from tests.labs import mark
 
 HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every row `netns`, and skip it with the reason where labs cannot be had."""
-    try:
-        require_root("network namespaces")
-        require_tools("ip", "setpriv", "ping", "tcpdump")
-        skip = None
-    except HostError as error:
-        skip = pytest.mark.skip(reason=str(error))
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.netns)
-            if skip is not None:
-                item.add_marker(skip)
+    mark(items, HERE, "ping", "tcpdump")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
