@@ -212,8 +212,8 @@ async def test_an_interface_that_vanishes_before_it_is_opened(site: Site, monkey
     ip_batch(_pair("extra", "other"), namespace=site.lb.namespace)
     seen = neighbours.look_around
 
-    def look_and_lose(wanted: Collection[Address]) -> neighbours.Surroundings:
-        found = seen(wanted)
+    def look_and_lose(wanted: Collection[Address], *known: neighbours.Surroundings | None) -> neighbours.Surroundings:
+        found = seen(wanted, *known)
         if "extra" in {link.name for link in found.links.values()}:
             ip_batch(["link del dev extra"], namespace=site.lb.namespace)
         return found

@@ -65,22 +65,27 @@ def allow_ranges(prefixes: Iterable[Prefix]) -> list[tuple[int, int]]:
 
 def place_table(places: Mapping[PlaceKey, Place]) -> bytes:
     """Return the hash table of places: as small as possible, so that each is found within PROBES looks."""
+    pack = _PLACE.pack
+    hashed = [
+        (
+            place_hash(words, port, protocol, kind),
+            pack(*words, port, protocol, kind, place.entry, place.reverse, place.flags),
+        )
+        for (words, port, protocol, kind), place in places.items()
+    ]
     count = _FIRST_PLACES
-    while count < 2 * len(places) or (table := _try_places(places, count)) is None:
+    while count < 2 * len(places) or (table := _try_places(hashed, count)) is None:
         count *= 2
     return table
 
 
-def _try_places(places: Mapping[PlaceKey, Place], count: int) -> bytes | None:
-    table = [bytes(_PLACE.size)] * count
-    used = bytearray(count)
-    for (words, port, protocol, kind), place in places.items():
-        start = place_hash(words, port, protocol, kind)
-        for step in range(CONSTANTS["PROBES"]):
-            index = (start + step) & (count - 1)
-            if not used[index]:
-                used[index] = 1
-                table[index] = _PLACE.pack(*words, port, protocol, kind, place.entry, place.reverse, place.flags)
+def _try_places(hashed: Iterable[tuple[int, bytes]], count: int) -> bytes | None:
+    empty = bytes(_PLACE.size)
+    table = [empty] * count
+    for start, packed in hashed:
+        for index in range(start, start + CONSTANTS["PROBES"]):
+            if table[index & (count - 1)] is empty:
+                table[index & (count - 1)] = packed
                 break
         else:
             return None

@@ -13,13 +13,14 @@ import errno
 import socket
 import struct
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
 from asynclb.datapath.core.values import NextHop
+from asynclb.datapath.frames.netlink import asked, attribute, attributes, dumped, messages, open_netlink, packed
 from asynclb.datapath.frames.surroundings import Link, Neighbour, Surroundings
 from asynclb.events import Emit, Event
 from asynclb.net.address import Address
@@ -33,16 +34,16 @@ _CONFIRM_S = 5.0  # how often stale neighbours are looked for; the kernel itself
 _CONFIRM_AT_ONCE = 512  # of thousands that are stale in the same moment the others have the next turn
 _RETRY_S = 1.0  # how soon a neighbour that did not answer is asked for again
 _REST = 4  # a look is followed by a pause of so many times its length: a router's routes change all the time
-_NEW_NEIGHBOUR, _DEL_NEIGHBOUR = 28, 29
-_NLMSG, _NDMSG, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BBHiHBB"), struct.Struct("=HH")
+_NEW_NEIGHBOUR, _DEL_NEIGHBOUR, _GET_NEIGHBOUR, _GET_ROUTE = 28, 29, 30, 26
+_NDMSG, _RTMSG, _INDEX = struct.Struct("=BBHiHBB"), struct.Struct("=8BI"), struct.Struct("=i")
 _NDA_DST, _NDA_LLADDR = 1, 2
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _STALE = 0x04
-_CREATE_REQUEST = 0x401  # without NLM_F_EXCL: one that did not answer is still in the table, and is asked again
+_CREATE = 0x400  # without NLM_F_EXCL: one that did not answer is still in the table, and is asked again
 _ETHERNET = 1  # linux/if_arp.h
 BARE = frozenset({512, 519, 768, 769, 776, 778, 823, 0xFFFE})
 """PPP, RAWIP, TUNNEL, TUNNEL6, SIT, IPGRE, IP6GRE, NONE (WireGuard, TUN). Source: dev_is_mac_header_xmit."""
-_GET_NEIGHBOUR, _DUMP_REQUEST, _NLMSG_ERROR, _NLMSG_DONE = 30, 0x301, 2, 3
-_ANSWER_S = 5.0
 
 
 _NOTHING = Surroundings({}, {}, (), {})
@@ -89,12 +90,13 @@ class Neighbours:
             return self._last
         fresh = wanted - self._wanted if self._last is not None else wanted
         self._wanted = wanted
-        seen = await asyncio.to_thread(look_around, fresh)
+        known = None if self._stale else self._last
+        seen = await asyncio.to_thread(look_around, fresh, known)
         for pause_s in _FIRST_ANSWERS_S:
             if not seen.unresolved(fresh):
                 break
             await asyncio.sleep(pause_s)
-            seen = await asyncio.to_thread(look_around, fresh)
+            seen = await asyncio.to_thread(look_around, fresh, known)
         self._last = seen = _joined(self._last, seen, wanted)
         if seen.unresolved(wanted):
             self._look_in(_SETTLE_S)
@@ -128,7 +130,7 @@ class Neighbours:
         with suppress(BlockingIOError):
             while True:
                 try:
-                    for kind, body in _messages(self._events.recv(1 << 16)):
+                    for kind, body in messages(self._events.recv(1 << 16)):
                         self._hear(kind, body)
                 except OSError as error:
                     if error.errno != errno.ENOBUFS:
@@ -166,7 +168,8 @@ class Neighbours:
         wanted, began, everything = self._wanted, time.monotonic(), self._stale
         self._stale = False
         try:
-            seen = await asyncio.to_thread(look_around, wanted if everything else self._missing())
+            known = None if everything else self._last
+            seen = await asyncio.to_thread(look_around, wanted if everything else self._missing(), known)
         except OSError as error:
             self._emit(Event.DATAPATH_FAILED, datapath=self._datapath, error=f"netlink: {error}")
             self._stale = True
@@ -213,22 +216,10 @@ def _retold(seen: Surroundings, told: Mapping[Neighbour, bytes | None]) -> Surro
     return replace(seen, hops=hops)
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the kind and the body of each message of a datagram."""
-    while len(data) >= _NLMSG.size:
-        size, kind, *_ = _NLMSG.unpack_from(data)
-        yield kind, data[_NLMSG.size : size]
-        data = data[max(_NLMSG.size, -(-size // 4) * 4) :]
-
-
 def _heard(kind: int, body: bytes) -> tuple[Neighbour, bytes | None] | None:
     """Return what a message says of a neighbour: its link address, or None where it is not known (any more)."""
     family, _, _, index, state, _, _ = _NDMSG.unpack_from(body)
-    found, rest = {}, body[_NDMSG.size :]
-    while len(rest) >= _ATTRIBUTE.size:
-        size, attribute = _ATTRIBUTE.unpack_from(rest)
-        found[attribute] = rest[_ATTRIBUTE.size : size]
-        rest = rest[max(_ATTRIBUTE.size, -(-size // 4) * 4) :]
+    found = attributes(body[_NDMSG.size :])
     if family not in (socket.AF_INET, socket.AF_INET6) or _NDA_DST not in found:
         return None
     usable = kind == _NEW_NEIGHBOUR and state & _USABLE
@@ -236,24 +227,34 @@ def _heard(kind: int, body: bytes) -> tuple[Neighbour, bytes | None] | None:
     return (index, socket.inet_ntop(family, found[_NDA_DST])), link_address or None
 
 
-def look_around(wanted: Collection[Address]) -> Surroundings:
+def look_around(wanted: Collection[Address], known: Surroundings | None = None) -> Surroundings:
     """Read links, addresses, routes and neighbours, and ask for neighbours that are wanted and unknown.
 
-    Blocks: about 1 ms and 0.3 ms per wanted address. Raises: OSError -> netlink failed.
+    Interfaces and the host's addresses are not read where they are `known`.
+    Blocks: about 3 ms, less where they are, and 20 us per wanted address. Raises: OSError -> netlink failed.
     """
+    around = _look_at_host() if known is None else known
+    usable, links = around.every_link, around.links
+    with open_netlink() as sock:
+        ways = {address: way for address in wanted if (way := _way(sock, address, usable)) is not None}
+        by_link = {address: way for address, way in ways.items() if way[0] in links}
+        neighbours = _known_neighbours(sock)
+        hops = {
+            address: hop for address, way in by_link.items() if (hop := _next_hop(way, links, neighbours)) is not None
+        }
+        for way in {way for address, way in by_link.items() if address not in hops}:
+            _tell_use(sock, way)
+    return replace(around, hops=hops, ways=ways)
+
+
+def _look_at_host() -> Surroundings:
+    """Read links and addresses."""
     from pyroute2 import IPRoute  # type: ignore[import-untyped]  # pyroute2 ships no types
 
     with IPRoute() as ip:
         usable = {link.index: link for link in map(_link, ip.get_links()) if link is not None}
         found = [entry for entry in ip.get_addr() if entry["index"] in usable]
-        neighbours = known_neighbours()
-        ways = {address: way for address in wanted if (way := _way(ip, address, usable)) is not None}
     links = {index: link for index, link in usable.items() if link.address}
-    by_link = {address: way for address, way in ways.items() if way[0] in links}
-    hops = {address: hop for address, way in by_link.items() if (hop := _next_hop(way, links, neighbours)) is not None}
-    with _netlink() as sock:
-        for way in {way for address, way in by_link.items() if address not in hops}:
-            _tell_use(sock, way)
     addresses = {_address(entry): entry["index"] for entry in found}
     prefixes = tuple(
         (ip_network((_address(entry), entry["prefixlen"]), strict=False), entry["index"])
@@ -261,7 +262,7 @@ def look_around(wanted: Collection[Address]) -> Surroundings:
         if entry["index"] in links
     )
     bare = {index: link for index, link in usable.items() if not link.address}
-    return Surroundings(links, addresses, prefixes, hops, ways, bare)
+    return Surroundings(links, addresses, prefixes, {}, {}, bare)
 
 
 def vanished(links: Mapping[int, Link]) -> frozenset[int]:
@@ -276,20 +277,20 @@ def _name_of(index: int) -> str:
         return ""
 
 
-def known_neighbours() -> dict[Neighbour, bytes]:
+def _known_neighbours(sock: socket.socket) -> dict[Neighbour, bytes]:
     """Return the link addresses in the kernel's table. Cost: 5 us each; pyroute2 takes 200, and there are thousands."""
-    with _netlink() as sock:
-        heard = [_heard(_NEW_NEIGHBOUR, body) for body in _dumped(sock)]
+    heard = [_heard(_NEW_NEIGHBOUR, body) for body in dumped(sock, _GET_NEIGHBOUR, bytes(_NDMSG.size))]
     return {found[0]: found[1] for found in heard if found is not None and found[1] is not None}
 
 
 def use_stale(ways: Collection[Neighbour]) -> None:
     """Tell the kernel that these are in use, where it is no longer sure of them: it asks them, and says what it hears.
 
-    Blocks: as `known_neighbours`. Raises: OSError -> netlink failed.
+    Blocks: as `look_around`. Raises: OSError -> netlink failed.
     """
-    with _netlink() as sock:
-        stale = [body for body in _dumped(sock) if _NDMSG.unpack_from(body)[4] == _STALE]
+    with open_netlink() as sock:
+        known = dumped(sock, _GET_NEIGHBOUR, bytes(_NDMSG.size))
+        stale = [body for body in known if _NDMSG.unpack_from(body)[4] == _STALE]
         heard = [found[0] for body in stale if (found := _heard(_NEW_NEIGHBOUR, body)) is not None and found[0] in ways]
         for neighbour in heard[:_CONFIRM_AT_ONCE]:
             _tell_use(sock, neighbour)
@@ -299,26 +300,8 @@ def _tell_use(sock: socket.socket, neighbour: Neighbour) -> None:
     """Say that a frame is for a neighbour: the kernel asks for one that it does not know, or is no longer sure of."""
     index, address = neighbour
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    packed = socket.inet_pton(family, address)
-    body = _NDMSG.pack(family, 0, 0, index, 0, _NTF_USE, 0)
-    body += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(packed), _NDA_DST) + packed
-    sock.send(_NLMSG.pack(_NLMSG.size + len(body), _NEW_NEIGHBOUR, _CREATE_REQUEST, 2, 0) + body)
-
-
-def _netlink() -> socket.socket:
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-    sock.settimeout(_ANSWER_S)
-    return sock
-
-
-def _dumped(sock: socket.socket) -> Iterator[bytes]:
-    """Yield the body of every entry of the kernel's table of neighbours."""
-    sock.send(_NLMSG.pack(_NLMSG.size + _NDMSG.size, _GET_NEIGHBOUR, _DUMP_REQUEST, 1, 0) + bytes(_NDMSG.size))
-    while True:
-        for kind, body in _messages(sock.recv(1 << 16)):
-            if kind in (_NLMSG_ERROR, _NLMSG_DONE):
-                return
-            yield body
+    head = _NDMSG.pack(family, 0, 0, index, 0, _NTF_USE, 0)
+    sock.send(packed(_NEW_NEIGHBOUR, _CREATE, head + attribute(_NDA_DST, socket.inet_pton(family, address))))
 
 
 def _link(entry: Any) -> Link | None:
@@ -338,16 +321,18 @@ def _address(entry: Any) -> Address:
     return ip_address(entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS"))
 
 
-def _way(ip: Any, address: Address, links: Mapping[int, Link]) -> Neighbour | None:
-    """Return the neighbour that an address is reached by, or None without a route by one of our interfaces."""
-    from pyroute2 import NetlinkError
+def _way(sock: socket.socket, address: Address, links: Mapping[int, Link]) -> Neighbour | None:
+    """Return the neighbour that an address is reached by, or None without a route by one of our interfaces.
 
-    try:
-        route = ip.route("get", dst=str(address))[0]
-    except NetlinkError:
-        return None  # the member is dropped to with a reason until there is one
-    index = route.get_attr("RTA_OIF")
-    return (index, route.get_attr("RTA_GATEWAY") or str(address)) if index in links else None
+    Without one, the member is dropped to with a reason until there is one.
+    """
+    family = _FAMILIES[address.version]
+    head = _RTMSG.pack(family, address.max_prefixlen, *(0,) * 7)
+    answer = asked(sock, _GET_ROUTE, head + attribute(_RTA_DST, address.packed))
+    found = attributes(answer[_RTMSG.size :]) if answer is not None else {}
+    (index,) = _INDEX.unpack(found.get(_RTA_OIF, bytes(_INDEX.size)))
+    gateway = found.get(_RTA_GATEWAY)
+    return (index, str(address) if gateway is None else socket.inet_ntop(family, gateway)) if index in links else None
 
 
 def _next_hop(way: Neighbour, links: Mapping[int, Link], known: Mapping[Neighbour, bytes]) -> NextHop | None:

@@ -48,7 +48,7 @@ class Surroundings:
 
     def next_hop(self, address: Address) -> NextHop | None:
         """Return the next hop of an address; by an interface without link addresses, one that is never resolved."""
-        link = self.bare.get(self.ways[address][0]) if address in self.ways else None
+        link = self.bare.get(self.ways[address][0]) if self.bare and address in self.ways else None
         return self.hops.get(address) if link is None else NextHop(link.index, bytes(6), bytes(6), link.mtu, False)
 
     def unresolved(self, wanted: Collection[Address]) -> frozenset[Address]:

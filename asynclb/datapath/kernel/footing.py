@@ -32,9 +32,9 @@ def footing_of(
     rows: Collection[Row],
     around: Surroundings,
     features: XdpFeatures,
-    *,
     wishes: Mapping[str, str],
     barred: Collection[int],
+    *,
     hops: Mapping[int, NextHop | None],
     outbound: bool,
 ) -> Footing:

@@ -36,12 +36,12 @@ class Hops:
         `targets` are the interfaces that XDP can redirect to: frames for others are rewritten and left to the kernel.
         """
         self._wanted.update(hops)
-        self._targets = frozenset(targets)
+        is_other, self._targets = self._targets != frozenset(targets), frozenset(targets)
         for index, hop in hops.items():
             shown = self._shown.get(index)
-            if shown is not None and shown == hop:
-                self._records[index].via_kernel = hop.ifindex not in self._targets
-            if shown == hop:
+            if shown is hop or shown == hop:
+                if is_other and shown is not None:
+                    self._records[index].via_kernel = shown.ifindex not in self._targets
                 continue
             if shown is not None and hop is not None and hop == replace(shown, destination=hop.destination):
                 self._readdress(index, hop)

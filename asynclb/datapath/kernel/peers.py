@@ -5,12 +5,17 @@ way out: its qdisc, its programs and taps for leaving frames, its counters. So n
 qdisc or a program of tc, where the configuration says `attach: tc` or `attach: xdp`, and while a capture runs.
 """
 
+import socket
+import struct
 from collections.abc import Collection, Mapping
 
+from asynclb.datapath.frames.netlink import dumped, open_netlink
 from asynclb.datapath.frames.surroundings import Link
 from asynclb.datapath.kernel.ways import Wish
 from asynclb.native.libbpf import Attach, Libbpf
 
+_GET_FILTER = 46
+_TCMSG = struct.Struct("=B3xiIII")
 _CLSACT_EGRESS = 0xFFFF_FFF3  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS)
 
 
@@ -28,15 +33,13 @@ def peers(links: Mapping[int, Link], wishes: Mapping[str, str], obstructed: Coll
 
 def obstructed(bpf: Libbpf, links: Mapping[int, Link]) -> frozenset[int]:
     """Return the interfaces, of those that are candidates, with a program of tc for frames that leave. Blocks."""
-    from pyroute2 import IPRoute, NetlinkError  # type: ignore[import-untyped]  # pyroute2 ships no types
-
     candidates = [index for index, link in links.items() if link.is_elsewhere]
-    found = {index for index in candidates if bpf.attached(index, Attach.TCX_EGRESS)}
-    with IPRoute() as ip:
-        for index in candidates:
-            try:
-                if any(True for _ in ip.get_filters(index=index, parent=_CLSACT_EGRESS)):
-                    found.add(index)
-            except NetlinkError:  # it is gone
-                found.add(index)
-    return frozenset(found)
+    with open_netlink() as sock:
+        return frozenset(
+            index for index in candidates if bpf.attached(index, Attach.TCX_EGRESS) or _has_filters(sock, index)
+        )
+
+
+def _has_filters(sock: socket.socket, index: int) -> bool:
+    """Return whether clsact has filters for what leaves by an interface."""
+    return bool(list(dumped(sock, _GET_FILTER, _TCMSG.pack(0, index, 0, _CLSACT_EGRESS, 0))))

@@ -43,7 +43,7 @@ from asynclb.datapath.kernel.bpffs import REMEDY
 from asynclb.datapath.kernel.counting import Counting
 from asynclb.datapath.kernel.ending import end_flows
 from asynclb.datapath.kernel.evictions import Evictions, flows_made
-from asynclb.datapath.kernel.features import xdp_features
+from asynclb.datapath.kernel.features import XdpFeatures, xdp_features
 from asynclb.datapath.kernel.footing import footing_of
 from asynclb.datapath.kernel.forwarding import Forwarding
 from asynclb.datapath.kernel.host import KernelHost, limits_of_host
@@ -162,27 +162,25 @@ class Running:
         settings = self.settings
         plan = self._plan_of(live, leaving, around, tables)
         self._generation += 1
-        looking = asyncio.create_task(asyncio.to_thread(xdp_features))  # while the image is made
-        image = await asyncio.to_thread(build_image, replace(tables, generation=self._generation), plan, self._images)
-        barred = await asyncio.to_thread(obstructed, self._bpf, around.links)
-        footing = footing_of(
-            rows,
-            around,
-            await looking,
-            wishes=settings.interfaces,
-            barred=barred,
-            hops=self._hops_of(around),
-            outbound=bool(tables.outbound),
-        )
         is_foreign = self._found.is_foreign and self._forwarding.programs is None
-        if not is_foreign:  # whose maps have other numbers until ours are in their place
-            await self._remember(live, leaving)
+
+        def make() -> tuple[bytes, XdpFeatures, frozenset[int]]:
+            """Do what takes long, in one thread: on a busy host each one that is begun is waited for."""
+            image = build_image(replace(tables, generation=self._generation), plan, self._images)
+            seen = xdp_features(), obstructed(self._bpf, around.links)
+            if not is_foreign:  # whose maps have other numbers until ours are in their place
+                self._write_down(live, leaving)
+            return image, *seen
+
+        image, features, barred = await asyncio.to_thread(make)
+        wishes, hops = settings.interfaces, self._hops_of(around)
+        footing = footing_of(rows, around, features, wishes, barred, hops=hops, outbound=bool(tables.outbound))
         await self._forwarding.put(image, self._generation, footing)
         self._passes = self._sweep.passes
         self._tables, self._around, self._plan, self._settled = tables, around, plan, settings
         self._numbers.entered(live, leaving, tables.outbound)
         if is_foreign:
-            await self._remember(live, leaving)
+            await asyncio.to_thread(self._write_down, live, leaving)
         if self._upkeep is None:
             self._begin()
         self._departures.entered(leaving)
@@ -228,7 +226,7 @@ class Running:
         """Give back the numbers of members, when no program counts under them any more."""
         await self._forwarding.quiet()
         self._numbers.release_members(over, self.rows(), self._departures.leaving, self._counted_under)
-        await self._remember(self.rows(), self._departures.leaving)
+        await asyncio.to_thread(self._write_down, self.rows(), self._departures.leaving)
 
     def _give_back_old(self) -> None:
         """Give back what the image in force does not refer to, where it is certain that nothing else does."""
@@ -360,14 +358,14 @@ class Running:
         self._speech.close()
         self._lock.close()
 
-    async def _remember(self, rows: Collection[Row], leaving: Leaving) -> None:
-        """Write down which numbers are in use and what for, before anything in the kernel has a new one."""
+    def _write_down(self, rows: Collection[Row], leaving: Leaving) -> None:
+        """Write down which numbers are in use and what for, before anything in the kernel has a new one. Blocks."""
         now = Remembered.of(layout_digest(), self._numbers, tuple(rows), leaving)
         if now == self._remembered:
             return
         if self._state.maps:
-            await asyncio.to_thread(self._counting.begin, *now.fresh(self._remembered))
-        os.close(await asyncio.to_thread(remember, self._bpf, self._pins, now))
+            self._counting.begin(*now.fresh(self._remembered))
+        os.close(remember(self._bpf, self._pins, now))
         self._remembered = now
 
     def _hops_of(self, around: Surroundings) -> dict[int, NextHop | None]:
