@@ -14,7 +14,7 @@ Source: YAML 1.2.2, section 10.3 (core schema, of which this is a part); yaml.or
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,8 +57,7 @@ def read(text: bytes, *, file: str) -> Reading:
     """
     composer = _Composer(file)
     try:
-        for event in _events(_decode(text, file)):
-            composer.take(event)
+        composer.compose(_events(_decode(text, file)))
     except yaml.YAMLError as error:
         raise ConfigError((*composer.problems, syntax_problem(error, text, file))) from None
     if composer.root is None or (composer.root.value is None):
@@ -146,11 +145,12 @@ class _Composer:
             yaml.DocumentStartEvent: self._document,
         }
 
-    def take(self, event: Any) -> None:
-        """Take the next event."""
-        handler = self._handlers.get(type(event))
-        if handler is not None:
-            handler(event)
+    def compose(self, events: Iterable[Any]) -> None:
+        """Take the events of a text."""
+        handler_of = self._handlers.get
+        for event in events:
+            if (handler := handler_of(type(event))) is not None:
+                handler(event)
 
     def _document(self, event: Any) -> None:
         self._documents += 1
@@ -175,7 +175,9 @@ class _Composer:
 
     def _key(self, top: _Open, key: str, event: Any, place: Place, *, merge: bool = False) -> None:
         top.key = key
-        self._count(1, event)
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            self._refuse_size(event)
         if len(key) > MAX_KEY:
             top.key = None
             self._refuse(event, key, f"a key has more than {MAX_KEY} characters", "check the quotes and the colons")
@@ -239,23 +241,27 @@ class _Composer:
 
     def _attach(self, node: Node, event: Any, size: int = 1) -> None:
         """Put a finished node under the mapping, list or document that waits for it; `size` counts what is new."""
-        self._count(size, event)
+        self._nodes += size
+        if self._nodes > MAX_NODES:
+            self._refuse_size(event)
         if not self._stack:
             self.root = node
             return
         top = self._stack[-1]
-        parent = top.node
-        if isinstance(parent.children, list) and isinstance(parent.value, list):
-            parent.children.append(node)
-            parent.value.append(node.value)
-        elif isinstance(parent.children, dict) and isinstance(parent.value, dict) and top.key is not None:
-            if top.merges and top.merges[-1] is _MERGE_NEXT:
-                top.merges[-1:] = self._merge_sources(node, event)
-            elif not top.repeated:
-                parent.children[top.key] = node
-                parent.value[top.key] = node.value
-            top.key = None
+        parent, key = top.node, top.key
         parent.size += node.size
+        children, values = parent.children, parent.value
+        if key is None:
+            if isinstance(children, list) and isinstance(values, list):
+                children.append(node)
+                values.append(node.value)
+            return
+        top.key = None
+        if top.merges and top.merges[-1] is _MERGE_NEXT:
+            top.merges[-1:] = self._merge_sources(node, event)
+        elif not top.repeated and isinstance(children, dict) and isinstance(values, dict):
+            children[key] = node
+            values[key] = node.value
 
     def _merge_sources(self, node: Node, event: Any) -> list[Node]:
         sources = node.children if isinstance(node.children, list) else [node]
@@ -264,11 +270,9 @@ class _Composer:
             self._refuse(event, "<<", "only mappings can be merged", remedy)
         return list(sources)
 
-    def _count(self, nodes: int, event: Any) -> None:
-        self._nodes += nodes
-        if self._nodes > MAX_NODES:
-            rule = f"the file has more than {MAX_NODES:,} values, aliases expanded"
-            self._refuse(event, "", rule, "check that this is the configuration, and what its aliases stand for")
+    def _refuse_size(self, event: Any) -> None:
+        rule = f"the file has more than {MAX_NODES:,} values, aliases expanded"
+        self._refuse(event, "", rule, "check that this is the configuration, and what its aliases stand for")
 
     def _refuse_tag(self, event: Any) -> None:
         tag = event.tag.replace(_TAG_PREFIX, "!!")

@@ -284,6 +284,8 @@ class Controller:
 
     async def _join(self, command: ReloadCommand, parsed: Parsed) -> tuple[Parsed, Discovered]:
         """Return the configuration with what sources told of: at the start as far as it fits, later all of it."""
+        if self._ready and not self._active.discovered:
+            return parsed, {}
         if self._ready:
             return await in_bulk(with_discovered, parsed, self._active.discovered)
         joined, kept, problems = await in_bulk(what_fits, parsed, command.discovered)

@@ -47,16 +47,15 @@ def _rules_per_member(draft: Draft, limits: LimitsSpec, report: Report) -> None:
     of_one = Counter((nat.backend_pool, nat.member) for nat in draft.nat_rules.values() if nat.member is not None)
     of_pool = Counter(draft.pools_of_rules())
     of_pool.subtract(pool for pool, _ in of_one.elements())
-    rules_of: Counter[Address] = Counter()
+    rules_of: dict[Address, int] = {}
     for name, pool in draft.pools.items():
         reported = False
         for index, member in pool.members.items():
-            rules_of[member.address] += of_pool[name] + of_one[name, member.name]
-            if rules_of[member.address] > limits.rules_per_member and not reported:
+            found = rules_of.get(member.address, 0) + of_pool[name] + (of_one[name, member.name] if of_one else 0)
+            rules_of[member.address] = found
+            if found > limits.rules_per_member and not reported:
                 reported = True  # one member stands for the pool
-                law = (
-                    f"{rules_of[member.address]:,} rules reach this member, and at most {limits.rules_per_member:,} may"
-                )
+                law = f"{found:,} rules reach this member, and at most {limits.rules_per_member:,} may"
                 path = ("backend_pools", name, "members", index, "address")
                 remedy = "spread the rules over more members, or raise `limits.rules_per_member`"
                 report.problem(path, member.address, law, remedy, code=RULE_COUNT)

@@ -4,6 +4,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from typing import Generic, TypeVar
 
 Name = TypeVar("Name", bound=Hashable)
+_NONE = -1
 
 
 class Ids(Generic[Name]):
@@ -26,16 +27,16 @@ class Ids(Generic[Name]):
 
     def of(self, names: Iterable[Name]) -> Mapping[Name, int]:
         """Return every name's number, giving one to each that has none."""
-        wanted = tuple(dict.fromkeys(names))
-        fresh = [name for name in wanted if name not in self._ids]
+        found = {name: self._ids.get(name, _NONE) for name in names}
+        fresh = [name for name, number in found.items() if number == _NONE]
         if len(self._ids) + len(fresh) > self._limit:
             message = f"{len(self._ids) + len(fresh)} are wanted and there is room for {self._limit}"
             raise LookupError(message)
         if fresh:
             self._names = None
         for name in fresh:
-            self._ids[name] = self._free.pop() if self._free else len(self._ids)
-        return {name: self._ids[name] for name in wanted}
+            found[name] = self._ids[name] = self._free.pop() if self._free else len(self._ids)
+        return found
 
     def give_back(self, name: Name) -> None:
         """Let a name's number be used again."""
