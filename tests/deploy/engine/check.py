@@ -23,6 +23,7 @@ from tests.deploy.engine.pod import Pod
 from tests.deploy.engine.programs import unpack_engine
 from tests.deploy.image.base import LIMIT_S
 from tests.docs.commands import commands
+from tests.netns.deploy import cgroup
 from tests.netns.proxy_site import address_of
 
 DOCUMENT = (ROOT / "conf" / "DEPLOYMENT.md").read_text()
@@ -39,6 +40,8 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def docker(stand_in: Path) -> Path:
     """Unpack an engine, and give it the stand-ins and the image, built as documented; return its home."""
     work = stand_in
+    if cgroup.why_not():
+        pytest.skip(cgroup.why_not())
     try:
         require_tools("runc", "slirp4netns", "iptables", "busybox", "prometheus")
         unpack_engine(work / "docker")

@@ -5,7 +5,6 @@ has that was just installed. `/etc`, `/run`, mounts, processes and control group
 """
 
 import asyncio
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from typing import Self
 from asynclb.lab import PATIENCE_S, Host, LabError, Process
 from asynclb.lab.namespace import namespace_path
 from asynclb.lab.process import wait_until
+from tests.netns.deploy import cgroup
 
 ROOT = Path(__file__).parents[3]
 _HERE = Path(__file__).parent
@@ -34,21 +34,21 @@ class Engine:
     @asynccontextmanager
     async def running(cls, host: Host, home: Path) -> AsyncIterator[Self]:
         """Run the engine that was unpacked into `home`, where images and volumes stay, but no containers. Cost: 1 s."""
-        _sweep()
         tools = home / "files"
         path = f"{tools}/usr/bin:{tools}/usr/sbin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        words = ("sh", _SCRIPT, "run", host.namespace, tools, home / "data", *_runtime(host))
-        process = await host.run("env", f"PATH={path}", *words, name="engine")
-        try:
-            await process.wait_for_log("API listen on")
-            engine = cls(host, process, path)
-            await engine.run("docker ps --all --quiet | xargs -r docker rm --force")
-            yield engine
-            await engine.run("kill $(cat /run/docker.pid)")
-            await process.wait()
-        finally:
-            await process.kill()
-            _sweep()
+        with cgroup.cgroup() as group:
+            words = ("unshare", "--cgroup", "sh", _SCRIPT, group, tools, home / "data", *_runtime(host))
+            process = await host.run(*cgroup.within(group), "env", f"PATH={path}", *words, name="engine")
+            try:
+                await process.wait_for_log("API listen on")
+                engine = cls(host, process, path)
+                await engine.run("docker ps --all --quiet | xargs -r docker rm --force")
+                yield engine
+                await engine.run("kill $(cat /run/docker.pid)")
+                await process.wait()
+            finally:
+                await process.kill()
+                await cgroup.deserted(group, timeout_s=PATIENCE_S)
 
     async def run(self, command: str, *, timeout_s: float = PATIENCE_S) -> str:
         """Run a command line in the checkout as the engine's host has it, and return what it printed.
@@ -109,8 +109,3 @@ def _runtime(host: Host) -> tuple[str, ...]:
     wrapper = host.write("runc", f'#!/bin/sh\nexec {sys.executable} {_HERE / "runtime.py"} "$@"\n')
     wrapper.chmod(0o755)
     return (f"--add-runtime=lowered={wrapper}", "--default-runtime=lowered")
-
-
-def _sweep() -> None:
-    """Remove the control groups of engines that have ended."""
-    subprocess.run(["unshare", "--mount", "sh", _SCRIPT, "sweep"], check=True)
