@@ -62,9 +62,11 @@ class Loader:
         self._last: Parsed | None = None
 
     def load(self, path: str | PathLike[str]) -> Parsed:
-        """Do as `load`."""
-        self._last = load(path, self._last)
-        return self._last
+        """Do as `load`. What is read a second time is the same object: a signal and a watch may tell of one change."""
+        text, last = _text(path), self._last
+        if last is None or last.digest != _digest(text) or last.source.file != str(path):
+            self._last = last = parse(text, file=str(path), before=last)
+        return last
 
 
 def parse(text: bytes, *, file: str, before: Parsed | None = None) -> Parsed:
@@ -83,20 +85,28 @@ def parse(text: bytes, *, file: str, before: Parsed | None = None) -> Parsed:
     check(found, report)
     if report.problems:
         raise ConfigError(report.problems)
-    return Parsed(build(found), report.warnings, source, sha256(text).hexdigest(), found)
+    return Parsed(build(found), report.warnings, source, _digest(text), found)
 
 
-def load(path: str | PathLike[str], before: Parsed | None = None) -> Parsed:
-    """Read a configuration from a file. `before` changes the time that it takes.
+def load(path: str | PathLike[str]) -> Parsed:
+    """Read a configuration from a file.
 
     Raises: ConfigError -> the file cannot be read, or anything in it is wrong.
     """
+    return parse(_text(path), file=str(path))
+
+
+def _digest(text: bytes) -> str:
+    return sha256(text).hexdigest()
+
+
+def _text(path: str | PathLike[str]) -> bytes:
+    """Return what is in a file. Raises: ConfigError -> it cannot be read."""
     try:
         with FilePath(path).open("rb") as file:
-            text = file.read(MAX_BYTES + 1)  # one more, so that `read` sees that there is more
+            return file.read(MAX_BYTES + 1)  # one more, so that `read` sees that there is more
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         raise ConfigError([_unreadable(str(path), error)]) from None
-    return parse(text, file=str(path), before=before)
 
 
 _REMEDIES = {

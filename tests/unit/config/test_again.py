@@ -57,3 +57,15 @@ def test_a_loader_compares_with_the_last_sound_file(tmp_path: Path) -> None:
     path.write_bytes(changed({"shutdown_drain": "1s"}))
     assert specs(loader.load(path)) == specs(first)
     assert specs(loader.load(path))["web-1"] is specs(first)["web-1"]
+
+
+def test_a_file_that_is_read_again_is_not_parsed_again(tmp_path: Path) -> None:
+    """The same text under the same name is the same object; a comment makes another one, equal but for its digest."""
+    path, loader = tmp_path / "a.yaml", Loader()
+    path.write_bytes(changed({}))
+    first = loader.load(path)
+    assert loader.load(path) is first
+    path.write_bytes(changed({}) + b"# once more\n")
+    second = loader.load(path)
+    assert (second.model, second.digest) == (first.model, parse(path.read_bytes(), file="a.yaml").digest)
+    assert second is not first
