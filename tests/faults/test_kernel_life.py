@@ -105,7 +105,7 @@ class Requests:
         self._serving.cancel()
         with suppress(asyncio.CancelledError):
             await self._serving
-        self._members.__exit__(None, None, None)
+        self._members.close()
 
     async def _ask(self, client: Host) -> None:
         while not self._done:

@@ -6,8 +6,7 @@ import struct
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from asynclb.datapath.packet import PacketDatapath
 from asynclb.lab import PATIENCE_S, Host, Site
@@ -15,6 +14,7 @@ from asynclb.net.flow import Protocol
 from asynclb.tables.row import Row
 from tests.netns.balancer import Balancer, balancer
 from tests.netns.proxy_site import BACKEND_PORT, VIPS, address_of, rule
+from tests.unit.proxy.wire import Closing
 
 _ETH_P_ALL = 3
 _PACKET_OTHERHOST, _PACKET_OUTGOING = 3, 4  # a switch floods what is for hosts that it does not know
@@ -37,7 +37,7 @@ def ha_rule(site: Site, version: int = 4, **fields: Any) -> Row:
     return rule(site, version, port=0, backend_port=0, name=f"ha{version}", protocol=Protocol.ALL, **fields)
 
 
-class UdpMembers:
+class UdpMembers(Closing):
     """Answers datagrams on every member: with its name, the client as it sees it, and what came. Owner: a test."""
 
     def __init__(self, site: Site, version: int = 4, *, port: int = BACKEND_PORT, address: str | None = None) -> None:
@@ -52,12 +52,8 @@ class UdpMembers:
             self._loop.add_reader(sock, self._answer, host.name, sock)
             self._stack.callback(self._loop.remove_reader, sock)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close what is open."""
         self._stack.close()
 
     def _answer(self, name: str, sock: socket.socket) -> None:
@@ -88,7 +84,7 @@ async def once(sock: socket.socket, data: bytes, *, wait_s: float) -> bytes | No
         return None
 
 
-class Frames:
+class Frames(Closing):
     """Whole frames that are for a host and reach it. Owner: a test."""
 
     def __init__(self, host: Host) -> None:
@@ -96,12 +92,8 @@ class Frames:
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         self._sock.setblocking(False)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close what is open."""
         self._sock.close()
 
     def received(self) -> list[bytes]:

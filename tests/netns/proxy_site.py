@@ -7,15 +7,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from ipaddress import ip_address
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
 from asynclb.lab import PATIENCE_S, VIP4, VIP6, Host, Site
 from asynclb.lab.topology import client_addresses, member_addresses
 from asynclb.tables.row import Row
-from tests.unit.proxy.wire import Listener, Wire, connect
+from tests.unit.proxy.wire import Closing, Listener, Wire, connect
 from tests.unit.proxy.world import member, pool, row
 
 BOTH = pytest.mark.parametrize("version", [pytest.param(4, id="IPv4"), pytest.param(6, id="IPv6")])
@@ -41,7 +40,7 @@ def rule(site: Site, version: int = 4, *, address: str | None = None, port: int 
     return row(address or VIPS[version], port, backend, fields.pop("backend_port", BACKEND_PORT), **fields)
 
 
-class Members:
+class Members(Closing):
     """Listens on every member of the site. Owner: a test."""
 
     def __init__(self, site: Site, version: int = 4, *, port: int = BACKEND_PORT) -> None:
@@ -51,12 +50,8 @@ class Members:
             for host in site.members
         }
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close what is open."""
         self._stack.close()
 
     async def accept(self) -> Wire:
@@ -137,19 +132,15 @@ async def served_meanwhile(site: Site, change: Callable[[int], Awaitable[None]],
     return seen
 
 
-class Capture:
+class Capture(Closing):
     """What a host receives on all of its interfaces, as one line a packet. Owner: a test."""
 
     def __init__(self, host: Host) -> None:
         self._sock = host.open_socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL))
         self._sock.setblocking(False)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close what is open."""
         self._sock.close()
 
     def received(self, *, port: int | None = None) -> list[str]:

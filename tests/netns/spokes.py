@@ -18,15 +18,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
-from types import TracebackType
-from typing import Self
 
 from asynclb.lab import PATIENCE_S, Host, Lab
 from asynclb.model import BackendPool
 from asynclb.net.flow import Protocol
 from asynclb.tables.row import Delivery, Row
 from tests.netns.packet_site import Frames, once
-from tests.unit.proxy.wire import Wire, connect
+from tests.unit.proxy.wire import Closing, Wire, connect
 from tests.unit.proxy.world import member, pool, row
 
 SERVICE = 7
@@ -125,19 +123,15 @@ def routed(address: str, backend: BackendPool, interface: str) -> Row:
     return replace(found, frontend=replace(found.frontend, interface=interface, routed=True), symmetric=True)
 
 
-class Witness:
+class Witness(Closing):
     """What each appliance received, by flow. Owner: a test."""
 
     def __init__(self, spokes: Spokes) -> None:
         self._stack = ExitStack()
         self._captures = {wall.name: self._stack.enter_context(Frames(wall)) for wall in spokes.appliances}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close what is open."""
         self._stack.close()
 
     def seen(self) -> Mapping[Flow, set[str]]:

@@ -6,8 +6,6 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from types import TracebackType
-from typing import Self
 
 import pytest
 
@@ -23,6 +21,7 @@ from tests.netns.packet_site import UdpMembers, ask, rule, udp_rule
 from tests.netns.proxy_site import Members, greet, serves
 from tests.netns.test_kernel_changes import weighted
 from tests.unit.kernel.conftest import compiled
+from tests.unit.proxy.wire import Closing
 
 TCX_NEXT, XDP_PASS = 0xFFFF_FFFF, 2
 COUNTS_AND_PASSES = (
@@ -43,7 +42,7 @@ class OldKernel(Libbpf):
         return super().create_link(program, ifindex, attach, flags)
 
 
-class Foreign:
+class Foreign(Closing):
     """Somebody else's programs, which count what they see and let it pass. Owner: a test."""
 
     def __init__(self, code: bytes) -> None:
@@ -54,12 +53,8 @@ class Foreign:
         self._links: list[int] = []
         self._filters: list[tuple[Host, int]] = []
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close what is open."""
         for link in self._links:
             os.close(link)
         self._object.close()

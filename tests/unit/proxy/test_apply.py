@@ -226,7 +226,7 @@ async def test_a_member_at_a_new_address_is_another_member(joined: Joined) -> No
     port = joined.member.name[1]
     with Listener(local(3), port) as new:
         rule = rule_of(joined)
-        await joined.driver.apply(replace(rule, pool=pool([member("be1", local(3))], drain_s=0.5)))
+        await joined.driver.apply(replace(rule, pool=pool([member("be1", local(3))], drain_s=2)))
         for _ in range(5):
             with await connect(VIP, joined.client.peer[1]), await new.accept():
                 pass

@@ -6,9 +6,9 @@ import os
 import socket
 import struct
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from asynclb.lab import PATIENCE_S, Host
@@ -56,20 +56,26 @@ def open_socket(host: Host | None, address: str, kind: socket.SocketKind) -> soc
     return sock
 
 
-class Wire:
+class Closing(ABC):
+    """What is closed at the end of a `with` block."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Wire(Closing):
     """One end of a TCP connection. Owner: a test."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.sock = sock
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def name(self) -> tuple[str, int]:
@@ -209,7 +215,7 @@ async def expect_refusal(address: str, port: int, *, host: Host | None = None) -
         await wire.expect_reset()
 
 
-class Listener:
+class Listener(Closing):
     """A member that accepts when the test says so. Owner: a test."""
 
     def __init__(self, address: str, port: int = 0, *, host: Host | None = None, backlog: int = 1024) -> None:
@@ -248,16 +254,8 @@ class Listener:
         """Stop listening."""
         self.sock.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class Deaf:
+class Deaf(Closing):
     """A member that answers nobody: its queue is full, so the kernel drops every SYN. Owner: a test."""
 
     def __init__(self, address: str, port: int = 0) -> None:
@@ -265,12 +263,8 @@ class Deaf:
         self.port = self._listener.port
         self._plug = socket.create_connection((address, self.port), timeout=PATIENCE_S)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close what is open."""
         self._listener.close()
         self._plug.close()
 
