@@ -62,11 +62,12 @@ class Loader:
         self._last: Parsed | None = None
 
     def load(self, path: str | PathLike[str]) -> Parsed:
-        """Do as `load`. What is read a second time is the same object: a signal and a watch may tell of one change."""
+        """Do as `load`. A text that is read again, as when a signal and a watch tell of it, is only checked again."""
         text, last = _text(path), self._last
-        if last is None or last.digest != _digest(text) or last.source.file != str(path):
-            self._last = last = parse(text, file=str(path), before=last)
-        return last
+        if last is not None and last.digest == _digest(text) and last.source.file == str(path):
+            return last.with_members({})
+        self._last = parse(text, file=str(path), before=last)
+        return self._last
 
 
 def parse(text: bytes, *, file: str, before: Parsed | None = None) -> Parsed:

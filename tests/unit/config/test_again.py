@@ -60,12 +60,25 @@ def test_a_loader_compares_with_the_last_sound_file(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_read_again_is_not_parsed_again(tmp_path: Path) -> None:
-    """The same text under the same name is the same object; a comment makes another one, equal but for its digest."""
+    """The same text under the same name is the same tree; a comment makes another one, of an equal model."""
     path, loader = tmp_path / "a.yaml", Loader()
     path.write_bytes(changed({}))
     first = loader.load(path)
-    assert loader.load(path) is first
+    again = loader.load(path)
+    assert again.source is first.source
+    assert (again.model, again.digest) == (first.model, first.digest)
     path.write_bytes(changed({}) + b"# once more\n")
     second = loader.load(path)
     assert (second.model, second.digest) == (first.model, parse(path.read_bytes(), file="a.yaml").digest)
-    assert second is not first
+    assert second.source is not first.source
+
+
+def test_a_file_that_is_read_again_is_checked_again(tmp_path: Path) -> None:
+    """What the host has to have for it may be gone meanwhile."""
+    path, loader, logs = tmp_path / "a.yaml", Loader(), tmp_path / "logs"
+    logs.mkdir()
+    path.write_bytes(changed({"flow_log": {"path": str(logs / "flows.jsonl")}}))
+    loader.load(path)
+    logs.rmdir()
+    with pytest.raises(ConfigError, match="flow_log"):
+        loader.load(path)
