@@ -9,6 +9,7 @@ import pytest
 from asynclb import config
 from asynclb.errors import HostError
 from asynclb.lab import require_root, require_tools
+from tests.docs.commands import commands
 from tests.docs.page import blocks, matches, tried
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,12 @@ def test_configurations_in_pages_are_fine(page: Path, tmp_path: Path) -> None:
             file = tmp_path / "asynclb.yaml"
             file.write_text(block.text)
             assert config.load(str(file)).model.rules
+
+
+def test_every_command_of_an_engine_is_run() -> None:
+    """Documents have no other `docker` commands than those of the kinds that tests/deploy/engine/check.py runs."""
+    assert {line.split()[1] for line in commands("docker")} == {"build", "run", "compose"}
+    assert commands("podman") == commands("buildah") == []
 
 
 def test_output_is_compared_word_by_word() -> None:
