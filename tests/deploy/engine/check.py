@@ -37,9 +37,8 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @pytest.fixture(scope="session")
-def docker(stand_in: Path) -> Path:
+def docker(request: pytest.FixtureRequest, work: Path) -> Path:
     """Unpack an engine, and give it the stand-ins and the image, built as documented; return its home."""
-    work = stand_in
     if cgroup.why_not():
         pytest.skip(cgroup.why_not())
     try:
@@ -47,6 +46,7 @@ def docker(stand_in: Path) -> Path:
         unpack_engine(work / "docker")
     except HostError as error:
         pytest.skip(str(error))
+    request.getfixturevalue("stand_in")
     for program in ("busybox", "prometheus"):
         shutil.copy2(find_tool(program) or "", work)
     asyncio.run(build(work, work / "docker"))

@@ -37,7 +37,16 @@ class Engine:
         tools = home / "files"
         path = f"{tools}/usr/bin:{tools}/usr/sbin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         with cgroup.cgroup() as group:
-            words = ("unshare", "--cgroup", "sh", _SCRIPT, group, tools, home / "data", *_runtime(host))
+            words: tuple[str | Path, ...] = (
+                "unshare",
+                "--cgroup",
+                "sh",
+                _SCRIPT,
+                group,
+                tools,
+                home / "data",
+                *_runtime(host),
+            )
             process = await host.run(*cgroup.within(group), "env", f"PATH={path}", *words, name="engine")
             try:
                 await process.wait_for_log("API listen on")
