@@ -193,13 +193,18 @@ class Neighbours:
             self._on_change(seen)
 
 
-def _joined(before: Surroundings | None, seen: Surroundings, wanted: Collection[Address]) -> Surroundings:
+def _joined(before: Surroundings | None, seen: Surroundings, wanted: frozenset[Address]) -> Surroundings:
     """Return what was seen of some addresses together with what was known of the others that are wanted."""
     if before is None:
         return seen
-    hops = {address: hop for address, hop in before.hops.items() if address in wanted and hop.ifindex in seen.links}
-    ways = {address: way for address, way in before.ways.items() if address in wanted}
-    return replace(seen, hops={**hops, **seen.hops}, ways={**ways, **seen.ways})
+    hops, ways = {**before.hops, **seen.hops}, {**before.ways, **seen.ways}  # hashes are the dictionaries' own
+    for gone in ways.keys() - wanted:
+        del ways[gone]
+    for gone in hops.keys() - wanted:
+        del hops[gone]
+    if seen.links is not before.links:
+        hops = {address: hop for address, hop in hops.items() if hop.ifindex in seen.links}
+    return replace(seen, hops=hops, ways=ways)
 
 
 def _retold(seen: Surroundings, told: Mapping[Neighbour, bytes | None]) -> Surroundings:
