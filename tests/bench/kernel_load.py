@@ -26,7 +26,7 @@ SOURCE = "11.0.0.0"
 PORT = 9
 """The UDP port of the load."""
 _CALL_FRAMES = 16_384  # some 10 ms: how late the end of a run may be
-_STATE = struct.Struct("=64sIIII")  # struct load in kernel_programs.c
+_STATE = struct.Struct("=64sIIIIII")  # struct load in kernel_programs.c
 
 
 async def compile_programs(output: Path, egress: int = 1) -> Path:
@@ -108,11 +108,20 @@ class Load:
         return cls(host, program, program.maps()["load"])
 
     async def aim(
-        self, device: str, link: bytes, destination: str, flows: int, port: int = PORT, first: str = SOURCE
+        self,
+        device: str,
+        link: bytes,
+        destination: str,
+        flows: int,
+        port: int = PORT,
+        first: str = SOURCE,
+        *,
+        by_chance: bool = False,
     ) -> None:
         """Send by this interface to this link address, destination and port from here on, in so many flows.
 
-        They come from the address `first` and those that follow it.
+        They come from the address `first` and those that follow it: one after the other, or each frame in one
+        `by_chance`.
         """
         ifindex, own = await link_of(self._host, device)
         size = 60 - 14
@@ -121,9 +130,10 @@ class Load:
         (source,) = struct.unpack("!I", socket.inet_aton(first))
         cpus = sorted(os.sched_getaffinity(0))
         share = -(-flows // len(cpus))
-        states = [_STATE.pack(self._frame, ifindex, source, flows, 0)] * processors()
+        states = [_STATE.pack(self._frame, ifindex, source, flows, 0, 0, 0)] * processors()
         for number, cpu in enumerate(cpus):  # each goes on where the one before it stops after its share
-            states[cpu] = _STATE.pack(self._frame, ifindex, source, flows, number * share * 7919 % flows)
+            random = (number + 1) * 2_654_435_769 % 2**32 if by_chance else 0
+            states[cpu] = _STATE.pack(self._frame, ifindex, source, flows, number * share * 7919 % flows, random, 0)
         self._state.write(*states)
 
     async def run(self, seconds: float, *, frames: int = 0) -> int:

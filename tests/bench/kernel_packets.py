@@ -170,9 +170,9 @@ async def _see_through(lane: Lane, load: Load) -> None:
     await wait_until(arrives, f"{lane.subject.name} ({lane.hook}): a frame comes through")
 
 
-async def _aim(lane: Lane, load: Load, flows: int) -> None:
+async def _aim(lane: Lane, load: Load, flows: int, *, by_chance: bool = False) -> None:
     _, link = await kernel_load.link_of(lane.router, "client")
-    await load.aim(lane.router.name, link, lane.subject.target, flows)
+    await load.aim(lane.router.name, link, lane.subject.target, flows, by_chance=by_chance)
 
 
 async def _packets(
@@ -186,7 +186,7 @@ async def _packets(
         for number in range(plan.rounds):
             turn = number % len(PROGRAMS)
             for name in PROGRAMS[turn:] + PROGRAMS[:turn]:
-                await _aim(lanes[name], load, flows)
+                await _aim(lanes[name], load, flows, by_chance=True)
                 cost = await _cost(lanes[name], load, _SECONDS * plan.scale)
                 results.costs.setdefault((hook, flows, name), []).append(cost)
             last = {name: results.costs[hook, flows, name][-1] for name in PROGRAMS}

@@ -6,8 +6,9 @@
  *     tc/watch             the same, but for each of 1,024 destinations it keeps when the first and the last came
  *
  * The load is run by BPF_PROG_TEST_RUN with live frames, which takes no socket and no copy, so one processor sends
- * millions a second. It goes through its flows in a fixed shuffle: flow i has source address `source` + i / 50,000 and
- * source port 1024 + i % 50,000. A frame of 60 bytes is one of 64 on a wire, where a checksum of 4 follows. All
+ * millions a second. It goes through its flows in turn, so that all of them are made, or takes one by chance for each
+ * frame (`random`): in the order in which flows were made, many tables have them side by side in memory, and packets do
+ * not come in that order. Flow i has source address `source` + i / 50,000 and source port 1024 + i % 50,000. A frame of 60 bytes is one of 64 on a wire, where a checksum of 4 follows. All
  * checksums are right, so that who rewrites a frame has them to change.
  */
 
@@ -75,6 +76,7 @@ SECTION("xdp/drop") int drop_xdp(struct xdp_context *context)
 struct load {
 	u8 frame[64];
 	u32 ifindex, source, flows, flow;
+	u32 random, unused;
 };
 
 /* A value for each processor, so that several send at once. */
@@ -88,8 +90,15 @@ struct {
 /* STEP is a prime that no number of flows here is a multiple of, so every flow has its turn. */
 INLINE u32 next_flow(struct load *state)
 {
-	u32 flow = state->flow, next = flow + STEP;
+	u32 flow = state->flow, next = flow + STEP, random = state->random;
 
+	if (random) { /* xorshift: Marsaglia (2003) */
+		random ^= random << 13;
+		random ^= random >> 17;
+		random ^= random << 5;
+		state->random = random;
+		return (u32)((u64)random * state->flows >> 32);
+	}
 	if (next >= state->flows)
 		next = state->flows > STEP ? next - state->flows : next % (state->flows | !state->flows);
 	state->flow = next;
