@@ -31,7 +31,7 @@ FLOOR: Final = "floor"
 DELIVERIES = ("nat", "floating", "routed")
 PROGRAMS = (FLOOR, *DELIVERIES)
 FLOWS = (1, 1_000, 100_000, 1_000_000)
-FLOW_MAP: Final = "flows4"
+FLOW_MAPS: Final = ("flows4", "marks4")
 
 _SECONDS = 0.5
 _NEW = 2**31  # more flows than are ever sent, so every frame is the first of one
@@ -65,7 +65,7 @@ class Packets:
     """Every sample in the order of the rounds.
 
     `costs` by (hook, flows, program); `new` by hook, frames that are each the first of a flow; `counted` are the new
-    flows of those, as asynclb counts them, to the frames. Units: `memory` bytes of the flow table's map, by hook.
+    flows of those, as asynclb counts them, to the frames. Units: `memory` bytes of the flow table's maps, by hook.
     """
 
     costs: dict[tuple[str, int, str], list[Cost]] = field(default_factory=dict)
@@ -224,7 +224,8 @@ async def _new_flows(lane: Lane, load: Load, plan: Plan, results: Packets, say: 
             f"round {number} of {plan.rounds}: {lane.hook}, new flows: {cost.ns:.0f} ns each, {cost.rate / 1e6:.2f} "
             f"M/s, {counted:.1%} of them counted"
         )
-    results.memory[lane.hook] = lane.program.maps()[FLOW_MAP].memory
+    maps = lane.program.maps()
+    results.memory[lane.hook] = sum(maps[name].memory for name in FLOW_MAPS)
 
 
 async def _counted(router: Host) -> int:

@@ -29,8 +29,6 @@ def test_the_object_loads(xdp_length: int, capacity: int, restrained: bool) -> N
         settings.image_mask, settings.xdp_length = capacity - 1, xdp_length
         opened.set_initial(".rodata.settings", bytes(settings))
         opened.set_value_size("images", capacity + SLACK)
-        opened.set_entries("flows4", 1_024)
-        opened.set_entries("flows6", 1_024)
         xdp = thread.submit(choose_xdp, opened).result()
         assert xdp == ("asynclb_xdp_plain" if restrained else "asynclb_xdp")
         thread.submit(opened.load).result()

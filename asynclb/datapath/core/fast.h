@@ -79,7 +79,7 @@ INLINE int glance_network(struct glance *g, u8 *h, u32 version)
 	g->key.protocol = h[6];
 	g->key.source = (struct address){WIRE64(RAW(u64, h + 8)), WIRE64(RAW(u64, h + 16))};
 	g->key.destination = (struct address){WIRE64(RAW(u64, h + 24)), WIRE64(RAW(u64, h + 32))};
-	return !is_mapped(&g->key.destination);
+	return !is_mapped(&g->key.source) && !is_mapped(&g->key.destination);
 }
 
 /* Reads a frame; 0 unless it is TCP or UDP whose lengths agree, and does not begin a connection. Whether the frame is as
@@ -118,12 +118,29 @@ INLINE int glance_at(struct glance *g, u8 *data, const u8 *end, u32 version)
 	return 1;
 }
 
-/* Returns the flow of a key, if it is one that goes on as usual. */
-INLINE struct flow *fast_flow(struct work *w, const struct key *key)
+/* Brings the ends of the key that is asked for in order; tells whether they were not. */
+STEP u32 fast_order(struct work *w)
 {
-	struct key copy = *key; /* what a helper is shown, the compiler reads from memory from then on: not all of a glance */
-	struct flow *flow = flow_lookup(&copy);
+	OWN(w);
+	w->asked.kind = KEY_SYMMETRIC;
+	return (u32)key_order(&w->asked);
+}
 
+/* Begins to look for a flow. What is asked of memory between this and fast_flow, the processor does while it waits. */
+INLINE u32 fast_place(struct work *w, const struct glance *g)
+{
+	return g->version == 4 ? set_place(&w->asked) : NONE;
+}
+
+/* Returns the flow of the key that was asked for, if it is one that goes on as usual. */
+INLINE struct flow *fast_flow(struct work *w, const struct glance *g, u32 place)
+{
+	struct flow *flow;
+
+	if (g->version == 4)
+		flow = place == NONE ? 0 : place_flow(place, &w->index);
+	else
+		flow = bpf_map_lookup_elem(&flows6, &w->asked);
 	return flow && !(flow->flags & ~USUAL_FLOW) && !is_late(flow->deadline_ms, w->now_ms) ? flow : 0;
 }
 
@@ -181,12 +198,17 @@ INLINE int is_client(struct work *w, const struct flow *flow, const u8 *data)
 INLINE int fast_forward(struct work *w, const struct image *image, const struct place *vip, const struct glance *g,
 			const u8 *data, struct course *course)
 {
-	const struct place *exact =
-		place_find(image, &g->key.destination, g->key.destination_port, g->key.protocol, KIND_FRONTEND);
-	const struct entry *entry = entry_at(image, exact ? exact->entry : vip->entry);
-	struct flow *flow = fast_flow(w, &g->key);
+	const struct place *exact;
+	const struct entry *entry;
 	const struct member_record *member;
+	struct flow *flow;
+	u32 place;
 
+	w->asked = g->key;
+	place = fast_place(w, g);
+	exact = place_find(image, &g->key.destination, g->key.destination_port, g->key.protocol, KIND_FRONTEND);
+	entry = entry_at(image, exact ? exact->entry : vip->entry);
+	flow = fast_flow(w, g, place);
 	if (!entry || !flow || flow->flags & FLOW_SWAPPED || entry->flags & ENTRY_SYMMETRIC)
 		return 0;
 	if (flow->generation != (u16)image->generation || flow->rule != entry->rule)
@@ -212,17 +234,16 @@ INLINE int fast_reverse(struct work *w, const struct image *image, const struct 
 	const struct entry *entry = entry_at(image, exact ? exact->entry : from->reverse);
 	const struct member_record *member;
 	struct flow *flow;
-	struct key key;
 	u32 mtu;
 
 	if (!entry || is_martian(&g->key.source, g->version) || same_address(&g->key.source, &g->key.destination))
 		return 0;
-	key = (struct key){.source = g->key.destination,
-			   .destination = entry->vip,
-			   .source_port = g->key.destination_port,
-			   .destination_port = entry->backend_port ? entry->port : g->key.source_port,
-			   .protocol = g->key.protocol};
-	flow = fast_flow(w, &key);
+	w->asked = (struct key){.source = g->key.destination,
+				.destination = entry->vip,
+				.source_port = g->key.destination_port,
+				.destination_port = entry->backend_port ? entry->port : g->key.source_port,
+				.protocol = g->key.protocol};
+	flow = fast_flow(w, g, fast_place(w, g));
 	if (!flow)
 		return 0;
 	member = image_member(image, flow->member);
@@ -238,7 +259,7 @@ INLINE int fast_reverse(struct work *w, const struct image *image, const struct 
 	course->address = (struct address){0, 0};
 	if (entry->delivery == DELIVERY_NAT)
 		course->address = entry->vip;
-	course->port = key.destination_port;
+	course->port = w->asked.destination_port;
 	fast_notice(w, g, entry, flow->member, flow, 1);
 	return 1;
 }
@@ -266,25 +287,27 @@ INLINE int fast_routed(struct work *w, const struct image *image, const struct g
 		       struct course *course)
 {
 	struct address interface = {.high = g->version, .low = w->p->ifindex};
-	const struct place *place = place_find(image, &interface, 0, 0, KIND_INTERFACE);
-	const struct entry *entry = place ? entry_at(image, place->entry) : 0;
 	const struct member_record *member;
-	u32 swapped, outward, id;
+	const struct place *gate;
+	const struct entry *entry;
+	u32 swapped, outward, id, place;
 	struct flow *flow;
-	struct key key = g->key;
 
+	w->asked = g->key;
+	swapped = fast_order(w);
+	place = fast_place(w, g);
+	gate = place_find(image, &interface, 0, 0, KIND_INTERFACE);
+	entry = gate ? entry_at(image, gate->entry) : 0;
 	if (!entry || !(entry->flags & ENTRY_SYMMETRIC) || is_link_scope(&g->key.destination, g->version) ||
 	    is_martian(&g->key.source, g->version) || same_address(&g->key.source, &g->key.destination))
 		return 0;
-	key.kind = KEY_SYMMETRIC;
-	swapped = (u32)key_order(&key);
-	flow = fast_flow(w, &key);
+	flow = fast_flow(w, g, place);
 	if (!flow)
 		return 0;
 	outward = swapped != (flow->flags & FLOW_SWAPPED);
 	if (!outward && (flow->rule != entry->rule || flow->generation != (u16)image->generation))
 		return 0; /* whether its source is allowed is to be looked at anew */
-	id = fast_member(w, image, entry, place->entry, flow, key.protocol);
+	id = fast_member(w, image, entry, gate->entry, flow, g->key.protocol);
 	member = id == NONE ? 0 : image_member(image, id);
 	if ((outward || !is_client(w, flow, data)) && is_appliance(w, data + 6))
 		return 0;

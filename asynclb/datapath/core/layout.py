@@ -119,6 +119,11 @@ CONSTANTS: Final[dict[str, int]] = {
     "PROBES": 8,  # places looked at for an address; the builder grows the table until that is enough
     "SEARCH_STEPS": 20,  # halvings of a sorted list, so at most a million ranges or members
     "WAYS": 9,  # flows a bucket: 9 x (64 + 40) bytes, tags and deadlines make 1,024
+    "SET_WAYS": 4,  # flows a set, whose keys fill a line of the cache
+    "SET_GROUP": 64,  # sets that share a mark: five pages of memory
+    "SET_CLAIMED": 0xFF << 40,  # the second word of a key whose way is being written: a kind that none has
+    "SET_OVER_MS": 20_000,  # how long a flow that is over keeps its way from others: a pass has told of it by then
+    "SET_SYN_S": 2,  # ... and an unanswered SYN
     "ADDRESS_VIP": 1,
     "ADDRESS_LOCAL": 2,  # the host's own: what no rule takes passes to it
     "ADDRESS_MEMBER": 4,  # members answer from it: their own, or a VIP whose port changes
@@ -463,7 +468,7 @@ class Interface(Structure):
 
 
 class Key4(Structure):
-    """The key of an IPv4 flow in the kernel's map: a hash over 16 bytes takes half the time of one over 40."""
+    """The key of an IPv4 flow in the kernel: two words."""
 
     _fields_ = (
         ("source", _U32),
@@ -474,6 +479,12 @@ class Key4(Structure):
         ("kind", _U8),
         ("reserved", _U16),
     )
+
+
+class FlowSet(Structure):
+    """Four IPv4 flows whose keys have one hash. A key is a `Key4` as two words; the second is 0 where a way is free."""
+
+    _fields_ = (("word", _U64 * 8), ("flow", Flow * 4))
 
 
 class FragmentKey(Structure):
@@ -491,7 +502,8 @@ class KernelControl(Structure):
 class KernelSettings(Structure):
     """What the loader tells the programs before they are loaded.
 
-    `image_mask` is the images' capacity less one; `xdp_length` whether there is bpf_xdp_get_buff_len (Linux 5.18).
+    `image_mask` is the images' capacity less one; `xdp_length` whether there is bpf_xdp_get_buff_len (Linux 5.18);
+    `sets` how many there are of `FlowSet`, which `seed` chooses among.
     """
 
     _fields_ = (
@@ -500,14 +512,17 @@ class KernelSettings(Structure):
         ("rule_limit", _U32),
         ("member_limit", _U32),
         ("xdp_length", _U32),
-        ("reserved", _U32),
+        ("sets", _U32),
+        ("seed", _U64 * 4),
     )
 
 
 class KernelTotals(Structure):
-    """Counters of no rule, for each processor; `made` are flows that got a place in a map."""
+    """Counters of no rule, for each processor: flows that got a place in a map, and those whose place was free but for
+    them, for they were `over`.
+    """
 
-    _fields_ = (("stateless", _U64), ("made", _U64))
+    _fields_ = (("stateless", _U64), ("made", _U64), ("over", _U64))
 
 
 class Egress(Structure):
@@ -623,19 +638,8 @@ class CoreMemory(Structure):
 STRUCTURES: Final[tuple[type[Structure], ...]] = (
     *(Address, Section, Image, Place, Entry, PoolMember, MemberRecord, Allow),
     *(Snat, SnatSlice, Hop, Key, Flow, Bucket, ToldFlow, KeyedFlow),
-    *(
-        Fragment,
-        Client,
-        Held,
-        Count,
-        IcmpLimit,
-        Interface,
-        Key4,
-        FragmentKey,
-        KernelControl,
-        KernelSettings,
-        KernelTotals,
-    ),
+    *(Fragment, Client, Held, Count, IcmpLimit, Interface, Key4, FlowSet, FragmentKey),
+    *(KernelControl, KernelSettings, KernelTotals),
     *(Egress, Outlet, Ingress, Answer, BatchRecord, CoreMemory),
 )
 ENUMERATIONS: Final[tuple[type[IntEnum], ...]] = (Verdict, Kind, Delivery, Distribution, Conn, Told, Event)

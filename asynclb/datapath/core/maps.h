@@ -10,6 +10,7 @@
 
 #define POINTER(type, word) ((type *)(uptr)(word))
 #define FLOWS_BY_HASH 1	 /* the flow table's place for a key comes from its hash */
+#define FLOWS_MOVE 1	 /* one flow makes room for another by moving */
 #define HOST_ROUTES 0	 /* nobody else forwards what cannot leave by itself */
 
 INLINE const struct image *core_image(const struct core_memory *core)

@@ -12,12 +12,13 @@
 #include "work.h"
 
 #define FLOWS_BY_HASH 0 /* the kernel's maps hash by themselves; a flow's hash is wanted only to choose its member */
+#define FLOWS_MOVE 0
 #define HOST_ROUTES 1	/* what cannot leave by itself is left to the host's own routing */
 
 #define IMAGE_BYTES (1u << 20)	/* the loader sets what it needs */
 #define IMAGE_SLACK 4096u	/* above sizeof any item */
-#define FLOW_LIMIT4 1000000	/* these too */
-#define FLOW_LIMIT6 250000
+#define FLOW_SETS 1024		/* these too */
+#define FLOW_LIMIT6 1024
 #define HOP_LIMIT 65536
 #define RULE_LIMIT 8192
 #define MEMBER_LIMIT 65536
@@ -62,11 +63,20 @@ struct {
 } appliances SEC(".maps");
 
 struct {
-	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
-	MAP_NUMBER(max_entries, FLOW_LIMIT4);
-	MAP_TYPE(key, struct key4);
-	MAP_TYPE(value, struct flow);
+	MAP_NUMBER(type, BPF_MAP_TYPE_ARRAY);
+	MAP_NUMBER(max_entries, FLOW_SETS);
+	MAP_NUMBER(map_flags, BPF_F_MMAPABLE);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct flow_set);
 } flows4 SEC(".maps");
+
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_ARRAY);
+	MAP_NUMBER(max_entries, FLOW_SETS / SET_GROUP);
+	MAP_NUMBER(map_flags, BPF_F_MMAPABLE);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, u64);
+} marks4 SEC(".maps");
 
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
@@ -131,6 +141,7 @@ SEC(".rodata.settings") const volatile struct kernel_settings settings = {
 	.rule_limit = RULE_LIMIT,
 	.member_limit = MEMBER_LIMIT,
 	.xdp_length = 1,
+	.sets = FLOW_SETS,
 };
 
 INLINE const struct image *image_by(u32 active)
@@ -290,6 +301,8 @@ INLINE int is_appliance(const struct work *w, const u8 *link)
 	return !!bpf_map_lookup_elem(&appliances, &word);
 }
 
+#include "sets.h"
+
 struct flow_ref {
 	struct flow *flow; /* 0: none */
 };
@@ -300,32 +313,15 @@ INLINE u64 flow_hash(const struct work *w, const struct key *key)
 	return 0;
 }
 
-/* The key of a map, in words of 64 bits: its hash reads 32 at a time, and what was stored in smaller parts would have to
- * reach memory before that.
- */
-struct key4_words {
-	union {
-		u64 words[2];
-		struct key4 key;
-	};
-};
-
-INLINE struct key4_words key4_of(const struct key *key)
-{
-	return (struct key4_words){.words = {(u32)key->source.low | key->destination.low << 32,
-					     key->source_port | (u64)key->destination_port << 16 |
-						     (u64)(u8)key->protocol << 32 | (u64)(u8)key->kind << 40}};
-}
-
 /* Finds a flow, even one past its deadline. */
-INLINE struct flow *flow_lookup(const struct key *key)
+INLINE struct flow *flow_lookup(struct work *w, const struct key *key)
 {
-	if (is_mapped(&key->source)) {
-		struct key4_words small = key4_of(key);
+	u32 place;
 
-		return bpf_map_lookup_elem(&flows4, &small);
-	}
-	return bpf_map_lookup_elem(&flows6, key);
+	if (!is_mapped(&key->source))
+		return bpf_map_lookup_elem(&flows6, key);
+	place = set_place(key);
+	return place == NONE ? 0 : place_flow(place, &w->index);
 }
 
 /* Whether a flow that was found has idled out. */
@@ -334,48 +330,60 @@ INLINE int flow_late(const struct work *w, struct flow_ref found)
 	return is_late(found.flow->deadline_ms, w->now_ms);
 }
 
-/* Finds a flow that is not past its deadline, or is remembered. */
-INLINE struct flow_ref flow_find(const struct work *w, const struct key *key, u64 hash)
+/* Whether a flow that was found is not past its deadline, or is remembered. */
+INLINE int flow_counts(const struct work *w, const struct flow *flow)
 {
-	struct flow *flow = flow_lookup(key);
+	return flow && (!is_late(flow->deadline_ms, w->now_ms) || is_remembered(flow, flow->deadline_ms, w->now_ms));
+}
+
+INLINE struct flow_ref flow_find(struct work *w, const struct key *key, u64 hash)
+{
+	struct flow *flow = flow_lookup(w, key);
 
 	(void)hash;
-	if (flow && is_late(flow->deadline_ms, w->now_ms) && !is_remembered(flow, flow->deadline_ms, w->now_ms))
-		flow = 0;
-	return (struct flow_ref){flow};
+	return (struct flow_ref){flow_counts(w, flow) ? flow : 0};
 }
 
-/* Puts a flow into the place of the one that has its key, if there is one, and counts those that there was none for: what
- * was made, is not there and was not deleted is what the kernel evicted. MAP and KEY are of one family.
+/* Puts a flow into the place of the one that has its key, if there is one; tells whether the kernel took it. MAP and KEY
+ * are of one family.
  */
-#define PUT_FLOW(map, key, flow)                                        \
-	do {                                                            \
-		if (!bpf_map_update_elem(map, key, flow, BPF_NOEXIST))  \
-			count_made();                                   \
-		else                                                    \
-			bpf_map_update_elem(map, key, flow, BPF_ANY);   \
-	} while (0)
+#define PUT_FLOW(map, key, flow)                                       \
+	(bpf_map_update_elem(map, key, flow, BPF_NOEXIST) ?            \
+		 !bpf_map_update_elem(map, key, flow, BPF_ANY) :       \
+		 count_made(w))
 
-INLINE void count_made(void)
+/* Whether a key is in use. */
+STEP u32 flow_taken(struct work *w, const struct key *key)
 {
-	struct kernel_totals *all = find_totals();
+	u32 place;
 
-	if (all)
-		all->made++;
+	OWN(w);
+	GIVEN(key);
+	if (!is_mapped(&key->source))
+		return flow_counts(w, bpf_map_lookup_elem(&flows6, key));
+	w->small = key4_of(key);
+	place = set_where(&w->small, set_hash(&w->small), &w->index);
+	return place == NONE ? 0 : flow_counts(w, place_flow(place, &w->index));
 }
 
-/* Puts a flow in. When the map is full, the kernel takes the room of one that was not used for long. */
-INLINE struct flow_ref flow_insert(const struct work *w, const struct key *key, u64 hash, const struct flow *flow)
+/* Puts `w->fresh` in. Where there is no room, another flow makes it; 0 if that failed for once. */
+STEP u32 flow_put(struct work *w, const struct key *key)
 {
-	(void)w, (void)hash;
-	if (is_mapped(&key->source)) {
-		struct key4_words small = key4_of(key);
+	OWN(w);
+	GIVEN(key);
+	w->over = 0;
+	if (!is_mapped(&key->source))
+		return PUT_FLOW(&flows6, key, &w->fresh);
+	w->small = key4_of(key);
+	return set_put(w);
+}
 
-		PUT_FLOW(&flows4, &small, flow);
-	} else {
-		PUT_FLOW(&flows6, key, flow);
-	}
-	return (struct flow_ref){flow_lookup(key)};
+/* Puts a flow in, which is `w->fresh`. */
+INLINE struct flow_ref flow_insert(struct work *w, const struct key *key, u64 hash, const struct flow *flow)
+{
+	(void)hash, (void)flow;
+	flow_put(w, key);
+	return (struct flow_ref){flow_lookup(w, key)};
 }
 
 INLINE void flow_touch(struct flow_ref found, u32 deadline_ms)

@@ -262,13 +262,11 @@ STEP u32 hairpin_port(struct work *w, const struct address *member, u32 rule, u3
 	UNROLL
 	for (u32 i = 0; i < HAIRPIN_TRIES; i++) {
 		u16 port = (u16)(HAIRPIN_FIRST + ((first + i) & (HAIRPIN_PORTS - 1)));
-		u64 hash;
 
 		w->back = hairpin_key(way, member, port);
-		hash = flow_hash(w, &w->back);
-		if (flow_find(w, &w->back, hash).flow)
+		if (flow_taken(w, &w->back))
 			continue;
-		return flow_insert(w, &w->back, hash, back).flow ? port : 0;
+		return flow_put(w, &w->back) ? port : 0;
 	}
 	return 0;
 }
@@ -302,7 +300,8 @@ INLINE u32 passage_hairpin(struct work *w, const struct image *image, const stru
 		way->translated = (u16)hairpin_port(w, &w->source, entry->rule, entry->idle_ms, first);
 		if (!way->translated)
 			return DROP_FLOW_TABLE_FULL;
-		*found = flow_find(w, &way->key, way->hash); /* it may have moved */
+		if (FLOWS_MOVE)
+			*found = flow_find(w, &way->key, way->hash);
 	}
 	return DROP_NONE;
 }

@@ -102,7 +102,6 @@ STEP u32 snat_try(struct work *w, u32 number, u32 port)
 {
 	const struct image *image;
 	const struct address *source;
-	u64 hash;
 
 	OWN(w);
 	image = work_image(w);
@@ -110,12 +109,11 @@ STEP u32 snat_try(struct work *w, u32 number, u32 port)
 	if (!source)
 		return CLAIM_TAKEN;
 	w->back = snat_back_key(&w->way.key, source, port);
-	hash = flow_hash(w, &w->back);
-	if (flow_find(w, &w->back, hash).flow)
+	if (flow_taken(w, &w->back))
 		return CLAIM_TAKEN;
 	w->way.target_port = w->fresh.hairpin_port = (u16)number;
 	w->way.translated = (u16)port;
-	return flow_insert(w, &w->back, hash, &w->fresh).flow ? CLAIM_DONE : CLAIM_FULL;
+	return flow_put(w, &w->back) ? CLAIM_DONE : CLAIM_FULL;
 }
 
 /* Takes a port of one address. */
@@ -287,7 +285,8 @@ STEP u32 snat_out(struct work *w)
 		w->fresh = snat_half(w, snat);
 		w->fresh.hairpin_port = found.flow->target_port;
 		back = flow_insert(w, &w->back, flow_hash(w, &w->back), &w->fresh);
-		found = flow_find(w, &w->way.key, w->way.hash); /* it may have moved */
+		if (FLOWS_MOVE)
+			found = flow_find(w, &w->way.key, w->way.hash);
 	}
 	if (!back.flow || !found.flow || !is_half(w, back.flow))
 		return drop(w, DROP_NO_FLOW);

@@ -236,6 +236,18 @@ INLINE struct flow_ref flow_insert(const struct work *w, const struct key *key, 
 	return (struct flow_ref){&bucket->flow[way], &bucket->deadline_ms[way]};
 }
 
+/* Puts `w->fresh` in; tells whether there is room. */
+INLINE int flow_put(const struct work *w, const struct key *key)
+{
+	return !!flow_insert(w, key, flow_hash(w, key), &w->fresh).flow;
+}
+
+/* Whether a key is in use. */
+INLINE int flow_taken(const struct work *w, const struct key *key)
+{
+	return !!flow_find(w, key, flow_hash(w, key)).flow;
+}
+
 INLINE void flow_touch(struct flow_ref found, u32 deadline_ms)
 {
 	*found.deadline_ms = deadline_ms;

@@ -35,6 +35,13 @@ struct recent {
 	u64 tick;
 };
 
+/* A key of IPv4 in words of 64 bits: what is compared, and what a helper hashes, which would wait for smaller parts to
+ * reach memory.
+ */
+struct key4_words {
+	u64 words[2];
+};
+
 #define RECENT 4 /* by the lowest bits of the ifindex; a power of two */
 #endif
 
@@ -46,6 +53,12 @@ struct work {
 	struct recent recent[RECENT];
 	u32 active;		/* which of the two images this frame meets */
 	u32 redirects_all;	/* tc: frames can leave by every interface */
+	struct key asked;	 /* what a table is asked for: here, since the stack is short of room */
+	struct key4_words small; /* as well, for IPv4 */
+	u32 index;		 /* as well */
+	u64 hash;		 /* by which its sets are known */
+	volatile u32 place;	 /* for a new flow */
+	u32 over;		 /* flows that were over whose ways were taken */
 #else
 	struct core_memory *core;
 	const struct image *image;

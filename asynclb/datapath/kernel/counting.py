@@ -10,10 +10,11 @@ from typing import Any
 
 from asynclb.datapath.base import MemberCounters, RuleCounters
 from asynclb.datapath.core import layout
+from asynclb.datapath.core.layout import CONSTANTS
 from asynclb.datapath.core.memory import DROPS
 from asynclb.datapath.core.values import CoreCounters
 from asynclb.datapath.kernel.programs import State
-from asynclb.datapath.kernel.sweep import FLOW_MAPS, Counted
+from asynclb.datapath.kernel.sweep import Counted
 from asynclb.datapath.kernel.tally import library, sums
 from asynclb.native.libbpf import Batch, Libbpf
 
@@ -37,7 +38,8 @@ class Counting:
         Cost: about a microsecond for each number and processor.
         """
         if not self._limits:  # the first programs make the maps
-            self._limits = tuple(self._bpf.map_info(self._state[name]).max_entries for name, _ in FLOW_MAPS)
+            sets, hashed = (self._bpf.map_info(self._state[name]).max_entries for name in ("flows4", "flows6"))
+            self._limits = sets * CONSTANTS["SET_WAYS"] // 2, hashed
         by_rule = self._counts("rule_counts", rules)
         by_member = self._counts("member_counts", members)
         drops = self._sums("drops", len(DROPS) + 1, 1)
@@ -81,7 +83,8 @@ class Counting:
 def capacity(counted: Counted, limits: tuple[int, ...]) -> int:
     """Return how many flows there is room for, with as many of IPv4 to one of IPv6 as there are now.
 
-    The maps fill by themselves: what is told beside the flows is the share of the one that is fuller.
+    The tables fill by themselves: what is told beside the flows is the share of the one that is fuller. IPv4's takes
+    twice as many before it is full, but no longer surely every one.
     """
     used, limit = max(zip(counted.by_map, limits, strict=False), key=_share, default=(0, 0))
     return counted.flows * limit // used if used else sum(limits)

@@ -4,14 +4,14 @@ Two passes over the flows. The first silences connections and tells who listens;
 come to rest, the second removes what ends and tells again, with what the ends have acknowledged since. An end in the
 midst of sending believes no other reset. So does the native core (`Core.part`).
 
-A flow that is silenced is written whole, from a copy some microseconds old: a packet counted in between is not counted
-in that flow. Its rule's and its member's counters have it.
+A flow of IPv6 that is silenced is written whole, from a copy some microseconds old: a packet counted in between is not
+counted in that flow. Its rule's and its member's counters have it.
 """
 
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from ctypes import c_uint32, sizeof
+from ctypes import c_uint32
 from functools import partial
 from typing import NamedTuple
 
@@ -20,12 +20,12 @@ from asynclb.datapath.core.layout import CONSTANTS, Conn
 from asynclb.datapath.core.parting import HUSH_S, Ending, Going
 from asynclb.datapath.core.values import MAX_MEMBERS
 from asynclb.datapath.kernel.evictions import Evictions
+from asynclb.datapath.kernel.flows import BATCH, Part, full_key, walk
 from asynclb.datapath.kernel.programs import State
-from asynclb.datapath.kernel.sweep import BATCH, FLOW_MAPS, FlowKey, full_key
 from asynclb.datapath.kernel.tally import is_late, library, parting
 from asynclb.datapath.kernel.thread import in_thread
 from asynclb.datapath.kernel.upkeep import Tell, now_ms
-from asynclb.native.libbpf import Batch, Libbpf
+from asynclb.native.libbpf import Libbpf
 
 _PAUSE_S = 0.005  # between two batches of 4,096 flows: a million are seen twice in some 4 s
 _TCP = 6
@@ -65,33 +65,28 @@ def part(
 ) -> Iterator[Found]:
     """Go through the flows once, a batch a step."""
     native, found = library(), (c_uint32 * BATCH)()
-    for name, kind in FLOW_MAPS:
-        batch, more = Batch(sizeof(kind), sizeof(layout.Flow), BATCH), True
-        while more:
-            more = bpf.lookup_batch(state[name], batch)
-            indexes = parting(batch.values, batch.count, going, found, native)
-            keys = [batch.key(index) for index in indexes]
-            yield _ended(bpf, state[name], kind, keys, clock_ms(), evictions if last else None)
+    for family in range(2):
+        for flows in walk(bpf, state, family):
+            indexes = parting(flows.values, flows.count, going, found, native)
+            yield _ended(flows, list(indexes), clock_ms(), evictions if last else None)
 
 
-def _ended(bpf: Libbpf, fd: int, kind: FlowKey, keys: list[bytes], now: int, evictions: Evictions | None) -> Found:
+def _ended(flows: Part, indexes: list[int], now: int, evictions: Evictions | None) -> Found:
     """Silence flows; or remove them, and let that be counted."""
     ended = Found([], [])
-    for key in keys:
-        value = bpf.lookup(fd, key, sizeof(layout.Flow))
-        if value is None:
+    for index in indexes:
+        flow = flows.read(index)
+        if flow is None:
             continue
-        keyed = layout.KeyedFlow(full_key(kind, key), layout.Flow.from_buffer_copy(value))
+        keyed = layout.KeyedFlow(full_key(flows.kind, flows.key(index)), flow)
         if is_open := _is_open(keyed, now):
             ended.told.append(keyed)
         if evictions is not None:
-            evictions.delete(fd, key)
-            if not is_late(keyed.flow.deadline_ms, now):
+            evictions.delete(partial(flows.delete, index))
+            if not is_late(flow.deadline_ms, now):
                 ended.removed.append(keyed)
         elif is_open:
-            silent = layout.Flow.from_buffer_copy(value)
-            silent.flags |= CONSTANTS["FLOW_OVER"]
-            bpf.replace(fd, key, bytes(silent))
+            flows.silence(index)
     return ended
 
 

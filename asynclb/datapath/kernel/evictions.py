@@ -1,6 +1,6 @@
-"""How many flows the kernel gave up for room: it says nothing of them, so it is worked out.
+"""How many flows gave their room to others before they were over: nothing is said of them, so it is worked out.
 
-    made, by the programs = there, seen by a pass + deleted, by this process + evicted
+    made, by the programs = there, seen by a pass + deleted, by this process + over when their room was taken + evicted
 
 Laws:
   1. Never more than were evicted: flows that come during a pass count as there, and were not made when it began. So the
@@ -22,14 +22,18 @@ from asynclb.native.libbpf import Batch, Libbpf
 
 _WORDS = sizeof(layout.KernelTotals) // 8
 _MADE = layout.KernelTotals.made.offset // 8
+_OVER = layout.KernelTotals.over.offset // 8
 
 
 class Evictions:
     """Owner: the datapath. `delete` may be called by any thread; `begin`, `saw` and `end` by the sweep's."""
 
-    def __init__(self, bpf: Libbpf, made: Callable[[], int], *, adopted: bool) -> None:
-        """`made` says how many flows have ever got a place. `adopted`: the maps are those of a process before."""
-        self._bpf, self._made = bpf, made
+    def __init__(self, made: Callable[[], int], *, adopted: bool) -> None:
+        """`made` says how many flows have ever got a place, but for those that were over when they lost it.
+
+        `adopted`: the maps are those of a process before.
+        """
+        self._made = made
         self._lock = threading.Lock()
         self._deleted = 0
         self._before = 0
@@ -38,10 +42,10 @@ class Evictions:
         self._at_begin = self._there = self._swept = 0
         self.number = 0
 
-    def delete(self, fd: int, key: bytes) -> bool:
-        """Delete a flow; return whether there was one."""
+    def delete(self, delete: Callable[[], bool]) -> bool:
+        """Let a flow be deleted; return whether there was one."""
         with self._lock:  # a pass that ends sees both the deletion and its count, or neither
-            done = self._bpf.delete(fd, key)
+            done = delete()
             self._deleted += done
         return done
 
@@ -63,12 +67,13 @@ class Evictions:
 
 
 def flows_made(bpf: Libbpf, state: State) -> Callable[[], int]:
-    """Return what says how many flows the programs have made."""
+    """Return what says how many flows the programs have made, as `Evictions` asks it."""
     cpus, native_library = bpf.possible_cpus(), library()
 
     def made() -> int:
         totals: Any = Batch(4, 8 * _WORDS * cpus, 1)
         bpf.lookup_batch(state["totals"], totals)
-        return sums(totals.values, 1, cpus, _WORDS, native_library=native_library)[_MADE]
+        found = sums(totals.values, 1, cpus, _WORDS, native_library=native_library)
+        return found[_MADE] - found[_OVER]
 
     return made

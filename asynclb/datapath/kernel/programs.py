@@ -10,6 +10,7 @@ Within a generation, tables are published in one of two images that programs see
 written, one aligned word says which is current, and the other may be written again after a grace period.
 """
 
+import hashlib
 import mmap
 import os
 import platform
@@ -33,7 +34,8 @@ from asynclb.net.drop import Drop
 
 OBJECT = Path(__file__).parents[2] / "native" / "_kernel.bpf.o"
 STATE_MAPS = (
-    *("flows4", "flows6", "fragments", "rule_counts", "member_counts", "drops", "totals", "interfaces", "appliances"),
+    *("flows4", "marks4", "flows6", "fragments"),
+    *("rule_counts", "member_counts", "drops", "totals", "interfaces", "appliances"),
 )
 TABLES = ("control", "images", "hops")
 SLACK = 4_096
@@ -53,6 +55,7 @@ class Entry(StrEnum):
 
 
 _SETTINGS = ".rodata.settings"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NAMES = {Entry.TC: "asynclb_tc", Entry.BARE: "asynclb_tc_bare", Entry.ASK: "asynclb_ask"}
 _XDP = ("asynclb_xdp", "asynclb_xdp_plain")
 _GRACE_S = 0.02  # where the kernel offers no grace period: no program runs for so long
@@ -62,10 +65,15 @@ _MEMBARRIER: Mapping[str, int] = {"x86_64": 324, "aarch64": 283}
 
 @dataclass(frozen=True, slots=True)
 class FlowLimits:
-    """How many flows the maps have room for; the least recently used make room for new ones."""
+    """How many flows there certainly is room for; beyond that, some make room for new ones (core/sets.h)."""
 
     flows4: int = 1_000_000
     flows6: int = 250_000
+
+    @property
+    def groups(self) -> int:
+        """How many groups of sets IPv4 flows have: two ways a flow."""
+        return -(-2 * self.flows4 // (CONSTANTS["SET_WAYS"] * CONSTANTS["SET_GROUP"]))
 
 
 class State:
@@ -145,6 +153,7 @@ class Programs:
         Cost: some 200 ms for each of `entries`; call it in a thread.
         Raises: BpfError -> the kernel refused. ValueError -> the object was built from another layout.
         """
+        self._bpf = bpf
         self.capacity = capacity
         self.entries = frozenset(entries)
         self._object = bpf.open_object(code, "asynclb")
@@ -222,17 +231,35 @@ class Programs:
         settings.rule_limit = settings.rule_limit or MAX_RULES
         settings.member_limit = settings.member_limit or MAX_MEMBERS
         settings.xdp_length = kernel_release() >= TELLS_LENGTH
+        settings.sets = self._sets(limits, state)
+        settings.seed[:] = set_seed()
         self._object.set_initial(_SETTINGS, bytes(settings))
         self._object.set_value_size("images", self.capacity + SLACK)
-        self._object.set_entries("flows4", limits.flows4)
+        self._object.set_entries("flows4", settings.sets)
+        self._object.set_entries("marks4", limits.groups)
         self._object.set_entries("flows6", limits.flows6)
         for name, fd in state.maps.items():
             self._object.reuse(name, fd)
+
+    def _sets(self, limits: FlowLimits, state: State) -> int:
+        """Return how many sets there are, or are to be made."""
+        if "flows4" in state.maps:
+            return self._bpf.map_info(state["flows4"]).max_entries
+        return limits.groups * CONSTANTS["SET_GROUP"]
 
     def _mapped(self, name: str, size: int) -> mmap.mmap:
         view = mmap.mmap(self._object.map(name), -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
         self._views.append(view)
         return view
+
+
+def set_seed() -> tuple[int, ...]:
+    """Return what chooses a flow's set: nobody outside knows it, and every process of one boot finds the same flows.
+
+    Maps do not outlive the boot. Source: random(4), boot_id.
+    """
+    words = hashlib.blake2b(_BOOT_ID.read_bytes(), digest_size=32, person=b"asynclb flows").digest()
+    return tuple(int.from_bytes(words[start : start + 8], "little") | 1 for start in range(0, 32, 8))
 
 
 def last_generation(bpf: Libbpf, control: int) -> int:

@@ -44,6 +44,7 @@ from asynclb.datapath.kernel.counting import Counting
 from asynclb.datapath.kernel.ending import end_flows
 from asynclb.datapath.kernel.evictions import Evictions, flows_made
 from asynclb.datapath.kernel.features import XdpFeatures, xdp_features
+from asynclb.datapath.kernel.flows import flows_in
 from asynclb.datapath.kernel.footing import footing_of
 from asynclb.datapath.kernel.forwarding import Forwarding
 from asynclb.datapath.kernel.host import KernelHost, limits_of_host
@@ -55,7 +56,7 @@ from asynclb.datapath.kernel.programs import FlowLimits, layout_digest
 from asynclb.datapath.kernel.remembered import Remembered, remember
 from asynclb.datapath.kernel.send import Sender
 from asynclb.datapath.kernel.speech import Speech
-from asynclb.datapath.kernel.sweep import Counted, Sweep, flows_in
+from asynclb.datapath.kernel.sweep import Counted, Sweep
 from asynclb.datapath.kernel.tally import is_late
 from asynclb.datapath.kernel.upkeep import Upkeep, now_ms
 from asynclb.errors import ApplyError, HostError
@@ -84,7 +85,7 @@ class Running:
         self._remembered = found.remembered
         self._counting = Counting(host.bpf, found.state)
         self.news = KernelNews(self._names)
-        self._evictions = Evictions(host.bpf, flows_made(host.bpf, found.state), adopted=bool(found.state.maps))
+        self._evictions = Evictions(flows_made(host.bpf, found.state), adopted=bool(found.state.maps))
         self._sweep = Sweep(host.bpf, found.state, self._numbers_used, self.news, self._evictions)
         self._passes = 0  # of the sweep when tables were put in force: the second one after it began later
         self._upkeep: Upkeep | None = None

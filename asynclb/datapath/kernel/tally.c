@@ -12,6 +12,45 @@ ASYNCLB_EXPORT void asynclb_kernel_sum(const u64 *values, u32 count, u32 cpus, u
 				sums[(u64)i * words + w] += values[((u64)i * cpus + cpu) * words + w];
 }
 
+/* Copies the flows of a window of sets from a position (set and way) on, until `room` are taken or the window is over, with
+ * the numbers of their places, which begin at `base`. A group that is not marked has none; the mark of one that is found
+ * empty is cleared: before the look, so that a flow that comes meanwhile leaves it set. Python twin: _gather_slowly.
+ */
+ASYNCLB_EXPORT u32 asynclb_kernel_gather(const struct flow_set *sets, u64 *marks, u32 groups, u32 *position, u32 base,
+				u32 room, u64 *keys, struct flow *flows, u32 *places)
+{
+	u32 at = *position, end = groups * SET_GROUP * SET_WAYS, found = 0;
+
+	while (at < end && found < room) {
+		u32 number = at / SET_WAYS, way = at % SET_WAYS;
+		u64 *mark = &marks[number / SET_GROUP];
+		const u64 *word = &sets[number].word[2 * way];
+
+		if (at % (SET_GROUP * SET_WAYS) == 0) {
+			if (!__atomic_exchange_n(mark, 0, __ATOMIC_SEQ_CST)) {
+				at += SET_GROUP * SET_WAYS;
+				continue;
+			}
+		}
+		at++;
+		keys[2 * found + 1] = __atomic_load_n(&word[1], __ATOMIC_ACQUIRE);
+		if (!keys[2 * found + 1] || keys[2 * found + 1] == SET_CLAIMED)
+			continue;
+		__atomic_store_n(mark, 1, __ATOMIC_RELAXED);
+		keys[2 * found] = word[0];
+		flows[found] = sets[number].flow[way];
+		places[found++] = base + number * SET_WAYS + way;
+	}
+	*position = at;
+	return found;
+}
+
+/* Frees a way if it still has the key; tells whether it had. */
+ASYNCLB_EXPORT u32 asynclb_kernel_free(u64 *word, u64 held)
+{
+	return __atomic_compare_exchange_n(word, &held, 0, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
 /* Whether something is to be done about a flow past its deadline: connections that idled out are remembered, and told of
  * once, by the first pass after it. Python twin: is_due.
  */

@@ -20,7 +20,7 @@ from asynclb import native
 from asynclb.datapath.core import NextHop, build_image, layout
 from asynclb.datapath.core.layout import CONSTANTS
 from asynclb.datapath.host import Capability, missing
-from asynclb.datapath.kernel.programs import choose_xdp
+from asynclb.datapath.kernel.programs import choose_xdp, set_seed
 from asynclb.native.libbpf import Batch, BpfError, Libbpf, LibbpfMissingError, Object
 from asynclb.net.drop import Drop
 from tests.unit.core.world import CLIENTS, OURS, SERVERS, World
@@ -31,10 +31,11 @@ XDP_VERDICTS = {1: "drop", 2: "pass", 3: "tx", 4: "tx"}
 TC_VERDICTS = {2: "drop", 0xFFFF_FFFF: "pass", 7: "tx"}
 _CLONE_NEWNET = 0x4000_0000
 _FLOW_MAPS: tuple[tuple[str, int, type[Structure]], ...] = (
-    ("flows4", sizeof(layout.Key4), layout.Flow),
+    ("flows4", 4, layout.FlowSet),
     ("flows6", sizeof(layout.Key), layout.Flow),
     ("fragments", sizeof(layout.FragmentKey), layout.Fragment),
 )
+_WAYS = CONSTANTS["SET_WAYS"]
 
 
 @cache
@@ -173,18 +174,28 @@ class Loaded:
 
     def flows(self) -> list[layout.Flow]:
         """Return what is in the maps of flows."""
-        return [record for name, _, record in self._records() if not name.startswith("fragments")]
+        found = list[layout.Flow]()
+        for name, _, record in self._records():
+            if isinstance(record, layout.FlowSet):
+                found += [record.flow[way] for way in range(_WAYS) if record.word[2 * way + 1]]
+            elif name == "flows6":
+                found.append(record)
+        return found
 
     def later(self, ms: int) -> None:
         """Let time pass: all deadlines come nearer."""
         for name, key, record in self._records():
-            record.deadline_ms = record.deadline_ms - ms & 0xFFFF_FFFF
+            for each in record.flow if isinstance(record, layout.FlowSet) else (record,):
+                each.deadline_ms = each.deadline_ms - ms & 0xFFFF_FFFF
             self.bpf.update(self.object.map(name), key, bytes(record))
 
     def clear(self) -> None:
         """Forget all flows and fragments."""
-        for name, key, _ in self._records():
-            self.bpf.delete(self.object.map(name), key)
+        for name, key, record in self._records():
+            if isinstance(record, layout.FlowSet):
+                self.bpf.update(self.object.map(name), key, bytes(sizeof(record)))
+            else:
+                self.bpf.delete(self.object.map(name), key)
 
     def _records(self) -> list[tuple[str, bytes, Any]]:
         found: list[tuple[str, bytes, Any]] = []
@@ -194,7 +205,7 @@ class Loaded:
                 more = self.bpf.lookup_batch(self.object.map(name), batch)
                 values = (kind * batch.count).from_buffer_copy(batch.values)
                 found += [(name, batch.key(index), values[index]) for index in range(batch.count)]
-        return found
+        return [each for each in found if not isinstance(each[2], layout.FlowSet) or any(each[2].word)]
 
 
 @contextmanager
@@ -211,9 +222,9 @@ def loaded(*, flows: int = 1_000, capacity: int = CAPACITY, restrained: bool = F
             thread.submit(restrain).result()
         settings = layout.KernelSettings.from_buffer_copy(opened.initial(".rodata.settings"))
         settings.image_mask = capacity - 1
+        settings.seed[:] = set_seed()
         opened.set_initial(".rodata.settings", bytes(settings))
         opened.set_value_size("images", capacity + SLACK)
-        opened.set_entries("flows4", flows)
         opened.set_entries("flows6", flows)
         xdp = thread.submit(choose_xdp, opened).result()
         thread.submit(opened.load).result()

@@ -1,15 +1,17 @@
 """How many flows the kernel gave up: what was made, is not there and was not deleted."""
 
 from ctypes import sizeof
+from functools import partial
 
 import pytest
 
 from asynclb.datapath.core import layout
 from asynclb.datapath.kernel.evictions import Evictions
-from asynclb.datapath.kernel.programs import State
-from asynclb.datapath.kernel.sweep import FLOW_MAPS, Sweep
-from asynclb.native.libbpf import Libbpf, MapType
-from tests.unit.kernel.test_sweep import NOW_MS, flow, four, six, whole_pass
+from asynclb.datapath.kernel.flows import walk
+from asynclb.datapath.kernel.sweep import Sweep
+from asynclb.native.libbpf import Libbpf
+from tests.unit.kernel.flow_maps import flow_maps
+from tests.unit.kernel.test_sweep import NOW_MS, flow, six, whole_pass
 
 ROOM = 2_000
 
@@ -19,20 +21,14 @@ class Programs:
 
     def __init__(self, bpf: Libbpf) -> None:
         self._bpf = bpf
-        self.state = State(
-            {
-                name: bpf.create_map(MapType.LRU_HASH, name, sizeof(key), sizeof(layout.Flow), ROOM)
-                for name, key in FLOW_MAPS
-            }
-        )
+        self.state = flow_maps(bpf, ROOM)
         self.made = 0
 
     def put(self, start: int, number: int, left_ms: int = 60_000) -> None:
-        """Make flows, one in three of them over IPv6."""
+        """Make flows over IPv6, whose table the kernel keeps from being full."""
         for index in range(start, start + number):
-            name, key = ("flows6", six(index)) if index % 3 == 0 else ("flows4", four(index))
-            self.made += self._bpf.lookup(self.state[name], key, sizeof(layout.Flow)) is None
-            self._bpf.update(self.state[name], key, flow(left_ms))
+            self.made += self._bpf.lookup(self.state["flows6"], six(index), sizeof(layout.Flow)) is None
+            self._bpf.update(self.state["flows6"], six(index), flow(left_ms))
 
     def there(self) -> int:
         """Return how many flows there are."""
@@ -49,13 +45,14 @@ def programs(bpf: Libbpf) -> Programs:
 
 def test_what_there_is_room_for_is_not_evicted(bpf: Libbpf, programs: Programs) -> None:
     """Flows that begin, are replaced, and are deleted because they are over, or by hand, are no evictions."""
-    evictions = Evictions(bpf, lambda: programs.made, adopted=False)
+    evictions = Evictions(lambda: programs.made, adopted=False)
     sweep = Sweep(bpf, programs.state, lambda: (1, 1, 0), evictions=evictions)
     programs.put(0, 200)
     programs.put(100, 200, left_ms=-1)
     whole_pass(sweep)
-    evictions.delete(programs.state["flows4"], four(1))
-    evictions.delete(programs.state["flows4"], four(1))
+    part = next(walk(bpf, programs.state, 1))
+    assert evictions.delete(partial(part.delete, 0))
+    assert not evictions.delete(partial(part.delete, 0))
     whole_pass(sweep)
     assert sweep.ended == 200
     assert evictions.number == 0
@@ -63,7 +60,7 @@ def test_what_there_is_room_for_is_not_evicted(bpf: Libbpf, programs: Programs) 
 
 def test_what_makes_room_is_counted(bpf: Libbpf, programs: Programs) -> None:
     """Three times as many flows as there is room for: all that are neither there nor deleted."""
-    evictions = Evictions(bpf, lambda: programs.made, adopted=False)
+    evictions = Evictions(lambda: programs.made, adopted=False)
     sweep = Sweep(bpf, programs.state, lambda: (1, 1, 0), evictions=evictions)
     programs.put(0, 6 * ROOM)
     whole_pass(sweep)
@@ -72,7 +69,7 @@ def test_what_makes_room_is_counted(bpf: Libbpf, programs: Programs) -> None:
 
 def test_flows_that_come_during_a_pass(bpf: Libbpf, programs: Programs) -> None:
     """They are no evictions for this pass, and never count twice."""
-    evictions = Evictions(bpf, lambda: programs.made, adopted=False)
+    evictions = Evictions(lambda: programs.made, adopted=False)
     sweep = Sweep(bpf, programs.state, lambda: (1, 1, 0), evictions=evictions)
     programs.put(0, 3 * ROOM)
     whole_pass(sweep)
@@ -89,7 +86,7 @@ def test_flows_that_come_during_a_pass(bpf: Libbpf, programs: Programs) -> None:
 def test_maps_of_a_process_before(bpf: Libbpf, programs: Programs) -> None:
     """What it deleted or saw evicted is not known, and counts for nothing; what is evicted from here on does."""
     programs.put(0, 4 * ROOM)
-    evictions = Evictions(bpf, lambda: programs.made, adopted=True)
+    evictions = Evictions(lambda: programs.made, adopted=True)
     sweep = Sweep(bpf, programs.state, lambda: (1, 1, 0), evictions=evictions)
     whole_pass(sweep)
     assert evictions.number == 0

@@ -38,8 +38,6 @@ def loaded(bpf: Libbpf, name: str) -> Object:
     settings.image_mask = SMALLEST_IMAGE - 1
     found.set_initial(".rodata.settings", bytes(settings))
     found.set_value_size("images", SMALLEST_IMAGE + SLACK)
-    for entries in ("flows4", "flows6"):
-        found.set_entries(entries, 1_024)
     for other in PROGRAMS:
         found.choose(other, load=other == name)
     found.load()

@@ -10,9 +10,11 @@ import pytest
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS, Conn
 from asynclb.datapath.core.places import mapped
+from asynclb.datapath.kernel.flows import BATCH, flows_in, full_key
 from asynclb.datapath.kernel.programs import State
-from asynclb.datapath.kernel.sweep import BATCH, FLOW_MAPS, Sweep, flows_in, full_key
-from asynclb.native.libbpf import Libbpf, MapType
+from asynclb.datapath.kernel.sweep import Sweep
+from asynclb.native.libbpf import Libbpf
+from tests.unit.kernel.flow_maps import flow_maps, put_four
 
 NOW_MS = 0xFFFF_FF00
 """Shortly before the clock wraps."""
@@ -21,8 +23,8 @@ TCP = 6
 
 @pytest.fixture
 def state(bpf: Libbpf) -> Iterator[State]:
-    """Give the test both flow maps, empty."""
-    found = State({name: bpf.create_map(MapType.LRU_HASH, name, sizeof(key), 64, 20_000) for name, key in FLOW_MAPS})
+    """Give the test the tables of flows, empty."""
+    found = flow_maps(bpf, 20_000)
     yield found
     found.close()
 
@@ -54,7 +56,7 @@ def whole_pass(sweep: Sweep) -> list[layout.KeyedFlow]:
 def test_one_pass_counts_both_tables(bpf: Libbpf, state: State) -> None:
     """Open flows are counted by rule and member over IPv4 and IPv6; those past their deadline are gone."""
     for number in range(300):
-        bpf.update(state["flows4"], four(number), flow(500, rule=1, member=number % 3))
+        put_four(bpf, state, four(number), flow(500, rule=1, member=number % 3))
         bpf.update(state["flows6"], six(number), flow(-1 if number < 100 else 400, rule=2, member=5))
     sweep = Sweep(bpf, state, lambda: (3, 6, 0))
     assert whole_pass(sweep) == []
@@ -67,7 +69,7 @@ def test_one_pass_counts_both_tables(bpf: Libbpf, state: State) -> None:
 
 def test_numbers_beyond_those_in_use(bpf: Libbpf, state: State) -> None:
     """A flow of a rule that nobody knows is counted as open, and as nobody's."""
-    bpf.update(state["flows4"], four(1), flow(500, rule=900, member=70_000))
+    put_four(bpf, state, four(1), flow(500, rule=900, member=70_000))
     sweep = Sweep(bpf, state, lambda: (3, 6, 0))
     whole_pass(sweep)
     assert (sweep.counted.flows, sweep.counted.rules, sweep.counted.members) == (1, {}, {})
@@ -76,9 +78,9 @@ def test_numbers_beyond_those_in_use(bpf: Libbpf, state: State) -> None:
 def test_who_is_told(bpf: Libbpf, state: State) -> None:
     """Open TCP connections of rules with `tcp_reset` are handed out when they idle out, with their keys."""
     reset = CONSTANTS["FLOW_RESET"]
-    bpf.update(state["flows4"], four(1), flow(-5, flags=reset, state=Conn.ESTABLISHED))
-    bpf.update(state["flows4"], four(2), flow(-5, flags=reset, state=Conn.CLOSED))
-    bpf.update(state["flows4"], four(3), flow(-5, state=Conn.ESTABLISHED))
+    put_four(bpf, state, four(1), flow(-5, flags=reset, state=Conn.ESTABLISHED))
+    put_four(bpf, state, four(2), flow(-5, flags=reset, state=Conn.CLOSED))
+    put_four(bpf, state, four(3), flow(-5, state=Conn.ESTABLISHED))
     bpf.update(state["flows6"], six(4), flow(-5, flags=reset, state=Conn.ESTABLISHED))
     sweep = Sweep(bpf, state, lambda: (1, 1, 0))
     assert [keyed.key.source_port for keyed in whole_pass(sweep)] == [1_025, 1_028]
@@ -87,9 +89,9 @@ def test_who_is_told(bpf: Libbpf, state: State) -> None:
 
 def test_what_idled_out_is_remembered(bpf: Libbpf, state: State) -> None:
     """Connections stay for minutes after they idled out, and are nobody's open flows; others are gone at once."""
-    bpf.update(state["flows4"], four(1), flow(-5, state=Conn.ESTABLISHED))
-    bpf.update(state["flows4"], four(2), flow(-5, state=Conn.SYN))
-    bpf.update(state["flows4"], four(3), flow(-5 - CONSTANTS["EXPIRED_MS"], state=Conn.ESTABLISHED))
+    put_four(bpf, state, four(1), flow(-5, state=Conn.ESTABLISHED))
+    put_four(bpf, state, four(2), flow(-5, state=Conn.SYN))
+    put_four(bpf, state, four(3), flow(-5 - CONSTANTS["EXPIRED_MS"], state=Conn.ESTABLISHED))
     sweep = Sweep(bpf, state, lambda: (1, 1, 0))
     whole_pass(sweep)
     assert [keyed.key.source_port for keyed in flows_in(bpf, state)] == [1_025]
@@ -99,7 +101,7 @@ def test_what_idled_out_is_remembered(bpf: Libbpf, state: State) -> None:
 def test_a_step_is_bounded(bpf: Libbpf, state: State) -> None:
     """However many flows there are, a step looks at no more than it was told to."""
     for number in range(3 * BATCH):
-        bpf.update(state["flows4"], four(number), flow(-5))
+        put_four(bpf, state, four(number), flow(-5))
     sweep = Sweep(bpf, state, lambda: (1, 1, 0))
     sweep.step(NOW_MS, 1)
     assert 0 < sweep.ended <= BATCH

@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* The table of IPv4 flows in the kernel: sets of four, as in a processor's cache. A set begins with a line of four keys;
+ * each flow has a line of its own beside it, on the same page. So a flow is found at the cost of one random access, where
+ * the kernel's hash maps take two, one after the other. That is what a packet costs when there are more flows than the
+ * processor's caches hold.
+ *
+ * A key's hash names two sets. A flow goes into the first, or into the second if the first has but one way left and the
+ * second has more. So one in twelve is in its second set when there is a flow to every two ways, and next to none finds
+ * both full.
+ *
+ * No locks. The second word of a key says whose a way is: 0 nobody's, SET_CLAIMED that somebody writes it. Whoever
+ * exchanges it may write the way, and shows the key when all else is written. Two who put in the same key at the same
+ * time each find the other's afterwards, and the lower one stays. The process frees a way by exchanging its word for 0.
+ *
+ * Where both sets are full, a flow gives its way: one that is over for SET_OVER_MS, else a SYN that nobody answered for
+ * SET_SYN_S, else the one that is over soonest.
+ *
+ * Source: Dietzfelbinger, Universal hashing and k-wise independent random variables via integer arithmetic without primes
+ * (1996), for the hash: whoever does not know the seed makes no two keys meet more often than by chance. Azar et al.,
+ * Balanced allocations (1994), for the choice of two.
+ */
+#ifndef ASYNCLB_SETS_H
+#define ASYNCLB_SETS_H
+
+#include "hash.h"
+
+INLINE struct key4_words key4_of(const struct key *key)
+{
+	return (struct key4_words){{(u32)key->source.low | key->destination.low << 32,
+				    key->source_port | (u64)key->destination_port << 16 |
+					    (u64)(u8)key->protocol << 32 | (u64)(u8)key->kind << 40}};
+}
+
+INLINE u64 set_hash(const struct key4_words *key)
+{
+	u64 one = key->words[0], two = key->words[1];
+
+	return (u32)one * settings.seed[0] + (one >> 32) * settings.seed[1] + (u32)two * settings.seed[2] +
+	       (two >> 32) * settings.seed[3];
+}
+
+INLINE u32 first_set(u64 hash)
+{
+	return scale((u32)(hash >> 32), settings.sets);
+}
+
+INLINE u32 second_set(u64 hash)
+{
+	return scale((u32)(hash * 0x9e3779b97f4a7c15ull >> 32), settings.sets);
+}
+
+/* 1 for 0, else 0. Without a branch, which the verifier would follow to the end of the program, for each of four ways; and
+ * so that a flow's address depends on what was read of its key, which orders both reads on any processor.
+ */
+INLINE u32 is_zero(u64 number)
+{
+	u64 negative = -number;
+
+	SETTLED(negative);
+	return (u32)((number | negative) >> 63) ^ 1;
+}
+
+INLINE u32 way_has(const struct flow_set *set, u32 way, const struct key4_words *key)
+{
+	return is_zero((set->word[2 * way] ^ key->words[0]) | (set->word[2 * way + 1] ^ key->words[1]));
+}
+
+/* The ways that have a key, a bit for each: none or one, and two for the moment that two processors put it in. */
+INLINE u32 ways_of(const struct flow_set *set, const struct key4_words *key)
+{
+	return way_has(set, 0, key) | way_has(set, 1, key) << 1 | way_has(set, 2, key) << 2 | way_has(set, 3, key) << 3;
+}
+
+INLINE u32 ways_free(const struct flow_set *set)
+{
+	return is_zero(set->word[1]) | is_zero(set->word[3]) << 1 | is_zero(set->word[5]) << 2 | is_zero(set->word[7]) << 3;
+}
+
+/* The lowest bit of four, and how many there are: two bits for each of sixteen numbers, and four. */
+#define LOWEST_WAY(ways) (0x12131210u >> ((ways) * 2) & 3)
+#define COUNT_WAYS(ways) (0x4332322132212110ull >> ((ways) * 4) & 7)
+
+/* Words and flows are found by numbers that are masked, for the verifier. */
+INLINE u64 *set_word(struct flow_set *set, u32 word)
+{
+	return &set->word[bound(word, 2 * SET_WAYS - 1)];
+}
+
+INLINE struct flow *set_flow(struct flow_set *set, u32 way)
+{
+	return &set->flow[bound(way, SET_WAYS - 1)];
+}
+
+/* Where the flow of a key and its hash is: the number of its set and way, or NONE. `index` is memory to ask the map by. */
+INLINE u32 set_where(const struct key4_words *key, u64 hash, u32 *index)
+{
+	struct flow_set *set;
+	u32 ways;
+
+	*index = first_set(hash);
+	set = bpf_map_lookup_elem(&flows4, index);
+	if (!set)
+		return NONE;
+	ways = ways_of(set, key);
+	if (ways)
+		return *index * SET_WAYS + LOWEST_WAY(ways);
+	*index = second_set(hash);
+	set = bpf_map_lookup_elem(&flows4, index);
+	if (!set)
+		return NONE;
+	ways = ways_of(set, key);
+	return ways ? *index * SET_WAYS + LOWEST_WAY(ways) : NONE;
+}
+
+STEP u32 set_place(const struct key *key)
+{
+	struct key4_words small;
+	u32 index;
+
+	if (!key)
+		return NONE;
+	small = key4_of(key);
+	return set_where(&small, set_hash(&small), &index);
+}
+
+/* The flow at a place; `index` as above. */
+INLINE struct flow *place_flow(u32 place, u32 *index)
+{
+	struct flow_set *set;
+
+	*index = place / SET_WAYS;
+	set = bpf_map_lookup_elem(&flows4, index);
+	return set ? set_flow(set, place) : 0;
+}
+
+/* Counts a flow that has a place, and `w->over`. */
+INLINE int count_made(struct work *w)
+{
+	struct kernel_totals *all;
+
+	w->index = 0;
+	all = bpf_map_lookup_elem(&totals, &w->index);
+	if (!all)
+		return 1;
+	all->made++;
+	all->over += w->over;
+	return 1;
+}
+
+/* How dear a flow is that may give its way, in milliseconds; 0 for one that nobody misses. */
+INLINE u32 way_worth(const struct work *w, const struct flow *flow)
+{
+	u32 left = flow->deadline_ms + SET_OVER_MS - w->now_ms;
+
+	if ((s32)left <= 0 || (flow->state == CONN_SYN && w->now_s - flow->created_s >= SET_SYN_S))
+		return 0;
+	return left;
+}
+
+/* The way whose flow is missed least. */
+INLINE u32 set_least(const struct work *w, const struct flow_set *set)
+{
+	u32 least = NONE, way = 0;
+
+	UNROLL
+	for (u32 i = 0; i < SET_WAYS; i++) {
+		u32 worth = way_worth(w, &set->flow[i]);
+
+		if (worth < least) {
+			least = worth;
+			way = i;
+		}
+	}
+	return way;
+}
+
+/* Claims a way of a set that says whose it is; SET_WAYS if another processor was faster. Notes whether a flow was over. */
+INLINE u32 way_claim(struct work *w, struct flow_set *set, u32 way)
+{
+	u64 *word = set_word(set, 2 * way + 1), held = *word;
+
+	w->over = held && is_late(set_flow(set, way)->deadline_ms, w->now_ms);
+	if (held == SET_CLAIMED || __sync_val_compare_and_swap(word, held, SET_CLAIMED) != held)
+		return SET_WAYS;
+	return way;
+}
+
+/* Shows the key of a way that was written. If another processor has put it in as well, the higher one of both goes. */
+INLINE void set_show(struct work *w, struct flow_set *set, u32 way)
+{
+	u64 key = w->small.words[1];
+	u32 ways, other;
+
+	__sync_lock_test_and_set(set_word(set, 2 * way + 1), key);
+	ways = ways_of(set, &w->small) & ~(1u << way);
+	if (!ways)
+		return;
+	other = LOWEST_WAY(ways);
+	w->over += __sync_val_compare_and_swap(set_word(set, 2 * (other < way ? way : other) + 1), key, 0) == key;
+}
+
+/* Chooses the place for a key that has none: a free way, or one that a flow gives. */
+INLINE u32 set_choose(struct work *w)
+{
+	struct flow_set *set;
+	u32 free, others;
+
+	w->index = first_set(w->hash);
+	set = bpf_map_lookup_elem(&flows4, &w->index);
+	if (!set)
+		return NONE;
+	free = ways_free(set);
+	if (COUNT_WAYS(free) > 1)
+		return w->index * SET_WAYS + LOWEST_WAY(free);
+	w->index = second_set(w->hash);
+	set = bpf_map_lookup_elem(&flows4, &w->index);
+	if (!set)
+		return NONE;
+	others = ways_free(set);
+	if (COUNT_WAYS(others) > COUNT_WAYS(free))
+		return w->index * SET_WAYS + LOWEST_WAY(others);
+	if (free)
+		return first_set(w->hash) * SET_WAYS + LOWEST_WAY(free);
+	return w->index * SET_WAYS + set_least(w, set);
+}
+
+/* Puts `w->fresh` in under the key `w->small`; 0 if others were faster. */
+INLINE int set_put(struct work *w)
+{
+	struct flow_set *set;
+	u32 place, way;
+	u64 *mark;
+
+	w->hash = set_hash(&w->small);
+	w->place = set_where(&w->small, w->hash, &w->index); /* of a flow that was over and forgotten */
+	if (w->place == NONE)
+		w->place = set_choose(w);
+	place = w->place; /* from memory: the verifier does not know which, and goes on but once */
+	w->index = place / SET_WAYS;
+	set = bpf_map_lookup_elem(&flows4, &w->index);
+	if (!set)
+		return 0;
+	way = way_claim(w, set, place % SET_WAYS);
+	if (way == SET_WAYS)
+		return 0;
+	*set_word(set, 2 * way) = w->small.words[0];
+	*set_flow(set, way) = w->fresh;
+	set_show(w, set, way);
+	w->index /= SET_GROUP;
+	mark = bpf_map_lookup_elem(&marks4, &w->index);
+	if (mark)
+		*mark = 1;
+	return count_made(w);
+}
+
+#endif
