@@ -69,9 +69,9 @@ def travel(programs: Loaded, distribution: Distribution, journey: list[tuple[Ste
         if index == change:
             programs.publish(build_image(after.tables, start.plan))
             oracle.tables = after.tables
-        if step.later_ms:
-            programs.later(step.later_ms)
-            now += step.later_ms * 1_000_000
+        if later_ms := step.later_ms // 100 * 100:  # nothing ends within a tick from here: the kernel's clock goes on
+            programs.later(later_ms)
+            now += later_ms * 1_000_000
         if len(step.frame) < (SHORTEST.get(step.frame[12:14], 15) if programs.hook == "tc" else 14):
             continue
         result = decide(programs, oracle, replace(step, partial=False), now)

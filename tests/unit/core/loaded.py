@@ -36,6 +36,8 @@ _FLOW_MAPS: tuple[tuple[str, int, type[Structure]], ...] = (
     ("fragments", sizeof(layout.FragmentKey), layout.Fragment),
 )
 _WAYS = CONSTANTS["SET_WAYS"]
+SETS = 64
+"""Of IPv4's flows: few, for what looks at all of them takes its time from fragments, which are held for a second."""
 
 
 @cache
@@ -222,9 +224,10 @@ def loaded(*, flows: int = 1_000, capacity: int = CAPACITY, restrained: bool = F
             thread.submit(restrain).result()
         settings = layout.KernelSettings.from_buffer_copy(opened.initial(".rodata.settings"))
         settings.image_mask = capacity - 1
-        settings.seed[:] = set_seed()
+        settings.sets, settings.seed[:] = SETS, set_seed()
         opened.set_initial(".rodata.settings", bytes(settings))
         opened.set_value_size("images", capacity + SLACK)
+        opened.set_entries("flows4", SETS)
         opened.set_entries("flows6", flows)
         xdp = thread.submit(choose_xdp, opened).result()
         thread.submit(opened.load).result()
