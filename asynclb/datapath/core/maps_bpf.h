@@ -11,7 +11,7 @@
 #include "bpf.h"
 #include "work.h"
 
-#define FLOWS_BY_HASH 0 /* the kernel's maps hash by themselves; a flow's hash is wanted only to choose its member */
+#define FLOWS_BY_HASH 0 /* tables here have hashes of their own; a flow's is wanted only to choose its member */
 #define FLOWS_MOVE 0
 #define HOST_ROUTES 1	/* what cannot leave by itself is left to the host's own routing */
 

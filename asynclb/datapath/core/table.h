@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* The native flow table: two buckets for every key, nine flows a bucket. Python twin: oracle/memory.py (a dictionary);
- * BPF has the kernel's hash maps instead (maps_bpf.h).
+ * BPF has sets of four, and the kernel's hash map for IPv6 (sets.h, maps_bpf.h).
  *
  * A key's hash gives its first bucket and its tag; the tag and one bucket give the other, so that a flow can be moved
  * without its key being hashed again. A new flow goes into the emptier bucket; when both are full, one of theirs moves

@@ -21,7 +21,7 @@ from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS
 from asynclb.datapath.kernel.programs import State
 from asynclb.datapath.kernel.tally import flow_at, library
-from asynclb.native.libbpf import Batch, Libbpf
+from asynclb.native.libbpf import Batch, BpfError, Libbpf
 
 FlowKey = type[layout.Key4] | type[layout.Key]
 BATCH: Final = 4_096
@@ -58,7 +58,7 @@ class Part(Protocol):
 def walk(bpf: Libbpf, state: State, family: int) -> Iterator[Part]:
     """Walk through the flows of IPv4 (`family` 0) or IPv6 (1). A part is good until the next one is asked for.
 
-    Raises: BpfError, OSError -> the maps cannot be read.
+    Raises: BpfError -> the maps cannot be read.
     """
     if family:
         yield from _hashed(bpf, state["flows6"])
@@ -109,7 +109,7 @@ class Sets:
         self._sets = bpf.map_info(self._fd).max_entries
         self._groups = self._sets // _GROUP
         self._native = library()
-        self._marks = mmap.mmap(state["marks4"], _pages(8 * self._groups))
+        self._marks = _map(state["marks4"], _pages(8 * self._groups))
         self._windows: dict[int, tuple[mmap.mmap, int]] = {}
         self._batch = Batch(sizeof(layout.Key4), sizeof(layout.Flow), BATCH)
         self._places = (c_uint32 * BATCH)()
@@ -214,7 +214,7 @@ class Sets:
         if window not in self._windows:
             first = window * _WINDOW * _GROUP
             size = min(_WINDOW * _GROUP, self._sets - first) * sizeof(layout.FlowSet)
-            view = mmap.mmap(self._fd, size, offset=first * sizeof(layout.FlowSet))
+            view = _map(self._fd, size, first * sizeof(layout.FlowSet))
             self._windows[window] = view, addressof(c_char.from_buffer(view))
         return self._windows[window][1]
 
@@ -227,6 +227,13 @@ class Sets:
 
 def _key_of(found: layout.FlowSet, way: int) -> bytes:
     return bytes(found)[16 * way : 16 * way + 16]
+
+
+def _map(fd: int, size: int, offset: int = 0) -> mmap.mmap:
+    try:
+        return mmap.mmap(fd, size, offset=offset)
+    except OSError as error:
+        raise BpfError("map the table of flows", error.errno or 0) from error
 
 
 def _pages(size: int) -> int:

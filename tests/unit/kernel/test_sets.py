@@ -1,0 +1,242 @@
+"""The table of IPv4 flows, as programs fill it and as the process walks through it."""
+
+import os
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from ctypes import CDLL, sizeof
+
+import pytest
+
+from asynclb.datapath.core import layout
+from asynclb.datapath.core.layout import CONSTANTS, Conn
+from asynclb.datapath.kernel import flows as flows_module
+from asynclb.datapath.kernel.flows import BATCH, Part, walk
+from asynclb.datapath.kernel.programs import FlowLimits, State
+from asynclb.native.libbpf import Batch, Libbpf
+from asynclb.net.flowhash import Distribution
+from tests.property.test_core_oracle import make_world
+from tests.unit.core.loaded import SETS, Loaded, loaded
+from tests.unit.core.world import CLIENTS, tcp
+from tests.unit.kernel.flow_maps import GROUP, WAYS, flow_maps, put_four, set_of
+from tests.unit.kernel.test_sweep import NOW_MS, flow, four
+
+VIP, CLIENT = "203.0.113.10", "198.51.100.7"
+SYN, ACK = 2, 16
+ROOM = SETS * WAYS
+_CLONE_NEWNET = 0x4000_0000
+
+
+@pytest.fixture
+def programs() -> Iterator[Loaded]:
+    """Give the test the programs with a table of 64 sets, and a rule for TCP."""
+    with loaded() as made:
+        made.show(make_world(7, Distribution.FIVE_TUPLE))
+        yield made
+
+
+def send(programs: Loaded, port: int, flags: int = SYN) -> str:
+    """Let a client's packet come in; return its verdict."""
+    return programs.run(frame_of(port, flags), CLIENTS)[0]
+
+
+def frame_of(port: int, flags: int = SYN) -> bytes:
+    """Return a frame of a client's connection."""
+    return bytes(tcp(CLIENT, port, VIP, 80, flags))
+
+
+def state_of(programs: Loaded) -> State:
+    """Return the programs' maps of flows."""
+    return State({name: programs.object.map(name) for name in ("flows4", "marks4", "flows6")})
+
+
+def ports(programs: Loaded) -> list[int]:
+    """Return the client's ports of all flows."""
+    return [layout.Key4.from_buffer_copy(key).source_port for key in keys(programs.bpf, state_of(programs))]
+
+
+def keys(bpf: Libbpf, state: State) -> list[bytes]:
+    """Return the keys of all IPv4 flows."""
+    return [part.key(index) for part in walk(bpf, state, 0) for index in range(part.count)]
+
+
+def totals(programs: Loaded) -> layout.KernelTotals:
+    """Return what the programs counted of no rule."""
+    words, cpus = sizeof(layout.KernelTotals) // 8, programs.bpf.possible_cpus()
+    batch = Batch(4, 8 * words * cpus, 1)
+    programs.bpf.lookup_batch(programs.object.map("totals"), batch)
+    found = struct.unpack(f"={words * cpus}Q", bytes(batch.values)[: 8 * words * cpus])
+    return layout.KernelTotals(*(sum(found[word::words]) for word in range(words)))
+
+
+def test_a_flow_to_every_second_way(programs: Loaded) -> None:
+    """None is lost, each is there once, and what follows in it finds it."""
+    wanted = list(range(2_000, 2_000 + ROOM // 2))
+    for _ in range(2):
+        assert {send(programs, port) for port in wanted} == {"tx"}
+        assert {send(programs, port, ACK) for port in wanted} == {"tx"}
+    assert sorted(ports(programs)) == wanted
+    assert (totals(programs).made, totals(programs).over) == (len(wanted), 0)
+    assert programs.count("rule_counts", 0).packets_in == 4 * len(wanted)
+
+
+def test_more_flows_than_ways(programs: Loaded) -> None:
+    """The table is full and no fuller; every packet passes; connections are not given up for unanswered SYNs."""
+    open_ones = list(range(2_000, 2_000 + ROOM // 2))
+    for port in open_ones:
+        send(programs, port)
+        send(programs, port, ACK)
+    assert {send(programs, port) for port in range(10_000, 10_000 + 5 * ROOM)} == {"tx"}
+    there = ports(programs)
+    assert len(there) == len(set(there)) <= ROOM
+    assert len(there) > ROOM * 0.9
+    lost = set(open_ones) - set(there)
+    assert len(lost) < len(open_ones) * 0.05  # those whose sets have nothing but connections
+    assert totals(programs).made == len(open_ones) + 5 * ROOM
+
+
+def test_who_gives_its_way(programs: Loaded) -> None:
+    """Flows that are over go first, and are not counted as given up."""
+    for port in range(2_000, 2_000 + 4 * ROOM):
+        send(programs, port)
+        send(programs, port, ACK)
+    full, before = len(ports(programs)), totals(programs)
+    programs.later(1_000_000)
+    assert {send(programs, port) for port in range(20_000, 20_000 + ROOM // 4)} == {"tx"}
+    after = totals(programs)
+    assert after.over - before.over == after.made - before.made - (len(ports(programs)) - full)
+    assert set(range(20_000, 20_000 + ROOM // 4)) <= set(ports(programs))
+
+
+def test_an_old_syn_gives_its_way(programs: Loaded) -> None:
+    """A SYN that nobody answered for two seconds goes before a younger flow that is over sooner."""
+    for port in range(2_000, 2_000 + 4 * ROOM):
+        send(programs, port)
+    table = programs.object.map("flows4")
+    for number in range(SETS):
+        record = set_of(programs.bpf, state_of(programs), number)
+        for way in range(WAYS):
+            record.flow[way].created_s -= 60 * (way == WAYS - 1)
+            record.flow[way].deadline_ms += 60_000 * (way == WAYS - 1)
+        programs.bpf.update(table, struct.pack("=I", number), bytes(record))
+    old = {
+        layout.Key4.from_buffer_copy(bytes(record)[16 * (WAYS - 1) :][:16]).source_port
+        for record in (set_of(programs.bpf, state_of(programs), number) for number in range(SETS))
+    }
+    before = set(ports(programs))
+    for port in range(40_000, 40_000 + SETS // 2):
+        send(programs, port)
+    gone = before - set(ports(programs))
+    assert len(gone) >= SETS // 4
+    assert len(gone & old) > len(gone) * 0.8  # a set whose old one has gone gives another
+
+
+def test_two_processors_at_once(programs: Loaded) -> None:
+    """Flows that begin on both at the same time are there once, and the counters agree."""
+    frames = [frame_of(port) for port in range(2_000, 2_000 + ROOM // 4)]
+    namespace = programs.thread.submit(os.open, "/proc/thread-self/ns/net", os.O_RDONLY).result()
+    context = struct.pack("=6I", 0, len(frames[0]), 0, CLIENTS, 0, 0)
+
+    def run(cpu: int, *, enter: bool) -> None:
+        if enter:
+            assert CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET) == 0
+        os.sched_setaffinity(0, {cpu})
+        for frame in frames:
+            programs.bpf.test_run(programs.object.program(programs.xdp), frame, context=context)
+
+    cpus = sorted(os.sched_getaffinity(0))
+    try:
+        with ThreadPoolExecutor(1) as other:
+            runs = [programs.thread.submit(run, cpus[0], enter=False), other.submit(run, cpus[-1], enter=True)]
+            for each in runs:
+                each.result()
+    finally:
+        os.close(namespace)
+    found = ports(programs)
+    assert sorted(found) == list(range(2_000, 2_000 + ROOM // 4))
+    assert totals(programs).made - totals(programs).over == len(found)
+
+
+@pytest.fixture(params=["native", "python"])
+def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let the walk use the native library, or its twins."""
+    if request.param == "python":
+        monkeypatch.setattr(flows_module, "library", lambda: None)
+    return str(request.param)
+
+
+@pytest.fixture
+def state(bpf: Libbpf) -> Iterator[State]:
+    """Give the test tables for 20,000 flows, empty."""
+    found = flow_maps(bpf, 20_000)
+    yield found
+    found.close()
+
+
+@pytest.mark.usefixtures("twin")
+def test_a_walk_sees_every_flow_once(bpf: Libbpf, state: State) -> None:
+    """In parts of a bounded size, with their values, wherever they lie."""
+    for number in range(6_000):
+        put_four(bpf, state, four(number), flow(1_000, member=number))
+    seen = {}
+    for part in walk(bpf, state, 0):
+        assert 0 < part.count <= BATCH
+        for index in range(part.count):
+            found = part.read(index)
+            assert found is not None
+            seen[part.key(index)] = found.member
+    assert seen == {four(number): number for number in range(6_000)}
+    assert len(keys(bpf, state)) == 6_000
+
+
+@pytest.mark.usefixtures("twin")
+def test_marks_follow_the_flows(bpf: Libbpf, state: State) -> None:
+    """A walk that finds a group empty clears its mark, and the next does not look there; a flow's group keeps it."""
+    put_four(bpf, state, four(1), flow(1_000))
+    for group in range(FlowLimits(flows4=20_000).groups):
+        bpf.update(state["marks4"], struct.pack("=I", group), struct.pack("=Q", 1))
+    for _ in range(2):
+        assert keys(bpf, state) == [four(1)]
+        marks = [bpf.lookup(state["marks4"], struct.pack("=I", group), 8) for group in range(_groups(bpf, state))]
+        assert sum(mark != bytes(8) for mark in marks) == 1
+
+
+def _groups(bpf: Libbpf, state: State) -> int:
+    return bpf.map_info(state["flows4"]).max_entries // GROUP
+
+
+@pytest.mark.usefixtures("twin")
+def test_only_what_was_seen_is_deleted(bpf: Libbpf, state: State) -> None:
+    """A way that another flow has got meanwhile is left to it; one that is silenced is so in the table."""
+    for number in range(3):
+        put_four(bpf, state, four(number), flow(1_000, state=Conn.ESTABLISHED))
+    part = next(walk(bpf, state, 0))
+    first, second, third = sorted(range(3), key=part.key)
+    assert part.delete(first)
+    assert not part.delete(first)
+    assert part.read(first) is None
+    part.silence(second)
+    silent = part.read(second)
+    assert silent is not None
+    assert silent.flags & CONSTANTS["FLOW_OVER"]
+    _replace(bpf, state, part, third)
+    assert part.read(third) is None
+    assert not part.delete(third)
+    part.silence(third)
+    assert sorted(keys(bpf, state)) == sorted([part.key(second), four(99)])
+    others = [found.read(index) for found in walk(bpf, state, 0) for index in range(found.count)]
+    assert sum(bool(other is not None and other.flags) for other in others) == 1
+
+
+def _replace(bpf: Libbpf, state: State, part: Part, index: int) -> None:
+    """Put another flow where one was."""
+    words = struct.unpack("=QQ", part.key(index))
+    for number in range(bpf.map_info(state["flows4"]).max_entries):
+        record = set_of(bpf, state, number)
+        for way in range(WAYS):
+            if tuple(record.word[2 * way : 2 * way + 2]) == words:
+                record.word[2 * way : 2 * way + 2] = struct.unpack("=QQ", four(99))
+                record.flow[way] = layout.Flow(deadline_ms=NOW_MS)
+                bpf.update(state["flows4"], struct.pack("=I", number), bytes(record))
+                return
+    raise AssertionError("the flow is not there")
