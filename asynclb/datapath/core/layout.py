@@ -502,8 +502,7 @@ class KernelControl(Structure):
 class KernelSettings(Structure):
     """What the loader tells the programs before they are loaded.
 
-    `image_mask` is the images' capacity less one; `xdp_length` whether there is bpf_xdp_get_buff_len (Linux 5.18);
-    `sets` how many there are of `FlowSet`, which `seed` chooses among.
+    `image_mask` is the images' capacity less one; `xdp_length` whether there is bpf_xdp_get_buff_len; `sets` how many.
     """
 
     _fields_ = (
@@ -518,9 +517,7 @@ class KernelSettings(Structure):
 
 
 class KernelTotals(Structure):
-    """Counters of no rule, for each processor: flows that got a place in a map, and those whose place was free but for
-    them, for they were `over`.
-    """
+    """Counters of no rule, for each processor: flows that got a place, and flows that were `over` when they lost it."""
 
     _fields_ = (("stateless", _U64), ("made", _U64), ("over", _U64))
 
