@@ -11,6 +11,8 @@
  * No locks. The second word of a key says whose a way is: 0 nobody's, SET_CLAIMED that somebody writes it. Whoever
  * exchanges it may write the way, and shows the key when all else is written. Two who put in the same key at the same
  * time each find the other's afterwards, and the lower one stays. The process frees a way by exchanging its word for 0.
+ * Whoever has found a flow the moment before another one got its way writes one packet's counters there, as with the
+ * kernel's own maps, which use their memory again at once.
  *
  * Where both sets are full, a flow gives its way: one that is over for SET_OVER_MS, else a SYN that nobody answered for
  * SET_SYN_S, else the one that is over soonest.
@@ -23,6 +25,8 @@
 #define ASYNCLB_SETS_H
 
 #include "hash.h"
+
+#define SET_TRIES 2 /* for a place that another processor wants at the same moment */
 
 INLINE struct key4_words key4_of(const struct key *key)
 {
@@ -174,15 +178,13 @@ INLINE u32 set_least(const struct work *w, const struct flow_set *set)
 	return way;
 }
 
-/* Claims a way of a set that says whose it is; SET_WAYS if another processor was faster. Notes whether a flow was over. */
-INLINE u32 way_claim(struct work *w, struct flow_set *set, u32 way)
+/* Claims a way; 0 if another processor was faster. Notes whether a flow was over that had it. */
+INLINE int way_claim(struct work *w, struct flow_set *set, u32 way)
 {
 	u64 *word = set_word(set, 2 * way + 1), held = *word;
 
 	w->over = held && is_late(set_flow(set, way)->deadline_ms, w->now_ms);
-	if (held == SET_CLAIMED || __sync_val_compare_and_swap(word, held, SET_CLAIMED) != held)
-		return SET_WAYS;
-	return way;
+	return held != SET_CLAIMED && __sync_val_compare_and_swap(word, held, SET_CLAIMED) == held;
 }
 
 /* Shows the key of a way that was written. If another processor has put it in as well, the higher one of both goes. */
@@ -224,25 +226,40 @@ INLINE u32 set_choose(struct work *w)
 	return w->index * SET_WAYS + set_least(w, set);
 }
 
+/* Claims a place for the key `w->small`: that of a flow that was over and forgotten, or one that is chosen, and another one
+ * if another processor was faster. Returns its set, or 0; the way is in `w->place`.
+ */
+INLINE struct flow_set *set_claim(struct work *w)
+{
+	w->hash = set_hash(&w->small);
+	w->place = set_where(&w->small, w->hash, &w->index);
+	UNROLL
+	for (u32 i = 0; i < SET_TRIES; i++) {
+		struct flow_set *set;
+		u32 place;
+
+		if (w->place == NONE)
+			w->place = set_choose(w);
+		place = w->place; /* from memory: the verifier does not know which, and goes on but once */
+		w->index = place / SET_WAYS;
+		set = bpf_map_lookup_elem(&flows4, &w->index);
+		if (set && way_claim(w, set, place % SET_WAYS))
+			return set;
+		w->place = NONE;
+	}
+	return 0;
+}
+
 /* Puts `w->fresh` in under the key `w->small`; 0 if others were faster. */
 INLINE int set_put(struct work *w)
 {
-	struct flow_set *set;
-	u32 place, way;
+	struct flow_set *set = set_claim(w);
+	u32 way;
 	u64 *mark;
 
-	w->hash = set_hash(&w->small);
-	w->place = set_where(&w->small, w->hash, &w->index); /* of a flow that was over and forgotten */
-	if (w->place == NONE)
-		w->place = set_choose(w);
-	place = w->place; /* from memory: the verifier does not know which, and goes on but once */
-	w->index = place / SET_WAYS;
-	set = bpf_map_lookup_elem(&flows4, &w->index);
 	if (!set)
 		return 0;
-	way = way_claim(w, set, place % SET_WAYS);
-	if (way == SET_WAYS)
-		return 0;
+	way = w->place % SET_WAYS;
 	*set_word(set, 2 * way) = w->small.words[0];
 	*set_flow(set, way) = w->fresh;
 	set_show(w, set, way);
