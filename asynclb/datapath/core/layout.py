@@ -482,7 +482,7 @@ class Key4(Structure):
 
 
 class FlowSet(Structure):
-    """Four IPv4 flows whose keys have one hash. A key is a `Key4` as two words; the second is 0 where a way is free."""
+    """Four IPv4 flows whose keys name this set. A key is a `Key4` as two words; the second is 0 where a way is free."""
 
     _fields_ = (("word", _U64 * 8), ("flow", Flow * 4))
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* The table of IPv4 flows in the kernel: sets of four, as in a processor's cache. A set begins with a line of four keys;
- * each flow has a line of its own beside it, on the same page. So a flow is found at the cost of one random access, where
+ * each flow has a line of its own beside it. So a flow is found at the cost of one random access, where
  * the kernel's hash maps take two, one after the other. That is what a packet costs when there are more flows than the
  * processor's caches hold.
  *
@@ -9,12 +9,12 @@
  * both full.
  *
  * No locks. The second word of a key says whose a way is: 0 nobody's, SET_CLAIMED that somebody writes it. Whoever
- * exchanges it may write the way, and shows the key when all else is written. Two who put in the same key at the same
- * time each find the other's afterwards, and the lower one stays. The process frees a way by exchanging its word for 0.
- * Whoever has found a flow the moment before another one got its way writes one packet's counters there, as with the
- * kernel's own maps, which use their memory again at once.
+ * exchanges it may write the way, and shows the key when all else is written. Then it looks for the key once more: of two
+ * who put it in at the same time, the later one sees both, and the one stays that look-ups find. The process frees a way
+ * by exchanging its word for 0. Whoever has found a flow the moment before another one got its way takes one packet for
+ * one of the other's, as with the kernel's own maps, which use their memory again at once.
  *
- * Where both sets are full, a flow gives its way: one that is over for SET_OVER_MS, else a SYN that nobody answered for
+ * Where both sets are full, a flow of the second gives its way: one that is over for SET_OVER_MS, else a SYN that nobody answered for
  * SET_SYN_S, else the one that is over soonest.
  *
  * Source: Dietzfelbinger, Universal hashing and k-wise independent random variables via integer arithmetic without primes
@@ -28,11 +28,12 @@
 
 #define SET_TRIES 2 /* for a place that another processor wants at the same moment */
 
+/* Never 0 in the second word, also where protocol and ports are. */
 INLINE struct key4_words key4_of(const struct key *key)
 {
 	return (struct key4_words){{(u32)key->source.low | key->destination.low << 32,
 				    key->source_port | (u64)key->destination_port << 16 |
-					    (u64)(u8)key->protocol << 32 | (u64)(u8)key->kind << 40}};
+					    (u64)(u8)key->protocol << 32 | (u64)(u8)key->kind << 40 | 1ull << 48}};
 }
 
 INLINE u64 set_hash(const struct key4_words *key)
@@ -146,8 +147,8 @@ INLINE int count_made(struct work *w)
 	all = bpf_map_lookup_elem(&totals, &w->index);
 	if (!all)
 		return 1;
+	all->over += w->over; /* before the other: who reads both never finds too many evicted */
 	all->made++;
-	all->over += w->over;
 	return 1;
 }
 
@@ -156,7 +157,7 @@ INLINE u32 way_worth(const struct work *w, const struct flow *flow)
 {
 	u32 left = flow->deadline_ms + SET_OVER_MS - w->now_ms;
 
-	if ((s32)left <= 0 || (flow->state == CONN_SYN && w->now_s - flow->created_s >= SET_SYN_S))
+	if ((s32)left <= 0 || (flow->state == CONN_SYN && (s32)(w->now_s - flow->created_s) >= (s32)SET_SYN_S))
 		return 0;
 	return left;
 }
@@ -168,7 +169,7 @@ INLINE u32 set_least(const struct work *w, const struct flow_set *set)
 
 	UNROLL
 	for (u32 i = 0; i < SET_WAYS; i++) {
-		u32 worth = way_worth(w, &set->flow[i]);
+		u32 worth = set->word[2 * i + 1] == SET_CLAIMED ? NONE : way_worth(w, &set->flow[i]);
 
 		if (worth < least) {
 			least = worth;
@@ -178,27 +179,44 @@ INLINE u32 set_least(const struct work *w, const struct flow_set *set)
 	return way;
 }
 
-/* Claims a way; 0 if another processor was faster. Notes whether a flow was over that had it. */
+/* Claims a way; 0 if another processor was faster. Notes whether it had a flow that was over, or one of the same key. */
 INLINE int way_claim(struct work *w, struct flow_set *set, u32 way)
 {
 	u64 *word = set_word(set, 2 * way + 1), held = *word;
 
-	w->over = held && is_late(set_flow(set, way)->deadline_ms, w->now_ms);
+	w->over = held && (is_late(set_flow(set, way)->deadline_ms, w->now_ms) ||
+			   (held == w->small.words[1] && *set_word(set, 2 * way) == w->small.words[0]));
 	return held != SET_CLAIMED && __sync_val_compare_and_swap(word, held, SET_CLAIMED) == held;
 }
 
-/* Shows the key of a way that was written. If another processor has put it in as well, the higher one of both goes. */
-INLINE void set_show(struct work *w, struct flow_set *set, u32 way)
+/* Frees a way of those that still have the key `w->small`. */
+INLINE void way_free(struct work *w, struct flow_set *set, u32 ways)
 {
 	u64 key = w->small.words[1];
-	u32 ways, other;
 
-	__sync_lock_test_and_set(set_word(set, 2 * way + 1), key);
-	ways = ways_of(set, &w->small) & ~(1u << way);
-	if (!ways)
+	if (ways)
+		w->over += __sync_val_compare_and_swap(set_word(set, 2 * LOWEST_WAY(ways) + 1), key, 0) == key;
+}
+
+/* Leaves one flow of the key, the one that look-ups find: another processor may have put it in at the same moment. */
+INLINE void set_single(struct work *w)
+{
+	struct flow_set *set;
+	u32 first, ways;
+
+	w->index = first_set(w->hash);
+	set = bpf_map_lookup_elem(&flows4, &w->index);
+	if (!set)
 		return;
-	other = LOWEST_WAY(ways);
-	w->over += __sync_val_compare_and_swap(set_word(set, 2 * (other < way ? way : other) + 1), key, 0) == key;
+	first = ways_of(set, &w->small);
+	way_free(w, set, first & (first - 1));
+	ways = w->index;
+	w->index = second_set(w->hash);
+	set = bpf_map_lookup_elem(&flows4, &w->index);
+	if (!set || w->index == ways)
+		return;
+	ways = ways_of(set, &w->small);
+	way_free(w, set, first ? ways : ways & (ways - 1));
 }
 
 /* Chooses the place for a key that has none: a free way, or one that a flow gives. */
@@ -262,8 +280,9 @@ INLINE int set_put(struct work *w)
 	way = w->place % SET_WAYS;
 	*set_word(set, 2 * way) = w->small.words[0];
 	*set_flow(set, way) = w->fresh;
-	set_show(w, set, way);
-	w->index /= SET_GROUP;
+	__sync_lock_test_and_set(set_word(set, 2 * way + 1), w->small.words[1]);
+	set_single(w);
+	w->index = w->place / (SET_WAYS * SET_GROUP);
 	mark = bpf_map_lookup_elem(&marks4, &w->index);
 	if (mark)
 		*mark = 1;

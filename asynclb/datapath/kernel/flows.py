@@ -1,12 +1,12 @@
 """The tables of flows, walked in parts: IPv4's sets of four (core/sets.h), and the kernel's hash map for IPv6.
 
 The sets are memory that programs and this process share, but mapping all of it would let the process look 160 MB
-larger than it is. So a walk maps a window at a time, and only where there are flows: programs mark each group of sets
-that they put a flow into, and a walk clears the mark of a group that it found empty.
+larger than it is. So a walk maps some windows at a time, and only where there are flows: programs mark each group of
+sets that they put a flow into, and a walk clears the mark of one that it found empty.
 
 Laws:
   1. A walk sees every flow that was there from its begin to its end, once.
-  2. A flow is deleted only if it is the one that was seen: its key is exchanged for nothing, or stays.
+  2. A way is freed only while it has the ports and protocol that were seen: they are exchanged for nothing, or stay.
 
 Cost: a walk over a million flows copies 80 MB, in parts of at most 4,096 flows; over few, 3 us for each window that has
 one.
@@ -31,6 +31,8 @@ _WAYS: Final = CONSTANTS["SET_WAYS"]
 _GROUP: Final = CONSTANTS["SET_GROUP"]
 _WINDOW: Final = 64
 """Groups that are mapped at once: 1.3 MB."""
+_MOST_WINDOWS: Final = 8
+"""That a part may be from."""
 _NONE_MARKED: Final = bytes(8 * _WINDOW)
 
 
@@ -136,6 +138,9 @@ class Sets:
                 if self.count == BATCH:
                     yield self
                     self._unmap()
+            if self.count and len(self._windows) >= _MOST_WINDOWS:
+                yield self
+                self._unmap()
         if self.count:
             yield self
 
@@ -193,21 +198,27 @@ class Sets:
         while position.value < groups * _GROUP * _WAYS and self.count < BATCH:
             number, way = divmod(position.value, _WAYS)
             group, within = divmod(number, _GROUP)
-            if not within and not way:
-                if not marks[group]:
-                    position.value += _GROUP * _WAYS
-                    continue
-                marks[group] = 0
+            if not within and not way and self._is_empty(window, group, marks):
+                position.value += _GROUP * _WAYS
+                continue
             position.value += 1
             found = layout.FlowSet.from_address(self._mapped(window) + number * sizeof(layout.FlowSet))
             if found.word[2 * way + 1] in (0, CONSTANTS["SET_CLAIMED"]):
                 continue
-            marks[group] = 1
             keys, flows = addressof(self.keys), addressof(self.values)
             memmove(keys + self.count * sizeof(layout.Key4), _key_of(found, way), sizeof(layout.Key4))
             memmove(flows + self.count * sizeof(layout.Flow), addressof(found.flow[way]), sizeof(layout.Flow))
             self._places[self.count] = window * _WINDOW * _GROUP * _WAYS + number * _WAYS + way
             self.count += 1
+
+    def _is_empty(self, window: int, group: int, marks: Any) -> bool:
+        """Return whether a group has no flow; its mark says so from then on."""
+        start = self._mapped(window) + group * _GROUP * sizeof(layout.FlowSet)
+        sets = (layout.FlowSet * _GROUP).from_address(start)
+        if marks[group] and not any(any(each.word) for each in sets):
+            marks[group] = 0
+            marks[group] = any(any(each.word) for each in sets)
+        return not marks[group]
 
     def _mapped(self, window: int) -> int:
         """Return where a window is in memory."""

@@ -28,7 +28,7 @@ from asynclb.datapath.kernel.flows import BATCH, Part, full_key, walk
 from asynclb.datapath.kernel.lifetimes import KernelNews
 from asynclb.datapath.kernel.programs import State
 from asynclb.datapath.kernel.tally import Gauges, Moment, is_late, is_remembered, judge, library, mark
-from asynclb.native.libbpf import Libbpf
+from asynclb.native.libbpf import BpfError, Libbpf
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +84,19 @@ class Sweep:
         """Flows that were deleted because they were over."""
 
     def step(self, now_ms: int, batches: int) -> list[layout.KeyedFlow]:
-        """Go on for at most this many batches or to the end of the pass; return connections that want resets."""
+        """Go on for at most this many batches or to the end of the pass; return connections that want resets.
+
+        Raises: BpfError -> the maps cannot be read; the next step begins a pass anew.
+        """
         self._now_ms, resets, before = now_ms, [], self.passes
-        for _ in range(batches):
-            resets += next(self._steps)
-            if self.passes != before:
-                break
+        try:
+            for _ in range(batches):
+                resets += next(self._steps)
+                if self.passes != before:
+                    break
+        except BpfError:
+            self._steps = self._passes()
+            raise
         return resets
 
     def _passes(self) -> Iterator[list[layout.KeyedFlow]]:

@@ -12,33 +12,56 @@ ASYNCLB_EXPORT void asynclb_kernel_sum(const u64 *values, u32 count, u32 cpus, u
 				sums[(u64)i * words + w] += values[((u64)i * cpus + cpu) * words + w];
 }
 
+/* Whether a group of sets has no flow. */
+static int is_empty(const struct flow_set *sets)
+{
+	for (u32 i = 0; i < SET_GROUP; i++)
+		for (u32 way = 0; way < SET_WAYS; way++)
+			if (__atomic_load_n(&sets[i].word[2 * way + 1], __ATOMIC_ACQUIRE))
+				return 0;
+	return 1;
+}
+
 /* Copies the flows of a window of sets from a position (set and way) on, until `room` are taken or the window is over, with
- * the numbers of their places, which begin at `base`. A group that is not marked has none; the mark of one that is found
- * empty is cleared: before the look, so that a flow that comes meanwhile leaves it set. Python twin: _gather_slowly.
+ * the numbers of their places, which begin at `base`. A group that is not marked has none. The mark of one that is found
+ * empty is cleared, and set again if a flow has come meanwhile; who puts one in sets it afterwards. Python twin:
+ * _gather_slowly.
  */
 ASYNCLB_EXPORT u32 asynclb_kernel_gather(const struct flow_set *sets, u64 *marks, u32 groups, u32 *position, u32 base,
 				u32 room, u64 *keys, struct flow *flows, u32 *places)
 {
-	u32 at = *position, end = groups * SET_GROUP * SET_WAYS, found = 0;
+	const u32 ways = SET_GROUP * SET_WAYS;
+	u32 at = *position, end = groups * ways, found = 0;
 
 	while (at < end && found < room) {
-		u32 number = at / SET_WAYS, way = at % SET_WAYS;
-		u64 *mark = &marks[number / SET_GROUP];
+		u32 number = at / SET_WAYS, way = at % SET_WAYS, group = at / ways;
 		const u64 *word = &sets[number].word[2 * way];
+		u64 key;
 
-		if (at % (SET_GROUP * SET_WAYS) == 0) {
-			if (!__atomic_exchange_n(mark, 0, __ATOMIC_SEQ_CST)) {
-				at += SET_GROUP * SET_WAYS;
+		if (at % ways == 0) {
+			int empty = !__atomic_load_n(&marks[group], __ATOMIC_ACQUIRE);
+
+			if (!empty && is_empty(&sets[number])) {
+				__atomic_exchange_n(&marks[group], 0, __ATOMIC_SEQ_CST);
+				empty = is_empty(&sets[number]);
+				if (!empty)
+					__atomic_store_n(&marks[group], 1, __ATOMIC_SEQ_CST);
+			}
+			if (empty) {
+				at += ways;
 				continue;
 			}
 		}
 		at++;
-		keys[2 * found + 1] = __atomic_load_n(&word[1], __ATOMIC_ACQUIRE);
-		if (!keys[2 * found + 1] || keys[2 * found + 1] == SET_CLAIMED)
+		key = __atomic_load_n(&word[1], __ATOMIC_ACQUIRE);
+		if (!key || key == SET_CLAIMED)
 			continue;
-		__atomic_store_n(mark, 1, __ATOMIC_RELAXED);
 		keys[2 * found] = word[0];
+		keys[2 * found + 1] = key;
 		flows[found] = sets[number].flow[way];
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
+		if (__atomic_load_n(&word[1], __ATOMIC_RELAXED) != key)
+			continue; /* it has gone, or another one has come */
 		places[found++] = base + number * SET_WAYS + way;
 	}
 	*position = at;

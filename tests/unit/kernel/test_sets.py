@@ -17,11 +17,11 @@ from asynclb.native.libbpf import Batch, Libbpf
 from asynclb.net.flowhash import Distribution
 from tests.property.test_core_oracle import make_world
 from tests.unit.core.loaded import SETS, XDP_VERDICTS, Loaded, loaded
-from tests.unit.core.world import CLIENTS, tcp
+from tests.unit.core.world import CLIENTS, Packet, tcp
 from tests.unit.kernel.flow_maps import GROUP, WAYS, flow_maps, put_four, set_of
 from tests.unit.kernel.test_sweep import NOW_MS, flow, four
 
-VIP, CLIENT = "203.0.113.10", "198.51.100.7"
+VIP, HA_VIP, CLIENT = "203.0.113.10", "203.0.113.20", "198.51.100.7"
 SYN, ACK = 2, 16
 ROOM = SETS * WAYS
 _CLONE_NEWNET = 0x4000_0000
@@ -131,6 +131,14 @@ def test_an_old_syn_gives_its_way(programs: Loaded) -> None:
     assert len(gone & old) > len(gone) * 0.8  # a set whose old one has gone gives another
 
 
+def test_a_protocol_without_a_number(programs: Loaded) -> None:
+    """Protocol 0 to HA ports has a key of zeroes but for its addresses: it is a flow like any other."""
+    frame = bytes(Packet(CLIENT, HA_VIP, 0, bytes(24)))
+    assert {programs.run(frame, CLIENTS)[0] for _ in range(3)} == {"tx"}
+    assert ports(programs) == [0]
+    assert (totals(programs).made, totals(programs).over) == (1, 0)
+
+
 def test_two_processors_at_once(programs: Loaded) -> None:
     """Flows that begin on both at once are there once, none of their packets is lost, and the counters agree."""
     frames = [frame_of(port) for port in range(2_000, 2_000 + ROOM // 4)]
@@ -209,7 +217,8 @@ def test_only_what_was_seen_is_deleted(bpf: Libbpf, state: State) -> None:
     """A way that another flow has got meanwhile is left to it; one that is silenced is so in the table."""
     for number in range(3):
         put_four(bpf, state, four(number), flow(1_000, state=Conn.ESTABLISHED))
-    part = next(walk(bpf, state, 0))
+    parts = walk(bpf, state, 0)
+    part = next(parts)
     first, second, third = sorted(range(3), key=part.key)
     assert part.delete(first)
     assert not part.delete(first)

@@ -1,5 +1,6 @@
 """The sweep: what is over ends, the rest is counted, and no call is long."""
 
+import errno
 import os
 from collections.abc import Iterator
 from ctypes import sizeof
@@ -13,7 +14,7 @@ from asynclb.datapath.core.places import mapped
 from asynclb.datapath.kernel.flows import BATCH, flows_in, full_key
 from asynclb.datapath.kernel.programs import State
 from asynclb.datapath.kernel.sweep import Sweep
-from asynclb.native.libbpf import Libbpf
+from asynclb.native.libbpf import BpfError, Libbpf, MapInfo
 from tests.unit.kernel.flow_maps import flow_maps, put_four
 
 NOW_MS = 0xFFFF_FF00
@@ -107,6 +108,29 @@ def test_a_step_is_bounded(bpf: Libbpf, state: State) -> None:
     assert 0 < sweep.ended <= BATCH
     whole_pass(sweep)
     assert sweep.ended == 3 * BATCH
+
+
+class Stumbling(Libbpf):
+    """The library, whose next look at a map fails."""
+
+    fails = 1
+
+    def map_info(self, fd: int) -> MapInfo:
+        """Fail once, or return a map's shape."""
+        if self.fails:
+            self.fails -= 1
+            raise BpfError("map the table of flows", errno.ENOMEM)
+        return super().map_info(fd)
+
+
+def test_a_pass_that_fails(bpf: Libbpf, state: State) -> None:
+    """It is told of, and the next step begins a pass anew."""
+    put_four(bpf, state, four(1), flow(500))
+    sweep = Sweep(Stumbling(), state, lambda: (1, 1, 0))
+    with pytest.raises(BpfError, match="Cannot allocate"):
+        sweep.step(NOW_MS, 1)
+    whole_pass(sweep)
+    assert sweep.counted.flows == 1
 
 
 @pytest.mark.parametrize(("source", "version"), [("10.0.0.1", 4), ("2001:db8::1", 6)])
