@@ -208,7 +208,7 @@ INLINE struct kernel_totals *find_totals(void)
 	return bpf_map_lookup_elem(&totals, &zero);
 }
 
-/* The kernel's table is never full: it forgets the flow that was silent for longest. */
+/* Tables here are never full: one flow makes room for another. */
 INLINE void remember_sender(const struct work *w)
 {
 	(void)w;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* The table of IPv4 flows in the kernel: sets of four, as in a processor's cache. A set begins with a line of four keys;
- * each flow has a line of its own beside it. So a flow is found at the cost of one random access, where
- * the kernel's hash maps take two, one after the other. That is what a packet costs when there are more flows than the
- * processor's caches hold.
+ * each flow has a line of its own beside it. So a flow is found at the cost of one random access, where the kernel's hash
+ * maps take two, one after the other. That is what a packet costs when there are more flows than the processor's caches
+ * hold.
  *
  * A key's hash names two sets. A flow goes into the first, or into the second if the first has but one way left and the
  * second has more. So one in twelve is in its second set when there is a flow to every two ways, and next to none finds
@@ -14,8 +14,8 @@
  * by exchanging its word for 0. Whoever has found a flow the moment before another one got its way takes one packet for
  * one of the other's, as with the kernel's own maps, which use their memory again at once.
  *
- * Where both sets are full, a flow of the second gives its way: one that is over for SET_OVER_MS, else a SYN that nobody answered for
- * SET_SYN_S, else the one that is over soonest.
+ * Where both sets are full, a flow of the second gives its way: one that is over for SET_OVER_MS, else a SYN that nobody
+ * answered for SET_SYN_S, else the one that is over soonest.
  *
  * Source: Dietzfelbinger, Universal hashing and k-wise independent random variables via integer arithmetic without primes
  * (1996), for the hash: whoever does not know the seed makes no two keys meet more often than by chance. Azar et al.,
@@ -96,21 +96,26 @@ INLINE struct flow *set_flow(struct flow_set *set, u32 way)
 	return &set->flow[bound(way, SET_WAYS - 1)];
 }
 
-/* Where the flow of a key and its hash is: the number of its set and way, or NONE. `index` is memory to ask the map by. */
+/* A set by its number; `index` is memory to ask the map by. */
+INLINE struct flow_set *set_at(u32 number, u32 *index)
+{
+	*index = number;
+	return bpf_map_lookup_elem(&flows4, index);
+}
+
+/* Where the flow of a key and its hash is: the number of its set and way, or NONE. `index` as above. */
 INLINE u32 set_where(const struct key4_words *key, u64 hash, u32 *index)
 {
 	struct flow_set *set;
 	u32 ways;
 
-	*index = first_set(hash);
-	set = bpf_map_lookup_elem(&flows4, index);
+	set = set_at(first_set(hash), index);
 	if (!set)
 		return NONE;
 	ways = ways_of(set, key);
 	if (ways)
 		return *index * SET_WAYS + LOWEST_WAY(ways);
-	*index = second_set(hash);
-	set = bpf_map_lookup_elem(&flows4, index);
+	set = set_at(second_set(hash), index);
 	if (!set)
 		return NONE;
 	ways = ways_of(set, key);
@@ -131,10 +136,8 @@ STEP u32 set_place(const struct key *key)
 /* The flow at a place; `index` as above. */
 INLINE struct flow *place_flow(u32 place, u32 *index)
 {
-	struct flow_set *set;
+	struct flow_set *set = set_at(place / SET_WAYS, index);
 
-	*index = place / SET_WAYS;
-	set = bpf_map_lookup_elem(&flows4, index);
 	return set ? set_flow(set, place) : 0;
 }
 
@@ -204,15 +207,13 @@ INLINE void set_single(struct work *w)
 	struct flow_set *set;
 	u32 first, ways;
 
-	w->index = first_set(w->hash);
-	set = bpf_map_lookup_elem(&flows4, &w->index);
+	set = set_at(first_set(w->hash), &w->index);
 	if (!set)
 		return;
 	first = ways_of(set, &w->small);
 	way_free(w, set, first & (first - 1));
 	ways = w->index;
-	w->index = second_set(w->hash);
-	set = bpf_map_lookup_elem(&flows4, &w->index);
+	set = set_at(second_set(w->hash), &w->index);
 	if (!set || w->index == ways)
 		return;
 	ways = ways_of(set, &w->small);
@@ -225,15 +226,13 @@ INLINE u32 set_choose(struct work *w)
 	struct flow_set *set;
 	u32 free, others;
 
-	w->index = first_set(w->hash);
-	set = bpf_map_lookup_elem(&flows4, &w->index);
+	set = set_at(first_set(w->hash), &w->index);
 	if (!set)
 		return NONE;
 	free = ways_free(set);
 	if (COUNT_WAYS(free) > 1)
 		return w->index * SET_WAYS + LOWEST_WAY(free);
-	w->index = second_set(w->hash);
-	set = bpf_map_lookup_elem(&flows4, &w->index);
+	set = set_at(second_set(w->hash), &w->index);
 	if (!set)
 		return NONE;
 	others = ways_free(set);
@@ -259,8 +258,7 @@ INLINE struct flow_set *set_claim(struct work *w)
 		if (w->place == NONE)
 			w->place = set_choose(w);
 		place = w->place; /* from memory: the verifier does not know which, and goes on but once */
-		w->index = place / SET_WAYS;
-		set = bpf_map_lookup_elem(&flows4, &w->index);
+		set = set_at(place / SET_WAYS, &w->index);
 		if (set && way_claim(w, set, place % SET_WAYS))
 			return set;
 		w->place = NONE;

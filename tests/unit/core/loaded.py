@@ -158,8 +158,16 @@ class Loaded:
 
     def count(self, name: str, index: int) -> layout.Count:
         """Return the sum of a rule's or a member's counters over all processors."""
-        words = self._cpus(name, index, sizeof(layout.Count) // 8)
-        return layout.Count(*(sum(words[at :: sizeof(layout.Count) // 8]) for at in range(sizeof(layout.Count) // 8)))
+        return layout.Count(*self._sums(name, index, layout.Count))
+
+    def totals(self) -> layout.KernelTotals:
+        """Return the sum of the counters of no rule over all processors."""
+        return layout.KernelTotals(*self._sums("totals", 0, layout.KernelTotals))
+
+    def _sums(self, name: str, index: int, kind: type[Structure]) -> list[int]:
+        size = sizeof(kind) // 8
+        words = self._cpus(name, index, size)
+        return [sum(words[at::size]) for at in range(size)]
 
     def _cpus(self, name: str, index: int, words: int) -> tuple[int, ...]:
         count = words * self.bpf.possible_cpus()

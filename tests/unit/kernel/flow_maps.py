@@ -14,9 +14,8 @@ WAYS, GROUP = CONSTANTS["SET_WAYS"], CONSTANTS["SET_GROUP"]
 def flow_maps(bpf: Libbpf, flows: int) -> State:
     """Make tables with room for so many flows of each family."""
     groups = FlowLimits(flows4=flows).groups
-    array = (MapType.ARRAY, 4, MMAPABLE)
-    sets = bpf.create_map(array[0], "flows4", 4, sizeof(layout.FlowSet), groups * GROUP, MMAPABLE)
-    marks = bpf.create_map(array[0], "marks4", 4, 8, groups, MMAPABLE)
+    sets = bpf.create_map(MapType.ARRAY, "flows4", 4, sizeof(layout.FlowSet), groups * GROUP, MMAPABLE)
+    marks = bpf.create_map(MapType.ARRAY, "marks4", 4, 8, groups, MMAPABLE)
     six = bpf.create_map(MapType.LRU_HASH, "flows6", sizeof(layout.Key), sizeof(layout.Flow), flows)
     return State({"flows4": sets, "marks4": marks, "flows6": six})
 

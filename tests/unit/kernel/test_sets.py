@@ -4,7 +4,7 @@ import os
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from ctypes import CDLL, sizeof
+from ctypes import CDLL
 
 import pytest
 
@@ -13,7 +13,7 @@ from asynclb.datapath.core.layout import CONSTANTS, Conn
 from asynclb.datapath.kernel import flows as flows_module
 from asynclb.datapath.kernel.flows import BATCH, Part, walk
 from asynclb.datapath.kernel.programs import FlowLimits, State
-from asynclb.native.libbpf import Batch, Libbpf
+from asynclb.native.libbpf import Libbpf
 from asynclb.net.flowhash import Distribution
 from tests.property.test_core_oracle import make_world
 from tests.unit.core.loaded import SETS, XDP_VERDICTS, Loaded, loaded
@@ -60,15 +60,6 @@ def keys(bpf: Libbpf, state: State) -> list[bytes]:
     return [part.key(index) for part in walk(bpf, state, 0) for index in range(part.count)]
 
 
-def totals(programs: Loaded) -> layout.KernelTotals:
-    """Return what the programs counted of no rule."""
-    words, cpus = sizeof(layout.KernelTotals) // 8, programs.bpf.possible_cpus()
-    batch = Batch(4, 8 * words * cpus, 1)
-    programs.bpf.lookup_batch(programs.object.map("totals"), batch)
-    found = struct.unpack(f"={words * cpus}Q", bytes(batch.values)[: 8 * words * cpus])
-    return layout.KernelTotals(*(sum(found[word::words]) for word in range(words)))
-
-
 def test_a_flow_to_every_second_way(programs: Loaded) -> None:
     """None is lost, each is there once, and what follows in it finds it."""
     wanted = list(range(2_000, 2_000 + ROOM // 2))
@@ -76,7 +67,7 @@ def test_a_flow_to_every_second_way(programs: Loaded) -> None:
         assert {send(programs, port) for port in wanted} == {"tx"}
         assert {send(programs, port, ACK) for port in wanted} == {"tx"}
     assert sorted(ports(programs)) == wanted
-    assert (totals(programs).made, totals(programs).over) == (len(wanted), 0)
+    assert (programs.totals().made, programs.totals().over) == (len(wanted), 0)
     assert programs.count("rule_counts", 0).packets_in == 4 * len(wanted)
 
 
@@ -92,7 +83,7 @@ def test_more_flows_than_ways(programs: Loaded) -> None:
     assert len(there) > ROOM * 0.9
     lost = set(open_ones) - set(there)
     assert len(lost) < len(open_ones) * 0.05  # those whose sets have nothing but connections
-    assert totals(programs).made == len(open_ones) + 5 * ROOM
+    assert programs.totals().made == len(open_ones) + 5 * ROOM
 
 
 def test_who_gives_its_way(programs: Loaded) -> None:
@@ -100,10 +91,10 @@ def test_who_gives_its_way(programs: Loaded) -> None:
     for port in range(2_000, 2_000 + 4 * ROOM):
         send(programs, port)
         send(programs, port, ACK)
-    full, before = len(ports(programs)), totals(programs)
+    full, before = len(ports(programs)), programs.totals()
     programs.later(1_000_000)
     assert {send(programs, port) for port in range(20_000, 20_000 + ROOM // 4)} == {"tx"}
-    after = totals(programs)
+    after = programs.totals()
     assert after.over - before.over == after.made - before.made - (len(ports(programs)) - full)
     assert set(range(20_000, 20_000 + ROOM // 4)) <= set(ports(programs))
 
@@ -136,7 +127,7 @@ def test_a_protocol_without_a_number(programs: Loaded) -> None:
     frame = bytes(Packet(CLIENT, HA_VIP, 0, bytes(24)))
     assert {programs.run(frame, CLIENTS)[0] for _ in range(3)} == {"tx"}
     assert ports(programs) == [0]
-    assert (totals(programs).made, totals(programs).over) == (1, 0)
+    assert (programs.totals().made, programs.totals().over) == (1, 0)
 
 
 def test_two_processors_at_once(programs: Loaded) -> None:
@@ -161,7 +152,7 @@ def test_two_processors_at_once(programs: Loaded) -> None:
         os.close(namespace)
     found = ports(programs)
     assert sorted(found) == list(range(2_000, 2_000 + ROOM // 4))
-    assert totals(programs).made - totals(programs).over == len(found)
+    assert programs.totals().made - programs.totals().over == len(found)
 
 
 @pytest.fixture(params=["native", "python"])
