@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from asynclb.admin.port_use import OUTBOUND_HEADS, OUTBOUND_NUMBERS, outbound_rows
 from asynclb.admin.source_table import SOURCE_HEADS, source_rows
 
 Document = Mapping[str, Any]
@@ -30,9 +31,6 @@ def _cell(value: object) -> str:
     return "-" if value is None or value == "" else str(value)
 
 
-_RANGES_SHOWN = 3
-
-
 def rules_table(state: Document) -> str:
     """Return one line per rule."""
     heads = ("RULE", "FRONTEND", "MATCHES", "POOL", "ELIGIBLE", "STATE", "DATAPATH", "DELIVERY", "DISTRIBUTION")
@@ -51,32 +49,50 @@ def rules_table(state: Document) -> str:
         for rule in state["rules"]
     )
     table = columns(heads, rows)
-    return f"{table}\n{_outbound_table(state)}" if state.get("outbound_rules") else table
+    return f"{table}\n\n{_outbound_rules(state)}" if state.get("outbound_rules") else table
 
 
-def _outbound_table(state: Document) -> str:
-    """Return one line per outbound rule and member, with the ports that the member has."""
-    heads = ("OUTBOUND RULE", "POOL", "MEMBER", "PROTOCOLS", "PORTS", "FROM", "DATAPATH")
+def outbound_table(state: Document, counters: Document) -> str:
+    """Return one line per outbound rule and member with the ports that the member has and uses."""
+    rows = list(outbound_rows(state, counters))
+    if not rows:
+        return "no outbound rule is configured: members leave as the host routes them, with their own address"
+    table = columns(OUTBOUND_HEADS, rows, right=OUTBOUND_NUMBERS)
+    return f"{table}\n\n{_PORTS_IN_USE}"
+
+
+_PORTS_IN_USE = (
+    "FREE: ports that no connection uses, of the protocol that uses more. One in use still serves other destinations;\n"
+    "connections for which there was none are FAILED (since the process started)."
+)
+
+
+def _outbound_rules(state: Document) -> str:
+    """Return one line per outbound rule."""
+    heads = ("OUTBOUND RULE", "FROM", "TRANSLATES", "POOL", "MEMBERS", "PORTS", "DATAPATH")
     rows = (
         (
             rule["name"],
+            ",".join(dict.fromkeys(part["address"] for member in rule["members"] for part in member["ports"])),
+            ",".join(rule["protocols"]) or "nothing goes out",
             rule["pool"],
-            member["name"],
-            ",".join(rule["protocols"]) or "none",
-            f"{member['allocated']}{' shared' if rule['allocation'] == 'shared' else ''}",
-            "; ".join(f"{part['address']} {_spell(part['ranges'])}" for part in member["ports"]),
+            len(rule["members"]),
+            _ports_each(rule),
             rule["datapath"],
         )
         for rule in state["outbound_rules"]
-        for member in rule["members"]
     )
-    return columns(heads, rows)
+    return f"{columns(heads, rows, right=('MEMBERS',))}\nwho uses how many of them: asynclb show outbound"
 
 
-def _spell(ranges: Sequence[str]) -> str:
-    """Return ranges of ports, the first ones of many."""
-    shown = ",".join(ranges[:_RANGES_SHOWN])
-    return f"{shown},+{len(ranges) - _RANGES_SHOWN}" if len(ranges) > _RANGES_SHOWN else shown
+def _ports_each(rule: Document) -> str | None:
+    """Return how many ports a member has: of members that differ, the fewest and the most."""
+    counts = sorted({member["allocated"] for member in rule["members"]})
+    if not counts or not rule["protocols"]:
+        return None
+    if rule["allocation"] == "shared":
+        return f"{counts[0]:,} shared"
+    return f"{counts[0]:,} each" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
 
 
 def members_table(state: Document) -> str:

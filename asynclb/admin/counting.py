@@ -9,7 +9,8 @@ from functools import cache
 from typing import Any
 
 from asynclb.admin import documents
-from asynclb.datapath.base import Counters
+from asynclb.admin.port_use import counted_by
+from asynclb.datapath.base import Counters, SnatCounters
 from asynclb.net.drop import Drop
 
 
@@ -32,7 +33,13 @@ def counters_document(counters: Mapping[str, Counters], clock_s: float) -> docum
         "datapaths": [_datapath(name, found) for name, found in counters.items()],
         "rules": listed["rules"],
         "members": listed["members"],
+        "snat": [_snat(pool, name, found) for (pool, name), found in sorted(counted_by(counters.values()).items())],
     }
+
+
+def _snat(pool: str, name: str, found: SnatCounters) -> documents.SnatUse:
+    ports: Any = [asdict(part) for part in found.ports]
+    return {"pool": pool, "name": name, "attempted": found.attempted, "failed": found.failed, "ports": ports}
 
 
 def _add(total: dict[str, int], more: Mapping[str, int]) -> None:

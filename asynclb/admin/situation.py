@@ -10,6 +10,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from asynclb.admin.port_use import PortUse, port_uses, read_counted
+
 State = Mapping[str, Any]
 """The document of `GET /api/v1/state`."""
 
@@ -102,6 +104,8 @@ class Situation:
     unanswered: tuple[Unanswered, ...] = ()
     fullest: tuple[str, int, int] = ("", 0, 0)
     """(datapath, flows, capacity) of the flow table that has the least room left; capacity 0: none is limited."""
+    ports: tuple[PortUse, ...] = ()
+    """Members' SNAT ports, where most of them are in use."""
     dropped: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -149,6 +153,7 @@ def of_state(state: State, counters: State | None = None, dropped: Mapping[str, 
         refused=_refused(state["last_reload"] or {}),
         unanswered=tuple(unanswered(state["rules"], _passed(counters or {}))),
         fullest=_fullest(counters or {}),
+        ports=tuple(use for use in port_uses(read_counted(counters or {})) if use.is_high),
         dropped=dropped or {},
     )
 

@@ -9,12 +9,12 @@ from asynclb.admin.situation import of_state
 from asynclb.admin.verdict import judge
 
 
-def table_text(what: str, found: Any) -> str:
-    """Return the lines for one of the things that can be shown."""
+def table_text(what: str, found: Any, counters: Document) -> str:
+    """Return the lines for one of the things that can be shown. `counters`: of those whose trouble is told first."""
     if what in _PLAIN:
         return _PLAIN[what](found)
-    table = _OF_STATE[what](found)
-    problems = [f"! {line}" for line in judge(of_state(found)).wrong]
+    table = columns.outbound_table(found, counters) if what == "outbound" else _OF_STATE[what](found)
+    problems = [f"! {line}" for line in judge(of_state(found, counters)).wrong]
     return "\n".join((*problems, table))
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from asynclb.admin.counting import drop_meanings
+from asynclb.admin.port_use import PortUse
 from asynclb.admin.situation import (
     MemberFacts,
     MemberState,
@@ -79,6 +80,7 @@ def judge(situation: Situation) -> Verdict:
         *_sources(situation.sources, situation.at_s),
         *_reload(situation.refused, situation),
         *_unanswered(situation.unanswered),
+        *_ports(situation.ports),
         *_traffic(situation),
     ]
     order = list(Severity)
@@ -196,6 +198,29 @@ def _unanswered(rules: Iterable[Unanswered]) -> Iterator[Finding]:
         told = f"Rule {found.rule} had {found.flows:,} flows, and no answer of its members has passed this host"
         must = f"which alone turns port {found.backend_port} into {found.port}"
         yield Finding(Severity.WARNING, f"{told}, {must}: their route to clients has to lead through it.")
+
+
+def _ports(uses: Iterable[PortUse]) -> Iterator[Finding]:
+    """Yield a finding for each outbound rule whose members have used up most of their ports."""
+    by_rule: dict[tuple[str, str], list[PortUse]] = {}
+    for use in uses:
+        by_rule.setdefault((use.pool, use.rule), []).append(use)
+    for (pool, rule), found in by_rule.items():
+        found.sort(key=lambda use: use.free)
+        first = found[0]
+        protocol, used = first.most
+        named = f"(rule {rule}, {protocol})"
+        if first.shared:
+            told = (
+                f"The members of pool {pool} use {used:,} of the {first.allocated:,} SNAT ports that they share {named}"
+            )
+        elif len(found) == 1:
+            told = f"{first.members[0]} of pool {pool} uses {used:,} of its {first.allocated:,} SNAT ports {named}"
+        else:
+            names = _listed(f"{use.members[0]} with {use.free:,} left" for use in found)
+            told = f"{len(found):,} members of pool {pool} use most of their SNAT ports {named}: {names}"
+        remedy = "name another frontend in the rule" if first.shared else "raise its allocated_ports"
+        yield Finding(Severity.WARNING, f"{told}; {remedy}.", pool)
 
 
 def _traffic(situation: Situation) -> Iterator[Finding]:

@@ -107,17 +107,22 @@ def doctor(
     sys.exit(1 if any(one.level is Level.FAIL for one in findings) else 0)
 
 
-@click.command(short_help="live view: rules, members, clients, drops; keys as in htop", epilog=EXIT_CODES)
+@click.command(short_help="live view: rules, members, clients, drops, outbound; keys as in htop", epilog=EXIT_CODES)
 @click.option(
     "--interval", type=click.FloatRange(0.2, 60), default=1.0, show_default=True, help="Seconds between looks."
 )
 @click.option("--once", is_flag=True, help="Print one screen, with rates over the interval, and exit.")
-@click.option("--view", type=click.Choice(["rules", "members", "clients", "drops"]), default="rules", show_default=True)
+@click.option(
+    "--view",
+    type=click.Choice(["rules", "members", "clients", "drops", "outbound"]),
+    default="rules",
+    show_default=True,
+)
 @client_options
 def top(interval: float, once: bool, view: str, url: str, token_file: str, ca_file: str, as_json: bool) -> None:
-    """Watch the running process: what is wrong, rates, health, drops.
+    """Watch the running process: what is wrong, rates, health, drops, SNAT ports in use.
 
-    Keys: Tab or 1-4 view, arrows move, < > column to sort by, I other way round, F4 or / filter, space pause,
+    Keys: Tab or 1-5 view, arrows move, < > column to sort by, I other way round, F4 or / filter, space pause,
     F1 or ? help, F10 or q quit.
     """
     from asynclb.admin.client import AdminClient

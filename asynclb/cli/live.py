@@ -7,8 +7,22 @@ import click
 
 from asynclb.cli.options import EXIT_CODES, client_options, print_json
 
-SHOWN = ("rules", "members", "flows", "clients", "drops", "datapaths", "frontends", "tables", "generations", "state")
-_LISTED = {"members": "pools"}
+SHOWN = (
+    "rules",
+    "members",
+    "outbound",
+    "flows",
+    "clients",
+    "drops",
+    "datapaths",
+    "frontends",
+    "tables",
+    "generations",
+    "state",
+)
+_LISTED = {"members": "pools", "outbound": "snat"}
+_WHOLE = ("state", "generations")
+_OF_STATE = ("rules", "members", "outbound", "datapaths", "frontends", "state")
 
 
 @click.command(short_help="print what is active in the running process", epilog=EXIT_CODES)
@@ -29,13 +43,14 @@ def show(what: str, url: str, token_file: str, ca_file: str, as_json: bool, limi
     given = {key: value for key, value in wanted.items() if value is not None}
     if given and what != "flows":
         raise click.UsageError(f"--{next(iter(given))} is for `show flows`")
-    found = _fetch(client, what, limit, given)
     if as_json:
-        print_json(found if what == "state" else found[_LISTED.get(what, what)] if what != "generations" else found)
+        found = client.get("/api/v1/counters") if what == "outbound" else _fetch(client, what, limit, given)
+        print_json(found if what in _WHOLE else found[_LISTED.get(what, what)])
         return
     from asynclb.admin.tables_text import table_text
 
-    click.echo(table_text(what, found))
+    counters = client.get("/api/v1/counters") if what in _OF_STATE else {}
+    click.echo(table_text(what, _fetch(client, what, limit, given), counters))
 
 
 def _fetch(client: Any, what: str, limit: int, wanted: dict[str, str]) -> Any:

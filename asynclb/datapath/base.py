@@ -82,11 +82,16 @@ def summed(parts: Iterable[tuple[Name, Counted]]) -> dict[Name, Counted]:
 
 @dataclass(frozen=True, slots=True)
 class SnatPorts:
-    """A member's ports of one frontend address, and how many are in use by protocol."""
+    """A member's ports of one frontend address by an outbound rule, and how many are in use by protocol.
+
+    `shared`: every member of the pool has these same ports, and what is in use is in use by all of them together.
+    """
 
     frontend: str
     allocated: int
     used: Mapping[str, int]
+    rule: str = ""
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

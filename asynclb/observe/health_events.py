@@ -19,10 +19,10 @@ from asynclb.model import HealthState, Model, effective_health
 from asynclb.model.health import Health
 from asynclb.observe.availability import CRITICAL_BELOW, WARNING_BELOW
 from asynclb.tables.row import FrontendKey
+from asynclb.tables.snat import HIGH
 
 DAY_S = 86_400
 MANY_RULES = 300
-SNAT_HIGH = 0.75
 
 
 class Severity(StrEnum):
@@ -161,7 +161,7 @@ def snat_conditions(uses: Iterable[SnatUse], failed_before: Mapping[tuple[str, s
         subject = (("pool", use.pool), ("member", use.member), ("frontend", use.frontend))
         if use.failed > failed_before.get((use.pool, use.member, use.frontend), 0):
             yield Condition(HealthEventType.SNAT_PORT_EXHAUSTION, subject, {"allocated": use.allocated})
-        elif use.allocated and use.used > SNAT_HIGH * use.allocated:
+        elif use.allocated and use.used > HIGH * use.allocated:
             detail = {"used": use.used, "allocated": use.allocated}
             yield Condition(HealthEventType.HIGH_SNAT_PORT_USAGE, subject, detail)
 

@@ -25,6 +25,8 @@ PORTS_PER_ADDRESS = 64_000
 MAX_FRONTENDS = 16
 """Addresses that one rule may use: the core looks at each of them when the ones before have no port left."""
 MOST_BY_DEFAULT = 1_024
+HIGH = 0.75
+"""Of a member's ports in use: from here on somebody is told. Source: Azure, health event HighSnatPortUsage."""
 _FIRST_BLOCK, _LAST_BLOCK = 1_024 // BLOCK, 65_535 // BLOCK
 _DEFAULTS = ((50, 1_024), (100, 512), (200, 256), (400, 128), (800, 64), (1_000, 32), (2_000, 16))
 

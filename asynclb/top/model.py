@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from asynclb.admin.port_use import port_uses, read_counted
 from asynclb.admin.situation import MemberFacts, MemberState, Situation, of_state
 from asynclb.admin.tables_text import duration, size
 
@@ -18,6 +19,7 @@ class View(StrEnum):
     MEMBERS = "members"
     CLIENTS = "clients"
     DROPS = "drops"
+    OUTBOUND = "outbound"
 
 
 class Style(StrEnum):
@@ -170,6 +172,16 @@ COLUMNS: Mapping[View, tuple[Column, ...]] = {
         Column("DATAPATH", keep=6),
         Column("MEANING", keep=1),
     ),
+    View.OUTBOUND: (
+        Column("MEMBER", keep=9),
+        Column("USED", right=True, keep=8),
+        Column("TCP", right=True, keep=4),
+        Column("UDP", right=True, keep=4),
+        Column("FREE", right=True, keep=7),
+        Column("PORTS", right=True, keep=6),
+        Column("FAILED", right=True, keep=7),
+        Column("RULE", keep=3),
+    ),
 }
 
 
@@ -184,6 +196,8 @@ def rows_of(view: View, look: Look, found: Rates) -> list[Row]:
             return list(_clients(look))
         case View.DROPS:
             return list(_drops(look, found))
+        case View.OUTBOUND:
+            return list(_outbound(look))
 
 
 def _rules(look: Look, found: Rates) -> Iterator[Row]:
@@ -253,6 +267,21 @@ def _drops(look: Look, found: Rates) -> Iterator[Row]:
             meaning = MEANINGS.get(reason, "")
             cells = (reason, f"{rate:,.1f}", f"{number:,}", path["name"], meaning)
             yield Row(cells, (reason, rate, number, path["name"], meaning), _warn(rate > 0))
+
+
+def _outbound(look: Look) -> Iterator[Row]:
+    """Yield members with the SNAT ports that they use; one row for all where they share them."""
+    for use in port_uses(read_counted(look.counters)):
+        place = f"{use.pool}/{f'all {len(use.members):,}' if use.shared else use.members[0]}"
+        tcp, udp = use.used.get("tcp"), use.used.get("udp")
+        counts = (f"{use.free:,}", f"{use.allocated:,}", f"{use.failed:,}")
+        cells = (place, f"{use.share:.0%}", _number(tcp), _number(udp), *counts, use.rule)
+        order = (place, use.share, tcp or 0, udp or 0, use.free, use.allocated, use.failed, use.rule)
+        yield Row(cells, order, _warn(use.is_high) if use.free else Style.BAD)
+
+
+def _number(count: int | None) -> str:
+    return "-" if count is None else f"{count:,}"
 
 
 def _meanings() -> Mapping[str, str]:

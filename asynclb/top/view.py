@@ -94,7 +94,7 @@ def _arranged(rows: list[Row], ui: Ui) -> list[Row]:
     wanted = ui.filter.lower()
     kept = [row for row in rows if wanted in " ".join(row.cells).lower()]
     if ui.sort is None:
-        if ui.view in (View.CLIENTS, View.DROPS):
+        if ui.view in (View.CLIENTS, View.DROPS, View.OUTBOUND):
             return (
                 sorted(kept, key=lambda row: -row.order[1]) if ui.down else sorted(kept, key=lambda row: row.order[1])
             )
@@ -121,6 +121,7 @@ _EMPTY = {
     View.MEMBERS: "no pool has a member",
     View.CLIENTS: "no flow is open",
     View.DROPS: "nothing was dropped since the process started",
+    View.OUTBOUND: "no outbound rule translates what members open themselves",
 }
 
 
@@ -176,7 +177,7 @@ def _foot(ui: Ui) -> Line:
 HELP = (
     "asynclb top",
     "",
-    "  1 2 3 4, Tab        rules, members, clients, drops",
+    "  1 2 3 4 5, Tab      rules, members, clients, drops, outbound",
     "  arrows, PgUp, PgDn  move; Home and End, or g and G, to the ends",
     "  < >, F6             sort by the next column to the left or right",
     "  I                   sort the other way round",
@@ -189,6 +190,8 @@ HELP = (
     "  FOR      how long a member has been down; WHY its probe says so, or who took it out",
     "  SHARE    of the new flows of the pool's first table",
     "  b/s      bits in a second, of payload as the datapath sees it",
+    "  USED     of a member's SNAT ports, by the protocol that uses more; FREE ones nobody uses",
+    "  FAILED   connections of members that found no SNAT port, since the start",
     "",
     "  any key goes back",
 )

@@ -56,6 +56,8 @@ from asynclb.admin.documents.traffic import (
     Flows,
     MemberCounters,
     RuleCounters,
+    SnatPortsUsed,
+    SnatUse,
 )
 
 __all__ = [
@@ -102,6 +104,8 @@ __all__ = [
     "RuleCounters",
     "Rules",
     "SnatPorts",
+    "SnatPortsUsed",
+    "SnatUse",
     "Source",
     "State",
     "Table",

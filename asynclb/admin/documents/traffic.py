@@ -97,6 +97,26 @@ class MemberCounters(TypedDict):
     flows: Annotated[int, "open now"]
 
 
+class SnatPortsUsed(TypedDict):
+    """A member's ports of one frontend address by an outbound rule."""
+
+    rule: str
+    frontend: str
+    allocated: Annotated[int, "how many ports"]
+    used: Annotated[dict[str, int], "protocol -> ports in use now"]
+    shared: Annotated[bool, "all members of the pool have these ports, and use them together"]
+
+
+class SnatUse(TypedDict):
+    """A member's own connections since the process started, and its ports now."""
+
+    pool: str
+    name: str
+    attempted: int
+    failed: Annotated[int, "found no port that was free towards their destination"]
+    ports: list[SnatPortsUsed]
+
+
 class Counters(TypedDict):
     """Every counter at one instant; rates are the differences of two."""
 
@@ -105,6 +125,7 @@ class Counters(TypedDict):
     datapaths: list[DatapathCounters]
     rules: list[RuleCounters]
     members: list[MemberCounters]
+    snat: Annotated[list[SnatUse], "members of outbound rules"]
 
 
 class Live(TypedDict):

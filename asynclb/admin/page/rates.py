@@ -7,6 +7,7 @@ new since the first reading counts from nothing.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from asynclb.admin.port_use import Counted, counted_by
 from asynclb.datapath.base import Counters, MemberCounters, RuleCounters, summed
 from asynclb.net.drop import Drop
 
@@ -25,6 +26,7 @@ class Reading:
     flows: int = 0
     fullest: tuple[str, int, int] = ("", 0, 0)
     """(datapath, flows, capacity) of the flow table that has the least room left; capacity 0: none is limited."""
+    snat: Counted = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ def read(counters: Mapping[str, Counters], shown: Callable[[str], str], at_ns: i
         {(path, reason): number for path, found in counters.items() for reason, number in found.drops.items()},
         sum(found.flows for found in every),
         max(limited, key=lambda found: found[1] / found[2], default=("", 0, 0)),
+        counted_by(every),
     )
 
 

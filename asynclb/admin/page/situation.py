@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from asynclb.admin.page.picture import Picture
 from asynclb.admin.page.rates import Rates, Reading
+from asynclb.admin.port_use import port_uses
 from asynclb.admin.situation import (
     MemberFacts,
     MemberState,
@@ -36,6 +37,7 @@ def of_picture(status: Status, picture: Picture, rates: Rates, reading: Reading,
         refused=refused,
         unanswered=tuple(unanswered(picture.rules.values(), passed)),
         fullest=reading.fullest,
+        ports=tuple(use for use in port_uses(reading.snat) if use.is_high),
         dropped=_by_reason(rates),
     )
 

@@ -69,7 +69,7 @@ def _ports(rule: SnatRule, part: SnatSlice, marks: bytearray, number: int) -> Sn
     for protocol in rule.protocols:
         base = (number * 2 + (protocol is Protocol.UDP)) * MARKS
         used[str(protocol)] = _used(part.blocks, memoryview(marks)[base : base + MARKS])
-    return SnatPorts(part.frontend, part.ports, used)
+    return SnatPorts(part.frontend, part.ports, used, rule.name, rule.shared)
 
 
 def _used(blocks: tuple[int, ...], marks: memoryview) -> int:

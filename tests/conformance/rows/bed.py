@@ -148,6 +148,10 @@ class Bed:
         """Return the state document."""
         return dict(await asyncio.to_thread(self._api.get, "/api/v1/state"))
 
+    async def counters(self) -> Document:
+        """Return the counters document."""
+        return dict(await asyncio.to_thread(self._api.get, "/api/v1/counters"))
+
     async def flows(self, *rules: str) -> list[Document]:
         """Return the flows of these rules, those included that have ended and are not forgotten yet."""
         pages = [await asyncio.to_thread(self._api.get, f"/api/v1/flows?rule={name}") for name in rules]

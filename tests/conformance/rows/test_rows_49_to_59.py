@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from asynclb.admin.tables_text import table_text
 from asynclb.lab import PATIENCE_S, Host
 from tests.conformance.rows.bed import SILENCE_S, Bed, address_of, frontend, line, pool, rule, vip
 from tests.conformance.rows.services import Answer, services
@@ -243,6 +244,9 @@ async def test_row_54_exhaustion(bed: Bed) -> None:
             assert await figures(bed, "connections_total", pool="web", member="be1", state="failed") > 0
             assert await figures(bed, "connections_total", pool="web", member="be2", state="failed") == 0
             await until_used(bed, 8)
+            told, _heads, fullest, *_ = table_text("outbound", await bed.state(), await bed.counters()).splitlines()
+            assert told.startswith("! be1 of pool web uses 8 of its 8 SNAT ports (rule out, tcp)")
+            assert fullest.split()[:7] == ["out", "web", "be1", "8", "8", "0", "0"]
             await bed.process.wait_for_log("SnatPortExhaustion")
             await asyncio.sleep(closed_s + CLOSED_S - time.monotonic())
             async with going(bed, "be1") as (_wire, seen):

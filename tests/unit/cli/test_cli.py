@@ -271,10 +271,13 @@ STATE = {
     ],
 }
 
+_PATH = {"name": "proxy", "flows": 90, "capacity": 100, "evictions": 0, "stateless": 0, "drops": {}}
+COUNTERS = {"clock_s": 1.0, "pid": 1, "datapaths": [_PATH], "rules": [], "members": [], "snat": []}
+
 
 class _Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self._answer(200, STATE)
+        self._answer(200, COUNTERS if self.path == "/api/v1/counters" else STATE)
 
     def do_POST(self) -> None:
         problem = {"text": "asynclb.yaml:3:1: web: is wrong; mend it"}
@@ -311,12 +314,13 @@ def test_show_aligns_columns() -> None:
     """Each of the tables has a head and a line per object, in aligned columns; state is a summary with problems."""
     with answering() as url:
         shown = {what: typed("show", what, "--url", url).output for what in _WHAT}
-    problem, _, head, line = shown["rules"].splitlines()
+    problem, _, full, head, line = shown["rules"].splitlines()
     assert problem == "! web-2 of pool web is down since 12:30:00 UTC: refused."
     assert head.index("POOL") == line.index("web", head.index("POOL"))
     assert "tcp 203.0.113.10 80" in line
     assert "1/2" in line
-    _, refused, _, bad, good = shown["members"].splitlines()
+    assert full == "! The flow table of proxy is nearly full: 90 of 100 entries are taken."
+    _, refused, _, _, bad, good = shown["members"].splitlines()
     assert refused == "! The reload of 12:00:00 UTC was refused, generation 4 stays active: p"
     assert good.split()[-1] == "Up_Probe_Success"
     assert "100.0%" in good

@@ -82,6 +82,9 @@ async def test_what_can_be_shown() -> None:
         drops = await run(here, "show", "drops")
         tables = await run(here, "show", "tables")
         generations = await run(here, "show", "generations", "--json")
+        outbound = await run(here, "show", "outbound")
+        none_used = await run(here, "show", "outbound", "--json")
+        rules = await run(here, "show", "rules")
     lines = flows[1].splitlines()
     assert lines[0] == "3 of 127 flows that match, 130 open"
     assert lines[1].split() == ["RULE", "PROTO", "CLIENT", "MEMBER", "TARGET", "STATE", "IN", "OUT", "AGE", "IDLE"]
@@ -91,6 +94,10 @@ async def test_what_can_be_shown() -> None:
     assert drops[1] == "nothing was dropped since the process started\n"
     assert "16,381" in tables[1]
     assert json.loads(generations[1])["history"][0]["cause"] == "health"
+    assert "\nno outbound rule is configured: members leave as the host routes them" in outbound[1]
+    assert json.loads(none_used[1]) == []
+    assert rules[1].splitlines()[0] == outbound[1].splitlines()[0]
+    assert rules[1].startswith("! c of pool web is down since ")
 
 
 async def test_a_plan_against_the_running_process(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_ports_in_use_are_counted_for_each_member_and_protocol() -> None:
     counted = Counters(members={("web>out-web", "m0"): MemberCounters(new_flows=5, failed=2)})
     found = with_snat(counted, [rule], marks, {0: VIP})
     assert found.members == {}
-    ports = SnatPorts("f-203.0.113.10", 8, {"tcp": 3, "udp": 0})
+    ports = SnatPorts("f-203.0.113.10", 8, {"tcp": 3, "udp": 0}, "out-web")
     assert found.snat["web", "m0"] == SnatCounters(7, 2, (ports,))
     assert found.snat["web", "m1"].ports[0].used == {"tcp": 0, "udp": 1}
     uses = list(snat_uses([found]))

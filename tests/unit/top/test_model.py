@@ -148,7 +148,7 @@ def test_keys_choose_what_is_shown() -> None:
         return ui
 
     assert typed("\t").view is View.MEMBERS
-    assert typed("\x1b[Z").view is View.DROPS
+    assert typed("\x1b[Z").view is View.OUTBOUND
     assert typed("4").view is View.DROPS
     assert typed("/qq\x7f\r").filter == "q"
     assert typed("/q\x1b").filter == ""
@@ -203,3 +203,22 @@ def test_nobody_answers() -> None:
     found = draw(LOOK, Rates(), Ui(), 80, 24, trouble).lines
     assert (found[0].text, found[0].look) == (trouble, "bad")
     assert found[4].text.split()[0] == "dns"
+
+
+def test_the_members_with_the_fewest_snat_ports_left_stand_first() -> None:
+    """A member without a free port is bad; those that share their ports are one row."""
+
+    def used(name: str, tcp: int, *, failed: int = 0, shared: bool = False) -> Any:
+        part = {"rule": "out", "frontend": "web", "allocated": 64, "used": {"tcp": tcp}, "shared": shared}
+        return {"pool": "all" if shared else "web", "name": name, "attempted": 9, "failed": failed, "ports": [part]}
+
+    snat = [used("a", 5), used("b", 64, failed=3), *(used(name, 50, shared=True) for name in "cd")]
+    look = Look(state(), {**counters(12.0, 200), "snat": snat}, {})
+    lines = draw(look, Rates(), Ui(View.OUTBOUND, place=-1), 80, 24).lines
+    assert lines[0].text == "Rule dns drops every new flow: no member of pool web is eligible. (and 3 more)"
+    assert [(line.text.split(), line.look) for line in lines[3:7]] == [
+        (["MEMBER", "USED", "TCP", "UDP", "FREE", "PORTS", "FAILED", "RULE"], "head"),
+        (["web/b", "100%", "64", "-", "0", "64", "3", "out"], "bad"),
+        (["all/all", "2", "78%", "50", "-", "14", "64", "0", "out"], "warn"),
+        (["web/a", "8%", "5", "-", "59", "64", "0", "out"], "plain"),
+    ]
