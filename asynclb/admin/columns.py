@@ -186,7 +186,7 @@ def datapaths_table(state: Document) -> str:
     ]
     tables = [columns(heads, rows)]
     if attached:
-        tables.append(columns(("DATAPATH", "INTERFACE", "ATTACHED BY", "WHY NOT XDP"), attached))
+        tables.append(columns(("DATAPATH", "INTERFACE", "ATTACHED BY", "WHY NOT NATIVE XDP"), attached))
     return "\n\n".join(tables)
 
 

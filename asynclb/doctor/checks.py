@@ -7,6 +7,7 @@ from asynclb.datapath.kernel.refusals import OLDEST_KERNEL, TELLS_LENGTH
 from asynclb.doctor.facts import Facts, Interface
 from asynclb.doctor.finding import Finding, Level
 from asynclb.doctor.wants import Wants
+from asynclb.doctor.xdp_checks import check_xdp
 
 ENOUGH_DESCRIPTORS = 65_536
 
@@ -126,6 +127,9 @@ def _forwarding(facts: Facts, wants: Wants) -> Iterator[Finding]:
     if wants.routed and value == "0":
         what = "a frontend is a next hop (`routed`), and what it does not balance is not forwarded"
         yield Finding(Level.WARN, "ip_forward", what, "sudo sysctl -w net.ipv4.ip_forward=1")
+    elif (wants.xdp or "kernel" in wants.named) and value == "0":
+        what = "the datapath kernel leaves to the host's routing what has no known next hop yet, or XDP cannot send"
+        yield Finding(Level.WARN, "ip_forward", what, "sudo sysctl -w net.ipv4.ip_forward=1")
     elif value:
         yield Finding(Level.OK, "ip_forward", f"{value}: not needed, datapaths forward by themselves")
 
@@ -136,8 +140,10 @@ def _interfaces(facts: Facts, wants: Wants) -> Iterator[Finding]:
         yield Finding(Level.FAIL, name, f"{wants.source} names it and this host has no such interface", "ip link")
     used = set(wants.interfaces) | {reach.interface for reach in facts.members.values()} - {"", "lo"}
     chosen = [known[name] for name in sorted(used & known.keys())]
-    for interface in chosen or [one for one in facts.interfaces if one.up and one.name != "lo"]:
-        yield from _interface(interface, wants)
+    used_ones = chosen or [one for one in facts.interfaces if one.up and one.name != "lo"]
+    for interface in used_ones:
+        found = [*_interface(interface, wants), *check_xdp(interface, used_ones, facts, wants)]
+        yield from found or (_fine(interface),)
     sizes = {interface.mtu: interface.name for interface in chosen}
     if len(sizes) > 1:
         least, most = min(sizes), max(sizes)
@@ -146,25 +152,23 @@ def _interfaces(facts: Facts, wants: Wants) -> Iterator[Finding]:
 
 
 def _interface(interface: Interface, wants: Wants) -> Iterator[Finding]:
-    name, fine = interface.name, True
+    name = interface.name
     if not interface.up:
-        fine = False
         yield Finding(Level.WARN, name, "it is down", f"sudo ip link set dev {name} up")
     if interface.rp_filter == 1:
-        fine = False
         what = "strict reverse path filter: packets whose way back is another interface are dropped without a trace"
         mend = f"sudo sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.{name}.rp_filter=2"
         yield Finding(Level.WARN, name, what, mend)
     if interface.lro:
-        fine = False
         what = "large receive offload joins packets that have to leave again"
         yield Finding(Level.WARN, name, what, f"sudo ethtool -K {name} lro off")
     if interface.bare and name in wants.xdp:
-        fine = False
         what = "`attach: xdp`, and XDP cannot read packets without a link header: tc carries its traffic instead"
         yield Finding(Level.WARN, name, what, f"interfaces: {{{name}: {{attach: tc}}}}   # in {wants.source}")
-    if fine:
-        yield Finding(Level.OK, name, f"up, MTU {interface.mtu}, no filter or offload in the way")
+
+
+def _fine(interface: Interface) -> Finding:
+    return Finding(Level.OK, interface.name, f"up, MTU {interface.mtu}, no filter or offload in the way")
 
 
 def _members(facts: Facts, wants: Wants) -> Iterator[Finding]:

@@ -1,12 +1,10 @@
-"""What is so on this host. All of the doctor's I/O is here, and none of its judgement."""
+"""What is so on this host. The doctor's I/O is here and in `cables`, and none of its judgement."""
 
 import ctypes
-import fcntl
 import os
 import platform
 import resource
 import socket
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +18,13 @@ from asynclb.datapath.base import Refusal
 from asynclb.datapath.frames.neighbours import BARE
 from asynclb.datapath.host import Capability, missing
 from asynclb.datapath.kernel import bpffs
+from asynclb.datapath.kernel.features import xdp_features
 from asynclb.datapath.kernel.host import look_at_host
+from asynclb.doctor.cables import Cable, cable_of, has_lro, namespaces, queues
 from asynclb.doctor.wants import Wants
 
 _SYSCTL = Path("/proc/sys")
-_SIOCETHTOOL = 0x8946
-_ETHTOOL_GFLAGS = 0x25  # linux/ethtool.h
-_LRO = 1 << 15
+_TELLS_FEATURES = (6, 3)  # Linux, from which on drivers say what they do with XDP
 _REACHABLE = {"permanent": 0x80, "noarp": 0x40, "reachable": 0x02, "stale": 0x04, "delay": 0x08, "probe": 0x10}
 
 
@@ -43,6 +41,14 @@ class Interface:
     lro: bool = False
     bare: bool = False
     """Whether its packets have no link header, as in most tunnels."""
+    queues: int = 1
+    """By which it receives."""
+    native: bool | None = None
+    """Whether its driver runs XDP; None: the kernel does not say."""
+    target: bool | None = None
+    """Whether its driver takes frames that XDP sends to it; None: the kernel does not say."""
+    cable: Cable | None = None
+    """The other end of a veth, if somebody wants XDP and it can be looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,7 @@ class Facts:
     """Whether one is mounted that this user may write to."""
     kernel_refusal: Refusal | None
     descriptors: int
+    page_bytes: int = 4096
     sysctls: Mapping[str, str] = field(default_factory=dict)
     interfaces: tuple[Interface, ...] = ()
     members: Mapping[str, Reach] = field(default_factory=dict)
@@ -88,18 +95,20 @@ def gather(wants: Wants) -> Facts:
     """Look. Blocks for some 100 ms: programs are tried in the kernel."""
     judged = look_at_host()
     major, minor, *_ = platform.release().split(".")
+    release = int(major), int("".join(c for c in minor if c.isdecimal()) or 0)
     with IPRoute() as netlink:
-        interfaces = tuple(_interfaces(netlink))
+        interfaces = tuple(_interfaces(netlink, release, xdp=bool(wants.xdp)))
         members = {name: _reach(netlink, str(address), interfaces) for name, address in wants.members}
     return Facts(
         user=f"uid {os.geteuid()}",
         lacking=frozenset(capability.name for capability in missing(*Capability)),
-        release=(int(major), int("".join(c for c in minor if c.isdecimal()) or 0)),
+        release=release,
         native="" if native.available else native.reason,
         libraries={name: _loadable(name) for name in ("libnftables.so.1", "libbpf.so.1")},
         bpffs=bool(bpffs.present()),
         kernel_refusal=judged if isinstance(judged, Refusal) else None,
         descriptors=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        page_bytes=resource.getpagesize(),
         sysctls={name: _sysctl(name) for name in SYSCTLS},
         interfaces=interfaces,
         members=members,
@@ -121,34 +130,29 @@ def _sysctl(name: str) -> str:
         return ""
 
 
-def _interfaces(netlink: Any) -> Iterator[Interface]:
+def _interfaces(netlink: Any, release: tuple[int, int], *, xdp: bool) -> Iterator[Interface]:
+    """Yield every interface. `xdp`: somebody wants it, so other ends of cables are looked at as well."""
+    features = xdp_features() if release >= _TELLS_FEATURES else None
+    places = namespaces() if xdp else {}
     common = int(_sysctl("net/ipv4/conf/all/rp_filter") or 0)
     for link in netlink.get_links():
-        name = link.get_attr("IFLA_IFNAME")
+        name, index = link.get_attr("IFLA_IFNAME"), link["index"]
         info = link.get_attr("IFLA_LINKINFO")
+        kind = (info.get_attr("IFLA_INFO_KIND") or "") if info is not None else ""
         yield Interface(
             name=name,
-            index=link["index"],
+            index=index,
             mtu=link.get_attr("IFLA_MTU") or 0,
             up=bool(link["flags"] & 1),
-            kind=(info.get_attr("IFLA_INFO_KIND") or "") if info is not None else "",
+            kind=kind,
             rp_filter=max(common, int(_sysctl(f"net/ipv4/conf/{name}/rp_filter") or 0)),
-            lro=_has_lro(name),
+            lro=has_lro(name),
             bare=link["ifi_type"] in BARE,
+            queues=queues(name)[0],
+            native=index in features.native if features is not None else None,
+            target=index in features.targets if features is not None else None,
+            cable=cable_of(link, places) if xdp and kind == "veth" else None,
         )
-
-
-def _has_lro(name: str) -> bool:
-    """Return whether the interface joins segments in hardware. Source: ethtool(8), linux/ethtool.h."""
-    value = bytearray(struct.pack("=II", _ETHTOOL_GFLAGS, 0))
-    buffer = (ctypes.c_char * len(value)).from_buffer(value)
-    request = struct.pack("16sP16x", name.encode()[:15], ctypes.addressof(buffer))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            fcntl.ioctl(sock, _SIOCETHTOOL, request)
-        except OSError:
-            return False
-    return bool(struct.unpack("=II", bytes(value))[1] & _LRO)
 
 
 def _reach(netlink: Any, address: str, interfaces: tuple[Interface, ...]) -> Reach:

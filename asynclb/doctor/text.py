@@ -26,8 +26,10 @@ def _lines(findings: Sequence[Finding]) -> Iterator[str]:
     for one in findings:
         yield f"{_WORDS[one.level]:<4}  {one.subject:<{width}}  {one.found}"
         if one.mend:
-            first = said.setdefault(one.mend, one.subject)
-            yield f"{'':<4}  {'':<{width}}  > {one.mend if first == one.subject else f'as for {first}'}"
+            before = said.get(one.mend)
+            again = "as above" if before == one.subject else f"as for {before}"
+            said.setdefault(one.mend, one.subject)
+            yield f"{'':<4}  {'':<{width}}  > {one.mend if before is None else again}"
 
 
 def finding_document(finding: Finding) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """`attach: xdp` on cables whose other end has no ring for frames, and frames that leave by where they came."""
 
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
+
+import pytest
 
 from asynclb.datapath.base import Counters
 from asynclb.events import Event
@@ -34,6 +36,36 @@ async def test_what_xdp_could_not_send_on(version: int) -> None:
         assert sorted(attached[2:]) == [("back", "tcx"), ("front", "tcx")]
         assert {limits[f"XDP on {name}"] for name in ("front", "back")} == {"cannot send to back"}
         assert lost(await balancer.counters()) == {}
+
+
+@pytest.mark.parametrize(
+    ("device", "command", "why"),
+    [
+        (
+            "front",
+            ("ip", "link", "set", "dev", "lb", "mtu", "9000"),
+            "the MTU, of the other end of a veth, is too large",
+        ),
+        ("lb", ("ethtool", "-L", "front", "rx", "1"), "it has fewer queues than the other end"),
+    ],
+)
+async def test_a_cable_whose_driver_refuses_xdp(device: str, command: tuple[str, ...], why: str) -> None:
+    """XDP runs in the kernel's stack there, which is told with the reason, and connections come about."""
+    async with Lab("refused", offload=False) as lab:
+        site = await STANDARD.build(lab)
+        await lab.hosts["front"].check_output("ethtool", "-L", "lb", "tx", "2")
+        await lab.hosts[device].check_output(*command)
+        async with kernel(site.lb, attach="xdp") as balancer:
+            await balancer.apply(rule(site))
+            found = await balancer.ask(lambda driver: tuple(driver.proxy.attachments()))
+            assert [(one.interface, one.mode) for one in found] == [("back", "xdp"), ("front", "xdp-generic")]
+            assert [one.instead for one in found] == ["", f"its driver refuses it: {why}"]
+            (told,) = [one for one in balancer.events.of(Event.HOST_LIMIT) if one["what"] == "XDP on front"]
+            assert told["value"] == f"its driver refuses it: {why}"
+            assert "asynclb doctor" in str(told["remedy"])
+            async with AsyncExitStack() as stack:
+                members = stack.enter_context(Members(site))
+                await greet(*await stack.enter_async_context(members.joined(site.clients[0], VIPS[4])))
 
 
 @BOTH

@@ -57,7 +57,7 @@ class Attachment(TypedDict):
 
     name: str
     mode: Annotated[str, "tcx, clsact, xdp or xdp-generic"]
-    instead: Annotated[str, "why it is tc where XDP is wished for, or ''"]
+    instead: Annotated[str, "why it is not native XDP where that is wished for, or ''"]
 
 
 class Datapath(TypedDict):

@@ -26,7 +26,15 @@ from asynclb.native.libbpf import Attach, BpfError, Libbpf, XdpMode
 
 _HANDLE = 0xA51B
 _PRIORITY = 0xA51B
-_NOT_THIS_WAY = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.EBUSY, errno.EEXIST, errno.ERANGE, errno.E2BIG})
+_NOT_THIS_WAY = frozenset(
+    {errno.EOPNOTSUPP, errno.EINVAL, errno.EBUSY, errno.EEXIST, errno.ERANGE, errno.E2BIG, errno.ENOSPC}
+)
+"""ERANGE and ENOSPC are a veth's: its other end has too large an MTU, or more queues than it has itself."""
+_REASONS = {
+    errno.EOPNOTSUPP: "it has none, or not with these settings",
+    errno.ERANGE: "the MTU, of the other end of a veth, is too large",
+    errno.ENOSPC: "it has fewer queues than the other end",
+}
 _GONE = frozenset({errno.ENODEV, errno.ENOENT, errno.ENOLINK, errno.ENXIO})
 
 
@@ -58,6 +66,13 @@ def _taken(name: str, refused: BpfError) -> Instead:
     return Instead(refused.what, f"tc carries its traffic instead; {mend}, or set `attach: tc`")
 
 
+def _in_the_stack(refused: BpfError) -> Instead:
+    mend = "`asynclb doctor CONFIG` says what is in the way there; or set `attach: tc`"
+    number = refused.errno or 0
+    why = _REASONS.get(number, os.strerror(number).lower())
+    return Instead(f"its driver refuses it: {why}", f"it runs in the kernel's stack instead; {mend}")
+
+
 class Attachments:
     """Every interface that programs are attached to. Owner: the datapath."""
 
@@ -71,6 +86,8 @@ class Attachments:
         self._standing_in: dict[int, _Attached] = {}
         self._without_xdp: dict[int, Instead] = {}
         """Interfaces that refused XDP to this process: they are not asked again."""
+        self._in_stack: dict[int, Instead] = {}
+        """Interfaces whose driver refused XDP, and that have it in the kernel's stack."""
         self._wishes: dict[int, Wanted] = {}
         self._has_xdp = True
 
@@ -85,10 +102,13 @@ class Attachments:
         return self._bare & self._attached.keys()
 
     def instead(self, index: int) -> str:
-        """Return why tc carries what comes by an interface where XDP is wished for, or ''."""
+        """Return why what comes by an interface is not seen by its driver, where XDP is wished for, or ''."""
         wish, attached = self._wishes.get(index), self._attached.get(index)
-        if wish is None or attached is None or attached.mode.is_xdp:
+        if wish is None or attached is None:
             return ""
+        if attached.mode.is_xdp:
+            found = self._in_stack.get(index)
+            return found.why if found is not None else ""
         found = wish.instead or self._without_xdp.get(index)
         if found is not None:
             return found.why
@@ -211,11 +231,21 @@ class Attachments:
                     raise
                 refused = refused or error
                 continue
-            if refused is not None and mode not in self._ways(wish):
-                self._without_xdp[wish.link.index] = instead = _taken(wish.link.name, refused)
-                self._tell(wish.link.name, instead)
+            if refused is not None:
+                self._settle(wish, mode, refused)
             return made
         raise refused or BpfError("attach", errno.EINVAL)
+
+    def _settle(self, wish: Wanted, mode: Mode, refused: BpfError) -> None:
+        """Remember and tell that an interface got less than XDP in its driver."""
+        if mode not in self._ways(wish):
+            found, kept = _taken(wish.link.name, refused), self._without_xdp
+        elif mode is Mode.XDP_GENERIC:
+            found, kept = _in_the_stack(refused), self._in_stack
+        else:
+            return
+        kept[wish.link.index] = found
+        self._tell(wish.link.name, found)
 
     def _ways(self, wish: Wanted) -> tuple[Mode, ...]:
         """Return how an interface may stay attached."""
@@ -276,6 +306,7 @@ class Attachments:
             if place.get(attached.index) is attached:
                 del place[attached.index]
         self._without_xdp.pop(attached.index, None)
+        self._in_stack.pop(attached.index, None)
         if attached.mode is Mode.CLSACT:
             self._bpf.tc_detach(attached.index, _HANDLE, _PRIORITY)
         else:

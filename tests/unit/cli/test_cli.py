@@ -328,7 +328,7 @@ def test_show_aligns_columns() -> None:
     assert bad.endswith("Down (refused)")
     assert "proxy" in shown["datapaths"]
     heads, eth0, tun7 = shown["datapaths"].splitlines()[-3:]
-    assert heads.split() == ["DATAPATH", "INTERFACE", "ATTACHED", "BY", "WHY", "NOT", "XDP"]
+    assert heads.split() == ["DATAPATH", "INTERFACE", "ATTACHED", "BY", "WHY", "NOT", "NATIVE", "XDP"]
     assert eth0.split() == ["kernel", "eth0", "xdp", "-"]
     assert tun7.endswith("tun7       tcx          cannot read packets without a link header")
     assert shown["frontends"].splitlines()[-1].split() == [

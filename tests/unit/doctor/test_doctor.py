@@ -12,6 +12,7 @@ from asynclb.cli import cli
 from asynclb.cli.options import vip_and_port
 from asynclb.config import parse
 from asynclb.datapath.base import Refusal
+from asynclb.doctor.cables import Cable
 from asynclb.doctor.checks import check_host
 from asynclb.doctor.facts import Facts, Interface, Reach
 from asynclb.doctor.finding import Finding, Level
@@ -96,6 +97,83 @@ def test_xdp_that_a_tunnel_cannot_have() -> None:
     assert "packets without a link header: tc carries its traffic instead" in found.found
     assert found.mend == "interfaces: {tun7: {attach: tc}}   # in f"
     assert not [one for one in bad(tunnel, Wants(interfaces=frozenset({"tun7"}))) if one.subject == "tun7"]
+
+
+END = Cable("/run/netns/app", "eth0", 1500, 1, gro=True, tx_checksums=False)
+VETH = Interface("front", 3, 1500, up=True, kind="veth", native=True, target=True, cable=END)
+XDP = Wants(xdp=frozenset({"front"}), interfaces=frozenset({"front"}), source="f")
+
+
+@pytest.mark.parametrize(
+    ("interface", "level", "found", "mend"),
+    [
+        (VETH, None, "", ""),
+        (
+            replace(VETH, cable=replace(END, tx_checksums=True)),
+            "fail",
+            "arrives broken",
+            "nsenter --net=/run/netns/app",
+        ),
+        (replace(VETH, cable=replace(END, tx_checksums=True, namespace="")), "fail", "", "sudo ethtool -K eth0 tx off"),
+        (
+            replace(VETH, cable=replace(END, mtu=9000)),
+            "warn",
+            "MTU 9,000, and the driver's XDP takes 3,506",
+            "mtu 1500",
+        ),
+        (
+            replace(VETH, mtu=9000, cable=replace(END, mtu=9000)),
+            "warn",
+            "runs in the kernel's stack",
+            "ip link set dev eth0 mtu 3506 && sudo ip link set dev front mtu 3506",
+        ),
+        (replace(VETH, cable=replace(END, queues=2)), "warn", "sends by 2 queues", "ethtool -L eth0 tx 1"),
+        (replace(VETH, target=False), "warn", "(eth0) has neither GRO nor XDP", "ethtool -K eth0 gro on"),
+        (replace(VETH, target=None, native=None), None, "", ""),
+        (replace(VETH, target=None, native=None, cable=replace(END, gro=False)), "warn", "neither GRO", "gro on"),
+        (replace(VETH, cable=None), "warn", "cannot be looked at", "sudo ethtool -K OTHER_END tx off gro on"),
+        (replace(VETH, kind="", native=False, target=False, cable=None), "warn", "its driver has no XDP", "attach: tc"),
+        (
+            replace(VETH, kind="bridge", native=False, cable=None),
+            "warn",
+            "its driver (bridge) has no XDP",
+            "attach: tc",
+        ),
+        (replace(VETH, kind="", target=False, cable=None), "warn", "takes no frames of XDP's", "front: {attach: tc}"),
+        (replace(VETH, kind="", native=None, target=None, cable=None), None, "", ""),
+    ],
+)
+def test_xdp_on_each_kind_of_interface(interface: Interface, level: str | None, found: str, mend: str) -> None:
+    """What the driver refuses, what it cannot be sent, and what the other end of a veth breaks; else nothing."""
+    told = [one for one in bad(replace(WELL, interfaces=(interface,)), XDP) if one.subject == "front"]
+    assert [str(one.level) for one in told] == ([level] if level else [])
+    assert all(found in one.found and mend in one.mend for one in told)
+    assert not [one for one in bad(replace(WELL, interfaces=(interface,)), Wants()) if one.subject == "front"]
+
+
+def test_two_faults_of_one_cable_have_one_command() -> None:
+    """It is printed with the first, and the second refers to it."""
+    shut = replace(VETH, target=False, cable=replace(END, gro=False, tx_checksums=True))
+    lines = findings_text(bad(replace(WELL, interfaces=(shut,)), XDP)).splitlines()
+    mends = [line.split("> ")[1] for line in lines if "> " in line]
+    assert mends == ["sudo nsenter --net=/run/netns/app ethtool -K eth0 tx off gro on", "as above"]
+
+
+def test_interfaces_that_xdp_sends_to() -> None:
+    """One that has no wish of its own is looked at too: what XDP takes in elsewhere has to leave by it."""
+    back = replace(VETH, name="back", target=False, cable=replace(END, gro=False, tx_checksums=True))
+    unseen = replace(VETH, name="side", cable=None)
+    wants = replace(XDP, interfaces=frozenset({"front", "back", "side"}))
+    (told,) = bad(replace(WELL, interfaces=(VETH, back, unseen)), wants)
+    assert (told.subject, told.mend.endswith("ethtool -K eth0 gro on")) == ("back", True)
+
+
+def test_the_kernel_datapath_needs_a_host_that_forwards() -> None:
+    """Where XDP is wished for, or a rule names the datapath, the host's routing takes what programs leave to it."""
+    facts = replace(WELL, interfaces=(VETH,), sysctls={"net/ipv4/ip_forward": "0"})
+    for wants in (XDP, Wants(named=frozenset({"kernel"}))):
+        (told,) = bad(facts, wants)
+        assert (told.subject, told.mend) == ("ip_forward", "sudo sysctl -w net.ipv4.ip_forward=1")
 
 
 def test_what_is_asked_for_by_name_is_in_the_way() -> None:
