@@ -2,10 +2,6 @@
 
 from ipaddress import ip_address
 
-from hypothesis import given
-from hypothesis import strategies as st
-
-from asynclb.config import check_members
 from asynclb.discovery.records import Service, parts_of_addresses, parts_of_services
 
 
@@ -52,26 +48,3 @@ def test_targets_whose_names_are_none_here_are_called_by_their_address() -> None
     addresses = {long: [ip_address("fd00::1")], odd: [ip_address("fd00::2")]}
     parts = parts_of_services([Service(0, 1, 80, long), Service(0, 1, 80, odd)], addresses)
     assert [part["name"] for part in parts.values()] == ["fd00--1", "fd00--2"]
-
-
-@given(
-    st.lists(
-        st.builds(
-            Service,
-            st.integers(0, 65_535),
-            st.integers(0, 65_535),
-            st.integers(1, 65_535),
-            st.sampled_from([f"{name}.test" for name in "abcdefgh"]),
-        ),
-        max_size=30,
-    )
-)
-def test_whatever_records_say_is_a_sound_set_of_members(services: list[Service]) -> None:
-    """Any records give members that the configuration's rules accept, with names of their own, in one order."""
-    addresses = {
-        f"{name}.test": [ip_address(f"10.0.{i}.{k}") for k in (1, 2)][: 1 + i % 2] for i, name in enumerate("abcdefg")
-    }
-    parts = parts_of_services(services, addresses)
-    members = check_members(parts, source="dns")
-    assert len({member.name for member in members}) == len({member.address for member in members}) == len(members)
-    assert parts == parts_of_services(list(reversed(services)), addresses)

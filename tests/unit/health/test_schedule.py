@@ -1,17 +1,11 @@
 """When checks start: phases, jitter, missed ticks, and the bound on checks in flight."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from asynclb.health.gate import Gate
 from asynclb.health.schedule import (
-    FIRST_WITHIN_NS,
-    JITTER,
     Schedule,
-    first_start,
     following,
-    grid_after,
     place_of,
     spread,
     start_at,
@@ -37,22 +31,6 @@ def test_phase_is_the_target_s_own() -> None:
     assert place_of(("a", "bc", "")) != place_of(("ab", "c", ""))
 
 
-@given(st.integers(0, 2**64 - 1), st.integers(0, 10**18), st.integers(1, 600 * S))
-def test_first_check_comes_soon(place: int, now_ns: int, interval_ns: int) -> None:
-    """A new target is checked within a second, or within its interval if that is shorter."""
-    first_ns = first_start(place, now_ns, interval_ns)
-    assert now_ns <= first_ns < now_ns + min(interval_ns, FIRST_WITHIN_NS)
-
-
-@given(st.integers(0, 10**18), st.integers(1, 10**12), st.data())
-def test_grid_after_is_next(now_ns: int, interval_ns: int, data: st.DataObject) -> None:
-    """The next grid instant lies on the grid, after now, and not further than one interval."""
-    phase_ns = data.draw(st.integers(0, interval_ns - 1))
-    found_ns = grid_after(now_ns, phase_ns, interval_ns)
-    assert now_ns < found_ns <= now_ns + interval_ns
-    assert found_ns % interval_ns == phase_ns
-
-
 @pytest.mark.parametrize(
     ("ended_s", "next_s"),
     [
@@ -66,13 +44,6 @@ def test_grid_after_is_next(now_ns: int, interval_ns: int, data: st.DataObject) 
 def test_missed_ticks(ended_s: float, next_s: int) -> None:
     """After the check of 100 s at an interval of 5 s: which tick is served next."""
     assert following(100 * S, int(ended_s * S), 5 * S) == next_s * S
-
-
-@given(st.integers(10**12, 10**15), st.floats(0, 1, exclude_max=True))
-def test_jitter_is_bounded(grid_ns: int, chance: float) -> None:
-    """A start is within 5 % of the interval of its grid instant."""
-    start_ns = start_at(grid_ns, 0, 5 * S, chance)
-    assert abs(start_ns - grid_ns) <= JITTER * 5 * S
 
 
 def test_never_starts_in_the_past() -> None:

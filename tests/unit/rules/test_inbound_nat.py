@@ -1,13 +1,10 @@
 """Ports of inbound NAT rules: who has which, who keeps it, and the rows they become."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from asynclb.model import (
     AdminState,
@@ -57,19 +54,6 @@ def test_survivors_keep_their_ports() -> None:
     before = assign_ports(model("m0", "m1", "m2"), {})
     after = assign_ports(model("m3", "m1", "m2", "m4"), before)
     assert after == {"ssh": {"m3": 50_000, "m1": 50_001, "m2": 50_002, "m4": 50_003}}
-
-
-@given(st.lists(st.lists(st.sampled_from(NAMES), unique=True, max_size=6), max_size=12))
-def test_ports_are_disjoint_and_stable(history: list[list[str]]) -> None:
-    """Through any history of a pool, members that stay keep their ports, and no two share one."""
-    ports: Mapping[str, int] = {}
-    for members in history:
-        before, ports = ports, assign_range(100, 105, members, ports)
-        assert list(ports) == members
-        assert len(set(ports.values())) == len(ports)
-        assert all(100 <= port <= 105 for port in ports.values())
-        assert all(ports[name] == before[name] for name in before.keys() & ports.keys())
-        assert assign_range(100, 105, members, ports) == ports
 
 
 def test_range_that_is_too_small() -> None:

@@ -3,11 +3,9 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from asynclb.top.keys import Ui, press, read_keys
-from asynclb.top.model import COLUMNS, Look, Rates, View, rates
+from asynclb.top.model import Look, Rates, View, rates
 from asynclb.top.view import draw
 
 
@@ -97,30 +95,6 @@ def test_the_first_line_says_what_is_wrong_and_bad_rows_stand_first() -> None:
     assert lines[3].split()[:3] == ["RULE", "STATE", "UP"]
     assert [line.split()[0] for line in lines[4:6]] == ["dns", "web"]
     assert lines[-1].startswith("F1 help")
-
-
-@given(
-    view=st.sampled_from(View),
-    sort=st.none() | st.integers(0, 4),
-    width=st.integers(40, 250),
-    height=st.integers(8, 60),
-    down=st.booleans(),
-)
-def test_a_screen_fits_every_terminal(view: View, sort: int | None, width: int, height: int, down: bool) -> None:
-    """Every view in every order has as many lines as there are, none too wide, and the first column always."""
-    lines = texts(Ui(view=view, sort=sort, down=down), width, height)
-    assert len(lines) == height
-    assert max(map(len, lines)) <= width
-    assert lines[3].startswith(COLUMNS[view][0].head)
-
-
-@given(st.text(alphabet="qhjkgG<>,.Iif/\\? \t\x1b[ABCDOPS0123456789~\r\x7fxyz", max_size=60))
-def test_any_keys_are_survived(text: str) -> None:
-    """Whatever is typed, the screen can be drawn."""
-    ui = Ui()
-    for key in read_keys(text):
-        ui = press(ui, key, 19, 2)
-        assert len(texts(ui)) == 24
 
 
 @pytest.mark.parametrize(
