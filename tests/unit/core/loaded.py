@@ -26,6 +26,7 @@ from asynclb.net.drop import Drop
 from tests.unit.core.world import CLIENTS, OURS, SERVERS, World
 
 OBJECT = Path(native.__file__).with_name("_kernel.bpf.o")
+PROGRAMS = ("asynclb_xdp", "asynclb_xdp_plain", "asynclb_tc", "asynclb_tc_bare", "asynclb_ask")
 CAPACITY, SLACK = 1 << 20, 4096
 XDP_VERDICTS = {1: "drop", 2: "pass", 3: "tx", 4: "tx"}
 TC_VERDICTS = {2: "drop", 0xFFFF_FFFF: "pass", 7: "tx"}
@@ -42,14 +43,16 @@ SETS = 64
 
 @cache
 def unavailable() -> str:
-    """Return why the programs cannot be loaded here, or nothing.
+    """Return why the programs cannot be loaded here, or nothing. The smallest of them is tried.
 
-    Raises: BpfError -> the verifier refuses them, which is no reason to skip a test.
+    Raises: BpfError -> the verifier refuses it, which is no reason to skip a test.
     """
     if not OBJECT.exists():
         return "the BPF object is not built"
     try:
         with Libbpf().open_object(OBJECT.read_bytes(), "asynclb") as opened:
+            for name in PROGRAMS:
+                opened.choose(name, load=name == "asynclb_ask")
             opened.load()
     except LibbpfMissingError as error:
         return str(error)

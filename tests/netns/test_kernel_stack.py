@@ -15,12 +15,12 @@ from itertools import pairwise
 import pytest
 
 from asynclb.datapath.core import layout
-from asynclb.datapath.kernel.programs import OBJECT, SLACK, SMALLEST_IMAGE
+from asynclb.datapath.kernel.programs import SLACK, SMALLEST_IMAGE
 from asynclb.lab import require_tools
 from asynclb.native.libbpf import Libbpf, Object
+from tests.unit.core.loaded import OBJECT, PROGRAMS, need_programs
 
 LIMIT, ROUNDED = 512, 32  # MAX_BPF_STACK
-PROGRAMS = ("asynclb_xdp", "asynclb_xdp_plain", "asynclb_tc", "asynclb_tc_bare", "asynclb_ask")
 
 _INSTRUCTION = re.compile(r"\s*(\d+): \(..\) (.*)")
 _ACCESS = re.compile(r"\(r10 -(\d+)\)")
@@ -76,9 +76,11 @@ def worst(start: int, depths: Mapping[int, tuple[str, int]], calls: Mapping[int,
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_every_chain_of_calls_fits(bpf: Libbpf, name: str) -> None:
+def test_every_chain_of_calls_fits(name: str) -> None:
     """The deepest one is what a kernel would refuse the program for."""
     require_tools("bpftool")
+    need_programs()
+    bpf = Libbpf()
     with loaded(bpf, name) as found:
         words = ("bpftool", "prog", "dump", "xlated", "id", str(bpf.program_id(found.program(name))))
         text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
