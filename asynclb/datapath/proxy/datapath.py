@@ -11,7 +11,8 @@ import contextlib
 import errno
 import resource
 import socket
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from asynclb.datapath.ask import LiveVerdict
 from asynclb.datapath.base import Counters, FlowRecord, Refusal
@@ -22,7 +23,7 @@ from asynclb.datapath.proxy.frontend import ProxyFrontend, Shared, wanted_progra
 from asynclb.datapath.proxy.ledger import Ledger
 from asynclb.datapath.proxy.limits import host_refusal, static_refusal
 from asynclb.datapath.proxy.plumbing import Plumbing
-from asynclb.datapath.proxy.reactor import Reactor
+from asynclb.datapath.proxy.reactor import TICK_S, Reactor
 from asynclb.datapath.proxy.relay import Ending
 from asynclb.datapath.proxy.tcp import TcpFrontend
 from asynclb.datapath.proxy.udp import UdpFrontend
@@ -49,13 +50,18 @@ _TELLING_COST = TellingCost(4e-6, 0.4e-6)
 
 
 class ProxyDatapath:
-    """Executes TCP and UDP rules with sockets. Owner: the controller."""
+    """Executes TCP and UDP rules with sockets. Owner: the controller.
+
+    Its timeouts and drains go by `clock`, at which it looks every `tick_s` of real time.
+    """
 
     name = "proxy"
     judge = ""
 
-    def __init__(self, *, emit: Emit) -> None:
+    def __init__(self, *, emit: Emit, clock: Callable[[], float] = time.monotonic, tick_s: float = TICK_S) -> None:
         self._emit = emit
+        self._clock = clock
+        self._tick_s = tick_s
         self._ledger = Ledger()
         self._frontends: dict[FrontendKey, ProxyFrontend] = {}
         self._draining: dict[ProxyFrontend, Farewell] = {}
@@ -83,7 +89,7 @@ class ProxyDatapath:
         proxy runs, and refuses transparent rules one by one.
         """
         soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        reactor = Reactor(asyncio.get_running_loop())
+        reactor = Reactor(asyncio.get_running_loop(), clock=self._clock, tick_s=self._tick_s)
         self._shared = Shared(reactor, self._ledger, self._emit, max_descriptor=soft - _DESCRIPTOR_RESERVE)
         self._shared.listeners = self._listeners
         self._privileged = not missing(Capability.CAP_NET_ADMIN)

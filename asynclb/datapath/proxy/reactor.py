@@ -29,7 +29,7 @@ HUNG_UP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _INTEREST = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
 _BATCH = 128  # events served before the loop gets its turn: about 2 ms of small reads and writes
-_TICK_S = 0.25  # granularity of idle and connect timeouts
+TICK_S = 0.25  # granularity of idle and connect timeouts
 
 
 class Timed(Hashable, Protocol):
@@ -42,20 +42,24 @@ class Timed(Hashable, Protocol):
 class Reactor:
     """Serves the sockets and the timers of the proxy. Owner: the datapath.
 
-    `now_s` is the monotonic time at the start of the current batch: exact enough for activity stamps.
+    `now_s` is the time by `clock` at the start of the current batch: exact enough for activity stamps.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.now_s = time.monotonic()
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, *, clock: Callable[[], float] = time.monotonic, tick_s: float = TICK_S
+    ) -> None:
+        self.now_s = clock()
+        self._clock = clock
+        self._tick_s = tick_s
         self._loop = loop
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._again: list[Callable[[], None]] = []
         self._retired: list[socket.socket] = []
-        self._wheel: Wheel[Timed] = Wheel(_TICK_S, self.now_s)
+        self._wheel: Wheel[Timed] = Wheel(tick_s, self.now_s)
         self._ticks: dict[Timed, int] = {}
         loop.add_reader(self._epoll.fileno(), self._serve)
-        self._timer = loop.call_later(_TICK_S, self._tick)
+        self._timer = loop.call_later(tick_s, self._tick)
 
     def watch(self, sock: socket.socket, handler: Handler) -> None:
         """Call `handler(events)` at every edge of the socket from now on."""
@@ -106,7 +110,7 @@ class Reactor:
         self._handlers.clear()
 
     def _serve(self) -> None:
-        self.now_s = time.monotonic()
+        self.now_s = self._clock()
         handlers = self._handlers
         for fd, events in self._epoll.poll(0, _BATCH):
             handler = handlers.get(fd)
@@ -114,7 +118,7 @@ class Reactor:
                 handler(events)
 
     def _serve_again(self) -> None:
-        self.now_s = time.monotonic()
+        self.now_s = self._clock()
         calls, self._again = self._again, []
         for call in calls:
             call()
@@ -125,8 +129,8 @@ class Reactor:
             sock.close()
 
     def _tick(self) -> None:
-        self._timer = self._loop.call_later(_TICK_S, self._tick)
-        self.now_s = now_s = time.monotonic()
+        self._timer = self._loop.call_later(self._tick_s, self._tick)
+        self.now_s = now_s = self._clock()
         for item in self._wheel.due(now_s):
             self._ticks.pop(item, None)
             due_s = item.on_time(now_s)

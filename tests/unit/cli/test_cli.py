@@ -298,7 +298,7 @@ class _Answers(BaseHTTPRequestHandler):
 def answering() -> Iterator[str]:
     """Answer as a running process would; yield the URL."""
     with HTTPServer(("127.0.0.1", 0), _Answers) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))  # how often it looks whether it shall end
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"

@@ -2,22 +2,30 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
 from asynclb.datapath.base import Counters
+from asynclb.datapath.proxy import ProxyDatapath
 from tests.unit.proxy.privileges import without_network_privileges
 from tests.unit.proxy.wire import Listener, Wire, connect, free_port, until
-from tests.unit.proxy.world import Driver, local, member, row
+from tests.unit.proxy.world import TICK_S, Clock, Driver, local, member, row
 
 VIP = local(1)
 
 
 @pytest.fixture
-async def driver() -> AsyncIterator[Driver]:
+def clock() -> Clock:
+    """Give the test the clock of its proxy."""
+    return Clock()
+
+
+@pytest.fixture
+async def driver(clock: Clock) -> AsyncIterator[Driver]:
     """Give the test an open proxy that may not speak with clients' addresses, with no rules yet."""
     with without_network_privileges():
-        driver = Driver()
+        driver = Driver(partial(ProxyDatapath, clock=clock, tick_s=TICK_S))
         await driver.proxy.open()
         try:
             transparent = row(VIP, 80, [member("a", "127.0.0.1")], 80)

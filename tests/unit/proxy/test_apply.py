@@ -23,7 +23,7 @@ from asynclb.tables.row import Delivery, FrontendKey, Row
 from asynclb.tables.tables import EMPTY_TABLES
 from tests.unit.proxy.conftest import VIP, Joined
 from tests.unit.proxy.wire import Deaf, Listener, Wire, connect, descriptors, expect_refusal, free_port, until
-from tests.unit.proxy.world import Driver, Events, local, member, pool, row
+from tests.unit.proxy.world import Clock, Driver, Events, local, member, pool, row
 
 
 def rule_of(joined: Joined, *, drain_s: float = 300.0, **fields: Any) -> Row:
@@ -172,65 +172,75 @@ async def test_an_open_flow_survives_another_seed(joined: Joined) -> None:
     assert await is_open(joined)
 
 
-async def test_a_removed_rule_stops_listening_and_drains(joined: Joined) -> None:
+async def test_a_removed_rule_stops_listening_and_drains(joined: Joined, clock: Clock) -> None:
     """A removed rule's port is closed at once; its flow goes on for the pool's drain period and is then reset."""
-    await joined.driver.apply(rule_of(joined, drain_s=0.5))
+    await joined.driver.apply(rule_of(joined, drain_s=300))
     await joined.driver.apply()
+    await clock.passes(200)
     assert await nobody_listens(joined.client.peer[1])
     assert await is_open(joined)
     assert [flow.member for flow in joined.driver.proxy.flows()] == ["be1"]
+    await clock.passes(101)
     await asyncio.gather(joined.client.expect_reset(), joined.member.expect_reset())
     assert joined.counters().flows == 0
     assert [fields["connections"] for fields in joined.driver.events.of(Event.CONNECTIONS_RESET)] == [1]
 
 
-async def test_a_removed_rule_that_comes_back_keeps_its_flows(joined: Joined) -> None:
+async def test_a_removed_rule_that_comes_back_keeps_its_flows(joined: Joined, clock: Clock) -> None:
     """An operator who removes a rule by mistake and brings it back within the drain period loses no flow."""
-    await joined.driver.apply(rule_of(joined, drain_s=0.3))
+    await joined.driver.apply(rule_of(joined, drain_s=30))
     await joined.driver.apply()
-    await joined.driver.apply(rule_of(joined, drain_s=0.3))
-    await asyncio.sleep(0.7)
+    await clock.passes(20)
+    await joined.driver.apply(rule_of(joined, drain_s=30))
+    await clock.passes(70)
     assert await is_open(joined)
     (await connect(VIP, joined.client.peer[1])).close()
 
 
-async def test_a_removed_member_drains(joined: Joined) -> None:
+async def test_a_removed_member_drains(joined: Joined, clock: Clock) -> None:
     """A member that leaves the pool keeps its flow for the drain period; then both ends are reset."""
     rule = rule_of(joined)
-    await joined.driver.apply(replace(rule, pool=pool([member("be2", local(3))], drain_s=0.5)))
+    await joined.driver.apply(replace(rule, pool=pool([member("be2", local(3))], drain_s=300)))
+    await clock.passes(200)
     assert await is_open(joined)
+    await clock.passes(101)
     await asyncio.gather(joined.client.expect_reset(), joined.member.expect_reset())
     assert joined.counters().members["pool", "be1"].flows == 0
 
 
-async def test_a_removed_member_that_comes_back_keeps_its_flows(joined: Joined) -> None:
+async def test_a_removed_member_that_comes_back_keeps_its_flows(joined: Joined, clock: Clock) -> None:
     """A member that returns within the drain period has lost nothing."""
     rule = rule_of(joined)
-    await joined.driver.apply(replace(rule, pool=pool([member("be2", local(3))], drain_s=0.3)))
-    await joined.driver.apply(replace(rule, pool=pool([member("be1", local(2)), member("be2", local(3))], drain_s=0.3)))
-    await asyncio.sleep(0.7)
+    await joined.driver.apply(replace(rule, pool=pool([member("be2", local(3))], drain_s=30)))
+    await clock.passes(20)
+    await joined.driver.apply(replace(rule, pool=pool([member("be1", local(2)), member("be2", local(3))], drain_s=30)))
+    await clock.passes(70)
     assert await is_open(joined)
 
 
-async def test_a_draining_member_is_given_its_period(joined: Joined) -> None:
+async def test_a_draining_member_is_given_its_period(joined: Joined, clock: Clock) -> None:
     """Admin state drain takes no new flow, and resets what is open only when the period is over."""
     rule = rule_of(joined)
-    draining = pool([member("be1", local(2), admin_state=AdminState.DRAIN)], drain_s=0.5)
+    draining = pool([member("be1", local(2), admin_state=AdminState.DRAIN)], drain_s=300)
     await joined.driver.apply(replace(rule, pool=draining))
+    await clock.passes(200)
     assert await is_open(joined)
+    await clock.passes(101)
     await asyncio.gather(joined.client.expect_reset(), joined.member.expect_reset())
 
 
-async def test_a_member_at_a_new_address_is_another_member(joined: Joined) -> None:
+async def test_a_member_at_a_new_address_is_another_member(joined: Joined, clock: Clock) -> None:
     """A member that keeps its name and changes its address drains at the old one; new flows go to the new one only."""
     port = joined.member.name[1]
     with Listener(local(3), port) as new:
         rule = rule_of(joined)
-        await joined.driver.apply(replace(rule, pool=pool([member("be1", local(3))], drain_s=2)))
+        await joined.driver.apply(replace(rule, pool=pool([member("be1", local(3))], drain_s=300)))
         for _ in range(5):
             with await connect(VIP, joined.client.peer[1]), await new.accept():
                 pass
+        await clock.passes(200)
         assert await is_open(joined)
+        await clock.passes(101)
         await asyncio.gather(joined.client.expect_reset(), joined.member.expect_reset())
 
 

@@ -14,7 +14,7 @@ from asynclb.net.flow import Protocol
 from asynclb.tables.row import Row
 from tests.unit.proxy.conftest import VIP
 from tests.unit.proxy.wire import descriptors, free_port, until
-from tests.unit.proxy.world import Driver, local, member, row
+from tests.unit.proxy.world import Clock, Driver, local, member, row
 
 
 @contextmanager
@@ -90,16 +90,19 @@ async def test_a_member_that_is_not_there_ends_no_session(driver: Driver) -> Non
         assert driver.proxy.counters().rules["web"].new_flows == 1
 
 
-async def test_idle_sessions_close_their_sockets(driver: Driver) -> None:
+async def test_idle_sessions_close_their_sockets(driver: Driver, clock: Clock) -> None:
     """Sessions that say nothing for the timeout end, and with them their descriptors."""
     with bound(local(2)) as server:
         port = udp_port()
-        await driver.apply(udp_rule(port, server.getsockname()[1], idle_timeout_s=0.3))
+        await driver.apply(udp_rule(port, server.getsockname()[1], idle_timeout_s=240))
         before = descriptors()
         with ExitStack() as clients:
             for _ in range(50):
                 clients.enter_context(bound(local(9))).sendto(b"?", (VIP, port))
             await until(lambda: driver.proxy.counters().rules["web"].new_flows == 50, "fifty sessions")
+            await clock.passes(200)
+            assert driver.proxy.counters().flows == 50
+            await clock.passes(41)
         await until(lambda: driver.proxy.counters().flows == 0, "no sessions")
         await until(lambda: descriptors() == before, "no descriptors")
         assert not list(driver.proxy.flows())

@@ -1,6 +1,8 @@
-"""Rules, health and deltas for the tests of the proxy, in few words."""
+"""Rules, health, deltas and time for the tests of the proxy, in few words."""
 
+import asyncio
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -28,6 +30,7 @@ from asynclb.tables.tables import EMPTY_TABLES, Tables
 SEED = 0x8C1F0C6E5F0B4A7D
 PROBE = "probe"
 ANYONE: tuple[Prefix, ...] = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+TICK_S = 0.01
 
 
 def local(number: int) -> str:
@@ -91,6 +94,22 @@ class Events(list[tuple[Event, dict[str, object]]]):
         return [fields for name, fields in self if name is event]
 
 
+class Clock:
+    """Real time, and what a test lets pass beyond it. Owner: one test."""
+
+    def __init__(self) -> None:
+        self._ahead_s = 0.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return time.monotonic() + self._ahead_s
+
+    async def passes(self, seconds: float) -> None:
+        """Let time pass, and the proxy look at its timers, which it does every `TICK_S`."""
+        self._ahead_s += seconds
+        await asyncio.sleep(2 * TICK_S)
+
+
 class Driver:
     """Drives a datapath as the controller does: rows and health in, deltas applied. Owner: one test."""
 
@@ -114,7 +133,9 @@ class Driver:
 __all__ = [
     "ANYONE",
     "SEED",
+    "TICK_S",
     "AdminState",
+    "Clock",
     "Driver",
     "Events",
     "Protocol",
