@@ -118,8 +118,9 @@ async def test_what_is_refused(query: str, status: int, said: str) -> None:
         assert said in json.loads(await answer.text())["error"]
 
 
-async def test_few_at_once_and_an_end_with_the_reader() -> None:
+async def test_few_at_once_and_an_end_with_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two captures run at a time, a third is refused, and one ends when its reader goes away."""
+    monkeypatch.setattr("asynclb.admin.capture._LOOK_S", 0.02)
     async with served(ends=False) as (url, begun, _), ClientSession() as session:
         readers = [await session.post(f"{url}/api/v1/capture?rule=web") for _ in range(AT_ONCE)]
         async with session.post(f"{url}/api/v1/capture?rule=web") as refused:
@@ -128,4 +129,4 @@ async def test_few_at_once_and_an_end_with_the_reader() -> None:
             reader.close()
         async with asyncio.timeout(PATIENCE_S):
             while not all(fake.closed for fake in begun):
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.01)

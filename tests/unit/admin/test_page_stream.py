@@ -78,6 +78,13 @@ async def frames(answer: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, Any
                 yield event, json.loads(value)
 
 
+async def listeners(running: Site, number: int) -> None:
+    """Return when so many listen."""
+    async with asyncio.timeout(PATIENCE_S):
+        while len(running.stream._listeners) != number:
+            await asyncio.sleep(0.01)
+
+
 @asynccontextmanager
 async def site(most: int = 64, slow_s: float = 1.0, admin: Admin = Admin(port=0)) -> AsyncIterator[Site]:  # noqa: B008
     """Serve a pool of three members, all of them up."""
@@ -142,9 +149,9 @@ async def test_nothing_is_worked_out_while_nobody_listens() -> None:
             streams = [frames(await running.listen(stack)) for _ in range(3)]
             for stream in streams:
                 await anext(stream)
-        await asyncio.sleep(0.2)
+        await listeners(running, 0)
         looks = running.looks
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.1)  # five frames' time
         assert running.looks == looks
 
 
@@ -157,7 +164,7 @@ async def test_a_crowd_is_kept_out() -> None:
             refused = next(answer for answer in answers if answer.status == 503)
             assert refused.headers["Retry-After"] == "5"
             assert "8 listeners are there already" in (await refused.json())["error"]
-        await asyncio.sleep(0.2)
+        await listeners(running, 0)
         async with AsyncExitStack() as stack:
             assert (await running.listen(stack)).status == 200
 
@@ -172,8 +179,7 @@ async def test_a_listener_that_takes_nothing_is_dropped() -> None:
             sleeper.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sleeper.connect((host, int(port)))
             sleeper.sendall(b"GET /api/v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            await asyncio.sleep(0.1)
-            assert len(running.stream._listeners) == 2
+            await listeners(running, 2)
             running.burden = "x" * 400_000
             async with asyncio.timeout(PATIENCE_S):
                 while len(running.stream._listeners) > 1:

@@ -153,7 +153,7 @@ async def test_a_reload_switches_on_off_and_to_another_path(tmp_path: Path) -> N
         listeners.ends(1, of(FLOW))
         async with asyncio.timeout(PATIENCE_S):
             while not path.exists() or not path.read_bytes():
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.01)
     log.configure(None)
     assert log.listeners("proxy", FREE).ends is None
     await log.close()
@@ -188,7 +188,7 @@ async def test_a_log_that_costs_too_much_tells_of_fewer_flows(tmp_path: Path) ->
     dear(1, of(FLOW))
     async with asyncio.timeout(PATIENCE_S):
         while not events.of(Event.FLOW_LOG_SAMPLED):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.01)
     sample = log.report.sample
     assert sample >= 512
     assert rates == [sample]
@@ -224,6 +224,12 @@ def _on_small_disk(directory: str) -> None:
     asyncio.run(_fill(Path(directory)))
 
 
+async def _counted(log: FlowLog, result: LineResult, lines: int) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while log.lines[result] < lines:
+            await asyncio.sleep(0.01)
+
+
 async def _fill(directory: Path) -> None:
     events, ballast = Events(), directory / "ballast"
     log = FlowLog(events)
@@ -231,14 +237,14 @@ async def _fill(directory: Path) -> None:
     tell = log.listeners("packet", FREE).ends
     assert tell is not None
     ballast.write_bytes(bytes(40_000))
-    for _ in range(2):
+    for lost in (100, 200):
         tell(100, of(*[FLOW] * 100))
-        await asyncio.sleep(0.4)
+        await _counted(log, LineResult.FAILED, lost)
     assert len(events.of(Event.FLOW_LOG_FAILED)) == 1, "told once"
     assert "No space left" in str(events.of(Event.FLOW_LOG_FAILED)[0]["error"])
     ballast.unlink()
     tell(10, of(*[FLOW] * 10))
-    await asyncio.sleep(0.4)
+    await _counted(log, LineResult.WRITTEN, 10)
     await log.close()
     assert events.of(Event.FLOW_LOG_RESUMED) == [{"path": str(directory / "flows"), "lost": 200}]
     assert dict(log.lines) == {LineResult.WRITTEN: 10, LineResult.OVERFLOW: 0, LineResult.FAILED: 200}

@@ -5,8 +5,6 @@ import socket
 import struct
 from contextlib import ExitStack
 
-import pytest
-
 from asynclb.datapath.lifetimes import End, Lifetime, Listeners
 from asynclb.events import Event
 from asynclb.model import ProxyProtocol
