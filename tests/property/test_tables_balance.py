@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -69,3 +70,11 @@ def test_a_table_has_slots_enough_for_its_members(weights: list[int]) -> None:
         positive = [weight for weight in weights if weight] or [1]
         assert size >= 100 * len(weights)
         assert size * min(positive) >= 10 * sum(weights) - min(positive)
+
+
+@pytest.mark.skipif(not native.available, reason=native.reason)
+def test_native_and_python_fill_the_largest_table_alike() -> None:
+    """5,000 members of mixed weights get the same 655,373 slots from both."""
+    named = sorted((f"m{i}", 1 + i % 7) for i in range(5000))
+    turns = take_numbers(named, SIZES[-1], 7)
+    assert native.maglev_fill(SIZES[-1], *take_numbers(named, SIZES[-1], 7)) == fill_python(SIZES[-1], turns)

@@ -178,9 +178,15 @@ class Loaded:
         return struct.unpack(f"={count}Q", value or bytes(8 * count))
 
     def reset_counts(self) -> None:
-        """Set the drop counters, and those of the first rules and members, to zero."""
-        count = sizeof(layout.Count) // 8
-        for name, keys, words in (("drops", len(Drop) + 1, 1), ("rule_counts", 4, count), ("member_counts", 4, count)):
+        """Set the drop counters, those of no rule, and those of the first rules and members, to zero."""
+        count, totals = sizeof(layout.Count) // 8, sizeof(layout.KernelTotals) // 8
+        first = (
+            ("drops", len(Drop) + 1, 1),
+            ("totals", 1, totals),
+            ("rule_counts", 4, count),
+            ("member_counts", 4, count),
+        )
+        for name, keys, words in first:
             for key in range(keys):
                 value = bytes(8 * words * self.bpf.possible_cpus())
                 self.bpf.update(self.object.map(name), struct.pack("=I", key), value)

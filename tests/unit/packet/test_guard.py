@@ -1,17 +1,12 @@
-"""The guard: what it says the core takes, and that the kernel's own parser accepts its text."""
+"""The guard: what it says the core takes."""
 
 from collections.abc import Collection
 from ipaddress import ip_address
 
-import pytest
-
-from asynclb.datapath.nft import Nftables
 from asynclb.datapath.packet.guard import Guarded, guarded
-from asynclb.datapath.packet.ruleset import NO_TABLE, TABLE, ruleset, watches_egress
-from asynclb.errors import HostError
-from asynclb.lab import Lab, require_root, require_tools
+from asynclb.datapath.packet.ruleset import NO_TABLE, ruleset
 from asynclb.net.flow import Protocol
-from asynclb.tables.row import Delivery, Row
+from asynclb.tables.row import Delivery
 from tests.unit.core.world import ha, pool, row
 
 OWN = frozenset({ip_address("10.0.1.1"), ip_address("2001:db8:1::1")})
@@ -66,34 +61,6 @@ def test_between_two_generations_both_are_guarded() -> None:
     assert both.vips == old.vips
     assert both.own == OWN
     assert both.members == old.members
-
-
-@pytest.mark.netns
-@pytest.mark.parametrize("rows", [ROWS, ()], ids=["rules", "none"])
-async def test_the_kernel_accepts_it(rows: tuple[Row, ...]) -> None:
-    """Each form replaces each other one in one transaction, and what was seen of flows outlasts that."""
-    try:
-        require_root("network namespaces")
-        require_tools("ip", "nft")
-    except HostError as error:
-        pytest.skip(str(error))
-    found = guarded(rows, DEVICES, OWN)
-    async with Lab("guard") as lab:
-        host, other = lab.host("host"), lab.host("front")
-        lab.link(host, "10.0.1.1/24", other, "10.0.1.2/24")
-        back = lab.host("back")
-        lab.link(host, "10.0.2.1/24", back, "10.0.2.2/24")
-        await lab.up()
-        for text in (ruleset(found), ruleset(found), ruleset(found, egress=False), ruleset(found)):
-            await host.check_output("nft", text)
-        element = f"{TABLE} direct4 {{ 10.0.2.11 . 10.0.1.2 . tcp . 8080 . 40000 }}"
-        await host.check_output("nft", f"add element netdev {element}")
-        await host.check_output("nft", ruleset(guarded(rows[:1], DEVICES[:1], OWN)))
-        await host.check_output("nft", f"get element netdev {element}")
-        with host.entered():
-            assert watches_egress(Nftables())
-        await host.check_output("nft", NO_TABLE)
-        assert await host.check_output("nft", "list", "ruleset") == ""
 
 
 def test_without_interfaces_there_is_no_table() -> None:

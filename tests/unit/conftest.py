@@ -1,4 +1,4 @@
-"""What tests of the core share: the BPF programs, which the kernel verifies for half a second."""
+"""What tests of the core and of its programs share: the programs, which the kernel verifies for 0.7 s."""
 
 from collections.abc import Iterator
 
