@@ -9,6 +9,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import click
 from asynclb import events, observe
 from asynclb.cli import cli
 from asynclb.config import json_schema
+from asynclb.datapath.lifetimes import End
 from asynclb.net import drop
 
 HERE = Path(__file__).parent
@@ -27,13 +29,13 @@ Written by `python conf/reference.py` from the program itself. [full.yaml](full.
 `asynclb check --schema` prints the JSON Schema that editors complete and check with.
 
 [Configuration](#configuration) | [Commands](#commands) | [Metrics](#metrics) | [Drop reasons](#drop-reasons) |
-[Events](#events)
+[Ends of flows](#ends-of-flows) | [Events](#events)
 """
 
 
 def page() -> str:
     """Return the text of the page."""
-    parts = (_HEAD, *_configuration(), *_commands(), *_metrics(), *_drops(), *_events())
+    parts = (_HEAD, *_configuration(), *_commands(), *_metrics(), *_drops(), *_ends(), *_events())
     return "\n".join(parts)
 
 
@@ -132,8 +134,27 @@ def _metrics() -> Iterator[str]:
 def _drops() -> Iterator[str]:
     yield "## Drop reasons\n"
     yield "What `asynclb_drops_total`, `asynclb show drops` and the status page count, each with why.\n"
+    yield from _reasons(drop.Drop)
+
+
+_ENDS = """\
+`reason` in a line of the [flow log](#flow_log). Each flow that ends has one line. The datapath `kernel` has none for
+flows that make room for others (`asynclb_flow_evictions_total`), for those whose place another flow of the same ends
+took before they were a second old or were seen to be over, and for those that `moved` while more than 65,536 were
+open or in rules with `connection_tracking: false`; the numbers of one that `moved` are up to a second old.
+"""
+
+
+def _ends() -> Iterator[str]:
+    yield "## Ends of flows\n"
+    yield _ENDS
+    yield from _reasons(End)
+
+
+def _reasons(words: type[StrEnum]) -> Iterator[str]:
+    """Yield a table of words, each with the sentence that stands below it where it is declared."""
     yield "| reason | why |\n| --- | --- |"
-    for name, meaning in re.findall(r'= "(\w+)"\n    """(.+?)"""', inspect.getsource(drop.Drop), re.DOTALL):
+    for name, meaning in re.findall(r'= "(\w+)"\n    """(.+?)"""', inspect.getsource(words), re.DOTALL):
         yield f"| `{name}` | {_cell(meaning)} |"
     yield ""
 

@@ -108,7 +108,7 @@ class Sweep:
             by_map: list[int] = []
             self._evictions.begin()
             if self._news is not None:
-                self._news.passing(time.monotonic_ns() // 1_000_000_000)
+                self._news.passing(time.monotonic_ns() // 1_000_000_000, self._now_ms)
             for family in range(2):
                 yield from self._walk(family, gauges, self._moment, marks)
                 by_map.append(gauges.flows - sum(by_map))
@@ -117,6 +117,8 @@ class Sweep:
                 *(_present(gauges.rules), _present(gauges.members), marks),
             )
             self._evictions.end()
+            if self._news is not None:
+                self._news.passed()
             self.passes += 1
             yield []
 
@@ -125,6 +127,7 @@ class Sweep:
             late = judge(part.values, part.count, moment, gauges, self._late, self._native)
             mark(part.keys, part.values, part.count, part.kind, moment.now_ms, marks, self._native)
             if self._news is not None:
+                self._news.saw(part)
                 self._news.began(part.values, part.count, partial(_key_in, part), self._begun, self._native)
             deleted = self.ended
             ended = [self._end(part, index, moment.now_ms) for index in late]
