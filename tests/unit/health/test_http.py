@@ -21,8 +21,8 @@ FAILURE, TIMEOUT, SUCCESS = OutcomeKind.FAILURE, OutcomeKind.TIMEOUT, OutcomeKin
 
 
 def probe(port: int, protocol: ProbeProtocol = ProbeProtocol.HTTP, **more: object) -> Probe:
-    """Return a probe with a short timeout."""
-    fields: dict[str, object] = {"timeout_s": 0.2, "path": "/healthz", **more}
+    """Return a probe with a timeout that is not reached."""
+    fields: dict[str, object] = {"timeout_s": PATIENCE_S, "path": "/healthz", **more}
     return Probe("p", protocol, port, **fields)  # type: ignore[arg-type]  # any field
 
 
@@ -104,7 +104,7 @@ async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
 @pytest.mark.parametrize("talk", [accept_and_say_nothing, drip])
 async def test_no_answer_in_time(street: Street, sockets: Sockets, talk: Talk) -> None:
     """A member that accepts and does not finish an answer is a timeout, which only counts towards the threshold."""
-    outcome = await ask(street, sockets, talk)
+    outcome = await ask(street, sockets, talk, timeout_s=0.2)
     assert (outcome.kind, outcome.reason) == (TIMEOUT, Reason.DOWN_PROBE_HTTP_NO_RESPONSE)
     assert not outcome.decisive
     assert outcome.detail.endswith("connected, but no answer within 0.2 s")
@@ -146,7 +146,7 @@ async def send_headers_forever(_: asyncio.StreamReader, writer: asyncio.StreamWr
 
 async def test_endless_header(street: Street, sockets: Sockets) -> None:
     """A header section that does not end is given up at a bound, well before the timeout."""
-    outcome = await ask(street, sockets, send_headers_forever, timeout_s=5.0)
+    outcome = await ask(street, sockets, send_headers_forever)
     assert (outcome.kind, outcome.reason) == (FAILURE, Reason.DOWN_PROBE_HTTP_INVALID)
 
 
@@ -180,7 +180,7 @@ async def test_refused(sockets: Sockets) -> None:
 async def ask_tls(street: Street, sockets: Sockets, tls: ssl.SSLContext | None, **more: object) -> Outcome:
     """Check a member that answers 200 over TLS (or plainly, without a context)."""
     port = await street.member(answering(b"HTTP/1.1 200 OK\r\n\r\n"), tls=tls)
-    return await HttpProbe().check(HERE, probe(port, ProbeProtocol.HTTPS, timeout_s=2.0, **more), sockets)
+    return await HttpProbe().check(HERE, probe(port, ProbeProtocol.HTTPS, **more), sockets)
 
 
 async def test_self_signed_is_accepted(street: Street, sockets: Sockets, member_tls: ssl.SSLContext) -> None:
@@ -249,7 +249,7 @@ async def test_plain_member_behind_https_probe(street: Street, sockets: Sockets)
 async def test_silent_tls_member(street: Street, sockets: Sockets) -> None:
     """A member that accepts and ignores the TLS hello is a timeout."""
     port = await street.member(accept_and_say_nothing)
-    outcome = await HttpProbe().check(HERE, probe(port, ProbeProtocol.HTTPS), sockets)
+    outcome = await HttpProbe().check(HERE, probe(port, ProbeProtocol.HTTPS, timeout_s=0.2), sockets)
     assert (outcome.kind, outcome.reason) == (TIMEOUT, Reason.DOWN_PROBE_HTTP_NO_RESPONSE)
 
 
@@ -263,7 +263,7 @@ async def test_many_handshakes_at_once(street: Street, sockets: Sockets, member_
     """Forty checks of one member side by side all get their answer, though only some handshakes run in one turn."""
     port = await street.member(answering(b"HTTP/1.1 200 OK\r\n\r\n"), tls=member_tls)
     kind = HttpProbe()
-    definition = probe(port, ProbeProtocol.HTTPS, timeout_s=5.0)
+    definition = probe(port, ProbeProtocol.HTTPS)
     outcomes = await asyncio.gather(*(kind.check(HERE, definition, sockets) for _ in range(40)))
     assert {outcome.kind for outcome in outcomes} == {SUCCESS}
 

@@ -5,6 +5,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
+from itertools import pairwise
+from statistics import median
 
 import pytest
 
@@ -63,8 +65,8 @@ class Seen:
         self.events.append((event, fields))
 
     def names(self) -> list[Event]:
-        """Return the events' names in order."""
-        return [event for event, _ in self.events]
+        """Return the names of the events of members in order; a busy machine may starve probes, which is one more."""
+        return [event for event, _ in self.events if event is not Event.PROBE_STARVED]
 
 
 def probe(**fields: object) -> Probe:
@@ -110,7 +112,7 @@ def prober_of(kind: Members, seen: Seen) -> Prober:
 
 async def test_unknown_until_the_first_answer() -> None:
     """New targets are unknown for no reason; the first answer makes them up, with one event each."""
-    seen = Seen()
+    seen, began_s = Seen(), time.monotonic()
     prober = prober_of(Members(), seen)
     prober.set_targets([target(1), target(2)])
     assert states(prober.snapshot()) == {target(1).id: UNKNOWN, target(2).id: UNKNOWN}
@@ -122,7 +124,7 @@ async def test_unknown_until_the_first_answer() -> None:
     fields = dict(seen.events[0][1])
     after_s = fields.pop("after_s")
     assert isinstance(after_s, float)
-    assert 0 <= after_s < 1
+    assert 0 <= after_s < time.monotonic() - began_s
     assert fields.pop("member") in ("web-1", "web-2")
     assert fields == {"pool": "web", "probe": "p", "reason": Reason.UP_PROBE_SUCCESS, "detail": "fine"}
 
@@ -156,8 +158,7 @@ async def test_checks_keep_their_interval() -> None:
     async with running(prober):
         await until(lambda: len(members.asked) >= 8)
     starts = [at for _, at in members.asked[1:]]
-    mean_s = (starts[-1] - starts[0]) / (len(starts) - 1)
-    assert 0.04 < mean_s < 0.08
+    assert 0.04 < median(after - before for before, after in pairwise(starts)) < 0.08
     assert members.overlaps == 0
 
 
@@ -308,7 +309,8 @@ async def test_stall_is_not_made_up_in_a_burst() -> None:
         time.sleep(0.5)
         held_until, asked = time.monotonic(), len(members.asked)
         await asyncio.sleep(0.06)
-    assert len(members.asked) - asked <= 3
+        took_s = time.monotonic() - held_until
+    assert len(members.asked) - asked <= 2 + took_s / 0.05
     assert all(at >= held_until for _, at in members.asked[asked:])
 
 

@@ -19,8 +19,9 @@ HERE = IPv4Address("127.0.0.1")
 
 
 def probe(port: int, **more: object) -> Probe:
-    """Return a TCP probe with a short timeout."""
-    return Probe("p", ProbeProtocol.TCP, port, timeout_s=0.15, **more)  # type: ignore[arg-type]  # any field
+    """Return a TCP probe with a timeout that is not reached."""
+    fields: dict[str, object] = {"timeout_s": PATIENCE_S, **more}
+    return Probe("p", ProbeProtocol.TCP, port, **fields)  # type: ignore[arg-type]  # any field
 
 
 async def until_closed(sockets: Sockets) -> None:
@@ -128,7 +129,7 @@ async def test_silence_is_a_timeout(sockets: Sockets) -> None:
         for filler in fillers:
             filler.setblocking(False)
             assert filler.connect_ex(("127.0.0.1", port)) in (0, errno.EINPROGRESS)
-        outcome = await TcpProbe().check(HERE, probe(port), sockets)
+        outcome = await TcpProbe().check(HERE, probe(port, timeout_s=0.15), sockets)
         for filler in fillers:
             filler.close()
     assert (outcome.kind, outcome.reason) == (OutcomeKind.TIMEOUT, Reason.DOWN_PROBE_TCP_TIMEOUT)

@@ -60,8 +60,8 @@ Start = Callable[[Answer, str], UdpMember]
 
 
 def probe(port: int, send: bytes = b"ping", expect: bytes | None = None, **more: object) -> Probe:
-    """Return a UDP probe with a short timeout."""
-    fields: dict[str, object] = {"timeout_s": 0.1, **more}
+    """Return a UDP probe with a timeout that is not reached."""
+    fields: dict[str, object] = {"timeout_s": PATIENCE_S, **more}
     return Probe("p", ProbeProtocol.UDP, port, send=send, expect=expect, **fields)  # type: ignore[arg-type]  # any field
 
 
@@ -93,7 +93,7 @@ async def test_expected_prefix(member: Start, sockets: Sockets, answer: bytes, h
 async def test_silence(member: Start, sockets: Sockets) -> None:
     """A member that does not answer is a timeout."""
     silent = member(lambda _: None, "127.0.0.1")
-    outcome = await UdpProbe().check(HERE, probe(silent.port), sockets)
+    outcome = await UdpProbe().check(HERE, probe(silent.port, timeout_s=0.1), sockets)
     assert (outcome.kind, outcome.reason) == (OutcomeKind.TIMEOUT, Reason.DOWN_PROBE_UDP_NO_RESPONSE)
 
 
@@ -115,7 +115,7 @@ async def test_answer_of_a_stranger_is_ignored(sockets: Sockets) -> None:
         asked.setblocking(False)
         asked.bind(("127.0.0.1", 0))
         loop.add_reader(asked, lambda: stranger.sendto(b"pong", asked.recvfrom(100)[1]))
-        outcome = await UdpProbe().check(HERE, probe(asked.getsockname()[1]), sockets)
+        outcome = await UdpProbe().check(HERE, probe(asked.getsockname()[1], timeout_s=0.1), sockets)
         loop.remove_reader(asked)
     assert outcome.kind is OutcomeKind.TIMEOUT
 
