@@ -151,4 +151,5 @@ def _refusal(url: str, status: int, document: Any) -> str:
     found: Mapping[str, Any] = document if isinstance(document, dict) else {}
     problems = [str(problem["text"]) for problem in found.get("problems", ())]
     remedy = "\n".join(("", *problems)) if problems else f" {found.get('remedy', 'see its log')}"
-    return f"{url} answers {status}: {found.get('error', 'no reason given')}{':' if problems else ';'}{remedy}"
+    reason = found.get("error", found.get("reason", "no reason given"))
+    return f"{url} answers {status}: {reason}{':' if problems else ';'}{remedy}"

@@ -14,6 +14,7 @@ import yaml
 
 from asynclb import config
 from asynclb.admin.guard import Guard
+from asynclb.admin.ready import ANSWER_S
 from asynclb.control.prepare import prepare
 from asynclb.kinds import static_candidates
 from asynclb.model import Model
@@ -90,6 +91,18 @@ def test_every_service_says_how_it_is() -> None:
     without = {name for name, service in COMPOSE["services"].items() if "healthcheck" not in service}
     assert without == {"asynclb"}
     assert re.search(r"^HEALTHCHECK ", DOCKERFILE, re.MULTILINE)
+
+
+def test_a_busy_host_has_time_for_a_check() -> None:
+    """A check is ended 20 s after it would have ended itself: of what an engine has to end it tells no reason."""
+    (limit,) = re.findall(r"^HEALTHCHECK .*--timeout=(\d+)s", DOCKERFILE, re.MULTILINE)
+    assert int(limit) >= ANSWER_S + 20
+    for name in ("prometheus", "grafana"):
+        check = COMPOSE["services"][name]["healthcheck"]
+        _, wget, option, answer_s, *_ = check["test"]
+        assert (wget, option) == ("wget", "-T")
+        assert int(check["timeout"].removesuffix("s")) >= int(answer_s) + 20
+    assert {CONTAINER[f"{kind}Probe"]["timeoutSeconds"] for kind in ("startup", "readiness", "liveness")} == {5}
 
 
 def test_grafana_finds_dashboards_and_prometheus() -> None:
