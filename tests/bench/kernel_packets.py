@@ -31,7 +31,7 @@ FLOOR: Final = "floor"
 DELIVERIES = ("nat", "floating", "routed")
 PROGRAMS = (FLOOR, *DELIVERIES)
 FLOWS = (1, 1_000, 100_000, 1_000_000)
-FLOW_MAPS: Final = ("flows4", "marks4")
+FLOW_MAPS: Final = ("flows4", "rests4", "marks4")
 
 _SECONDS = 0.5
 _NEW = 2**31  # more flows than are ever sent, so every frame is the first of one

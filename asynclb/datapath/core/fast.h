@@ -5,7 +5,7 @@
  * what process() makes of it: tests/property/test_kernel_oracle.py holds both to the same oracle.
  *
  * What makes it fast: a flow whose generation is current needs no look at its pool, its source or its member's health,
- * for these were looked at when it got the generation. One line of memory for its place, one for its state.
+ * for these were looked at when it got the generation. It takes one line of memory, TCP's another that nobody waits for.
  */
 #ifndef ASYNCLB_FAST_H
 #define ASYNCLB_FAST_H
@@ -146,15 +146,15 @@ INLINE struct flow *fast_flow(struct work *w, const struct glance *g, u32 place)
 
 /* Lets counters and the flow take notice, as flow_notice does. */
 INLINE void fast_notice(struct work *w, const struct glance *g, const struct entry *entry, u32 member,
-			struct flow *flow, u32 outward)
+			struct flow_ref found, u32 outward)
 {
-	struct flow_ref found = {flow};
+	struct flow *flow = found.flow;
 
 	count_packet(rule_count(w, entry->rule), g->length, (int)outward);
 	count_packet(member_count(w, member), g->length, (int)outward);
 	flow_advance(flow, g->length, outward);
 	if (g->key.protocol == IP_TCP)
-		flow_hear(flow, g->tcp_flags, g->ack, outward);
+		flow_hear(w, found, g->tcp_flags, g->ack, outward);
 	flow_touch(found, w->now_ms + timeout_ms(flow, entry->idle_ms));
 }
 
@@ -221,7 +221,7 @@ INLINE int fast_forward(struct work *w, const struct image *image, const struct 
 	course->port = flow->target_port;
 	if (entry->delivery == DELIVERY_NAT)
 		course->address = member->address;
-	fast_notice(w, g, entry, flow->member, flow, 0);
+	fast_notice(w, g, entry, flow->member, (struct flow_ref){flow, place}, 0);
 	remember_client(w, flow, data);
 	return 1;
 }
@@ -234,7 +234,7 @@ INLINE int fast_reverse(struct work *w, const struct image *image, const struct 
 	const struct entry *entry = entry_at(image, exact ? exact->entry : from->reverse);
 	const struct member_record *member;
 	struct flow *flow;
-	u32 mtu;
+	u32 mtu, place;
 
 	if (!entry || is_martian(&g->key.source, g->version) || same_address(&g->key.source, &g->key.destination))
 		return 0;
@@ -243,7 +243,8 @@ INLINE int fast_reverse(struct work *w, const struct image *image, const struct 
 				.source_port = g->key.destination_port,
 				.destination_port = entry->backend_port ? entry->port : g->key.source_port,
 				.protocol = g->key.protocol};
-	flow = fast_flow(w, g, fast_place(w, g));
+	place = fast_place(w, g);
+	flow = fast_flow(w, g, place);
 	if (!flow)
 		return 0;
 	member = image_member(image, flow->member);
@@ -260,7 +261,7 @@ INLINE int fast_reverse(struct work *w, const struct image *image, const struct 
 	if (entry->delivery == DELIVERY_NAT)
 		course->address = entry->vip;
 	course->port = w->asked.destination_port;
-	fast_notice(w, g, entry, flow->member, flow, 1);
+	fast_notice(w, g, entry, flow->member, (struct flow_ref){flow, place}, 1);
 	return 1;
 }
 
@@ -315,7 +316,7 @@ INLINE int fast_routed(struct work *w, const struct image *image, const struct g
 		return 0;
 	course->address = (struct address){0, 0};
 	course->port = 0;
-	fast_notice(w, g, entry, id, flow, outward);
+	fast_notice(w, g, entry, id, (struct flow_ref){flow, place}, outward);
 	if (!outward)
 		remember_client(w, flow, data);
 	return 1;

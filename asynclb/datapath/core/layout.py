@@ -119,11 +119,11 @@ CONSTANTS: Final[dict[str, int]] = {
     "PROBES": 8,  # places looked at for an address; the builder grows the table until that is enough
     "SEARCH_STEPS": 20,  # halvings of a sorted list, so at most a million ranges or members
     "WAYS": 9,  # flows a bucket: 9 x (64 + 40) bytes, tags and deadlines make 1,024
-    "SET_WAYS": 4,  # flows a set, whose keys fill a line of the cache
-    "SET_GROUP": 64,  # sets that share a mark: five pages of memory
+    "SET_WAYS": 4,  # flows a set, each a line of the cache
+    "SET_GROUP": 64,  # sets that share a mark: four pages of memory
     "SET_CLAIMED": 0xFF << 40,  # the second word of a key whose way is being written: a kind that none has
     "SET_OVER_MS": 20_000,  # how long a flow that is over keeps its way from others: a pass has told of it by then
-    "SET_SYN_S": 2,  # ... and an unanswered SYN
+    "SET_SYN_MS": 2_000,  # ... and an unanswered SYN
     "ADDRESS_VIP": 1,
     "ADDRESS_LOCAL": 2,  # the host's own: what no rule takes passes to it
     "ADDRESS_MEMBER": 4,  # members answer from it: their own, or a VIP whose port changes
@@ -344,30 +344,28 @@ class Key(Structure):
     )
 
 
+class FlowRest(Structure):
+    """What few packets ask of a flow: TCP's last acknowledgements, when it began, and the port that stands for its client."""
+
+    _fields_ = (("ack_in", _U32), ("ack_out", _U32), ("created_s", _U32), ("hairpin_port", _U16), ("reserved", _U16))
+
+
 class Flow(Structure):
     """A flow's state: one line of the cache. Bytes are of frames; packets and seconds are counted modulo 2^32.
 
     `generation` is compared modulo 2^16. `deadline_ms` is used where a flow is a map's value; a bucket keeps its own.
     """
 
+    _anonymous_ = ("rest",)
     _fields_ = (
         ("bytes_in", _U64),
         ("bytes_out", _U64),
-        ("packets_in", _U32),
-        ("packets_out", _U32),
-        ("member", _U32),
-        ("ack_in", _U32),
-        ("ack_out", _U32),
-        ("created_s", _U32),
-        ("deadline_ms", _U32),
-        ("ifindex", _U32),
+        *((name, _U32) for name in ("packets_in", "packets_out", "deadline_ms", "ifindex")),
         ("client_link", _U8 * 6),
-        ("rule", _U16),
-        ("generation", _U16),
-        ("target_port", _U16),
-        ("hairpin_port", _U16),
+        *((name, _U16) for name in ("member", "rule", "generation", "target_port")),
         ("state", _U8),
         ("flags", _U8),
+        ("rest", FlowRest),
     )
 
 
@@ -481,10 +479,16 @@ class Key4(Structure):
     )
 
 
-class FlowSet(Structure):
-    """Four IPv4 flows whose keys name this set. A key is a `Key4` as two words; the second is 0 where a way is free."""
+class FlowWay(Structure):
+    """An IPv4 flow but for its `rest`, and its key: a `Key4` as two words, of which the second is 0 if the way is free."""
 
-    _fields_ = (("word", _U64 * 8), ("flow", Flow * 4))
+    _fields_ = (("state", _U64 * 6), ("word", _U64 * 2))
+
+
+class FlowSet(Structure):
+    """Flows whose keys name this set."""
+
+    _fields_ = (("way", FlowWay * 4),)
 
 
 class FragmentKey(Structure):
@@ -572,16 +576,10 @@ class Answer(Structure):
     """
 
     _fields_ = (
-        ("verdict", _U32),
-        ("reason", _U32),
-        ("ifindex", _U32),
-        ("release", _U32),
+        *((name, _U32) for name in ("verdict", "reason", "ifindex", "release")),
         ("source", Address),
         ("destination", Address),
-        ("id", _U32),
-        ("protocol", _U32),
-        ("length", _U32),
-        ("member", _U32),
+        *((name, _U32) for name in ("id", "protocol", "length", "member")),
     )
 
 
@@ -634,8 +632,8 @@ class CoreMemory(Structure):
 
 STRUCTURES: Final[tuple[type[Structure], ...]] = (
     *(Address, Section, Image, Place, Entry, PoolMember, MemberRecord, Allow),
-    *(Snat, SnatSlice, Hop, Key, Flow, Bucket, ToldFlow, KeyedFlow),
-    *(Fragment, Client, Held, Count, IcmpLimit, Interface, Key4, FlowSet, FragmentKey),
+    *(Snat, SnatSlice, Hop, Key, FlowRest, Flow, Bucket, ToldFlow, KeyedFlow),
+    *(Fragment, Client, Held, Count, IcmpLimit, Interface, Key4, FlowWay, FlowSet, FragmentKey),
     *(KernelControl, KernelSettings, KernelTotals),
     *(Egress, Outlet, Ingress, Answer, BatchRecord, CoreMemory),
 )

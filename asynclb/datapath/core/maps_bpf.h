@@ -72,6 +72,14 @@ struct {
 
 struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_ARRAY);
+	MAP_NUMBER(max_entries, FLOW_SETS *SET_WAYS);
+	MAP_NUMBER(map_flags, BPF_F_MMAPABLE);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct flow_rest);
+} rests4 SEC(".maps");
+
+struct {
+	MAP_NUMBER(type, BPF_MAP_TYPE_ARRAY);
 	MAP_NUMBER(max_entries, FLOW_SETS / SET_GROUP);
 	MAP_NUMBER(map_flags, BPF_F_MMAPABLE);
 	MAP_TYPE(key, u32);
@@ -305,6 +313,7 @@ INLINE int is_appliance(const struct work *w, const u8 *link)
 
 struct flow_ref {
 	struct flow *flow; /* 0: none */
+	u32 place;	   /* of one of IPv4's */
 };
 
 INLINE u64 flow_hash(const struct work *w, const struct key *key)
@@ -314,14 +323,37 @@ INLINE u64 flow_hash(const struct work *w, const struct key *key)
 }
 
 /* Finds a flow, even one past its deadline. */
-INLINE struct flow *flow_lookup(struct work *w, const struct key *key)
+INLINE struct flow_ref flow_lookup(struct work *w, const struct key *key)
 {
-	u32 place;
+	struct flow_ref found = {0, NONE};
 
-	if (!is_mapped(&key->source))
-		return bpf_map_lookup_elem(&flows6, key);
-	place = set_place(key);
-	return place == NONE ? 0 : place_flow(place, &w->index);
+	if (!is_mapped(&key->source)) {
+		found.flow = bpf_map_lookup_elem(&flows6, key);
+		return found;
+	}
+	found.place = set_place(key);
+	if (found.place != NONE)
+		found.flow = place_flow(found.place, &w->index);
+	return found;
+}
+
+/* What few packets ask of a flow that was found, or 0. */
+INLINE struct flow_rest *flow_rest(struct work *w, struct flow_ref found)
+{
+	if (found.place == NONE)
+		return &found.flow->rest;
+	w->index = found.place;
+	return bpf_map_lookup_elem(&rests4, &w->index);
+}
+
+/* Starts a flow anew, as `w->fresh`. */
+INLINE void flow_renew(struct work *w, struct flow_ref found)
+{
+	struct flow_rest *rest = flow_rest(w, found);
+
+	__builtin_memcpy(found.flow, &w->fresh, WAY_BYTES);
+	if (rest)
+		*rest = w->fresh.rest;
 }
 
 /* Whether a flow that was found has idled out. */
@@ -338,10 +370,12 @@ INLINE int flow_counts(const struct work *w, const struct flow *flow)
 
 INLINE struct flow_ref flow_find(struct work *w, const struct key *key, u64 hash)
 {
-	struct flow *flow = flow_lookup(w, key);
+	struct flow_ref found = flow_lookup(w, key);
 
 	(void)hash;
-	return (struct flow_ref){flow_counts(w, flow) ? flow : 0};
+	if (!flow_counts(w, found.flow))
+		found.flow = 0;
+	return found;
 }
 
 /* Puts a flow into the place of the one that has its key, if there is one; tells whether the kernel took it. MAP and KEY
@@ -355,15 +389,13 @@ INLINE struct flow_ref flow_find(struct work *w, const struct key *key, u64 hash
 /* Whether a key is in use. */
 STEP u32 flow_taken(struct work *w, const struct key *key)
 {
-	u32 place;
-
 	OWN(w);
 	GIVEN(key);
 	if (!is_mapped(&key->source))
 		return flow_counts(w, bpf_map_lookup_elem(&flows6, key));
 	w->small = key4_of(key);
-	place = set_where(&w->small, set_hash(&w->small), &w->index);
-	return place == NONE ? 0 : flow_counts(w, place_flow(place, &w->index));
+	w->place = set_where(&w->small, set_hash(&w->small), &w->index);
+	return w->place == NONE ? 0 : flow_counts(w, place_flow(w->place, &w->index));
 }
 
 /* Puts `w->fresh` in. Where there is no room, another flow makes it; 0 if that failed for once. */
@@ -383,7 +415,7 @@ INLINE struct flow_ref flow_insert(struct work *w, const struct key *key, u64 ha
 {
 	(void)hash, (void)flow;
 	flow_put(w, key);
-	return (struct flow_ref){flow_lookup(w, key)};
+	return flow_lookup(w, key);
 }
 
 INLINE void flow_touch(struct flow_ref found, u32 deadline_ms)

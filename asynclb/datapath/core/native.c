@@ -548,9 +548,9 @@ EXPORT void asynclb_core_snat_marks(const struct core_memory *core, u32 now_ms, 
 
 			if (!bucket->tag[i] || is_late(bucket->deadline_ms[i], now_ms) ||
 			    (flow->flags & (FLOW_RETURN | FLOW_SNAT)) != (FLOW_RETURN | FLOW_SNAT) ||
-			    flow->hairpin_port >= sources)
+			    flow->rest.hairpin_port >= sources)
 				continue;
-			marks[(flow->hairpin_port * 2 + (key->protocol == IP_UDP)) * 8192 + key->destination_port / 8] |=
+			marks[(flow->rest.hairpin_port * 2 + (key->protocol == IP_UDP)) * 8192 + key->destination_port / 8] |=
 				(u8)(1u << (key->destination_port & 7));
 		}
 	}

@@ -63,6 +63,14 @@ STEP u32 too_big(struct work *w, const struct address *from, u32 mtu)
 	return turn_back(w);
 }
 
+/* The port that stands for a flow's client: of a hairpin, or of a member's own connection. */
+INLINE u32 flow_port(struct work *w, struct flow_ref found)
+{
+	const struct flow_rest *rest = flow_rest(w, found);
+
+	return rest ? rest->hairpin_port : 0;
+}
+
 /* The MTU of a link towards a client if the packet does not fit it, else 0. */
 INLINE u32 client_mtu(struct work *w, u32 ifindex)
 {
@@ -77,37 +85,39 @@ INLINE int exceeds(struct work *w, u32 mtu)
 	return mtu && packet_size(w->p, &w->in.net) > mtu;
 }
 
-INLINE void hear_ack(struct flow *flow, u32 ack, int outward)
+INLINE void hear_ack(struct flow_rest *rest, u32 ack, int outward)
 {
+	if (!rest)
+		return;
 	if (outward) {
-		flow->ack_out = ack;
-		SETTLED(flow);
+		rest->ack_out = ack;
+		SETTLED(rest);
 	} else {
-		flow->ack_in = ack;
+		rest->ack_in = ack;
 	}
 }
 
 /* What is said when a flow is over is not heard, but the resets that follow must fit it. */
-INLINE void hear_last(const struct work *w, struct flow *flow, int outward)
+INLINE void hear_last(struct work *w, struct flow_ref found, int outward)
 {
 	if (w->way.key.protocol != IP_TCP || !is_plain(&w->in) || !(w->in.tcp_flags & TCP_ACK) || w->p->asked)
 		return;
-	hear_ack(flow, w->in.ack, outward);
+	hear_ack(flow_rest(w, found), w->in.ack, outward);
 }
 
 /* The drain period of a flow's member is over. */
-INLINE u32 over(struct work *w, struct flow *flow, int outward)
+INLINE u32 over(struct work *w, struct flow_ref found, int outward)
 {
-	hear_last(w, flow, outward);
+	hear_last(w, found, outward);
 	return drop(w, DROP_NO_FLOW);
 }
 
 /* A connection that idled out: its ends hear of it, or nothing. Python twin: Step._expired. */
-INLINE u32 expired(struct work *w, struct flow *flow, int outward)
+INLINE u32 expired(struct work *w, struct flow_ref found, int outward)
 {
-	u32 reset = flow->flags & FLOW_RESET;
+	u32 reset = found.flow->flags & FLOW_RESET;
 
-	hear_last(w, flow, outward);
+	hear_last(w, found, outward);
 	if (!reset || w->p->asked || reply_reset(w) != VERDICT_TX)
 		return drop(w, DROP_FLOW_EXPIRED);
 	w->answer->reason = DROP_FLOW_EXPIRED;
@@ -255,10 +265,10 @@ STEP u32 hairpin_port(struct work *w, const struct address *member, u32 rule, u3
 			      .rule = (u16)rule,
 			      .bytes_in = way->key.source.high,
 			      .bytes_out = way->key.source.low,
-			      .member = way->member,
+			      .member = (u16)way->member,
 			      .target_port = way->key.source_port,
-			      .hairpin_port = way->key.destination_port,
-			      .deadline_ms = w->now_ms + idle_ms};
+			      .deadline_ms = w->now_ms + idle_ms,
+			      .rest = {.hairpin_port = way->key.destination_port}};
 	UNROLL
 	for (u32 i = 0; i < HAIRPIN_TRIES; i++) {
 		u16 port = (u16)(HAIRPIN_FIRST + ((first + i) & (HAIRPIN_PORTS - 1)));
@@ -291,7 +301,7 @@ INLINE u32 passage_hairpin(struct work *w, const struct image *image, const stru
 
 	w->source = member->address;
 	if (found->flow && !way->fresh && found->flow->flags & FLOW_HAIRPIN) {
-		way->translated = found->flow->hairpin_port;
+		way->translated = (u16)flow_port(w, *found);
 		hairpin_touch(w, &w->source, entry->idle_ms);
 	} else if (way->fresh && is_hairpin(w, entry)) {
 		if (!is_plain(&w->in) || (w->key.protocol != IP_TCP && w->key.protocol != IP_UDP))
@@ -312,20 +322,19 @@ INLINE int flow_start(struct work *w, const struct image *image, const struct en
 	struct passage *way = &w->way;
 	struct flow *flow = &w->fresh;
 
-	*flow = (struct flow){.member = way->member,
+	*flow = (struct flow){.member = (u16)way->member,
 			      .rule = (u16)entry->rule,
 			      .generation = (u16)image->generation,
-			      .created_s = w->now_s,
 			      .deadline_ms = w->now_ms + SYN_MS,
 			      .target_port = way->target_port,
-			      .hairpin_port = way->translated};
+			      .rest = {.created_s = w->now_s, .hairpin_port = way->translated}};
 	flow->flags = (u8)((way->swapped ? FLOW_SWAPPED : 0) | (way->translated ? FLOW_HAIRPIN : 0) |
 			  (entry->flags & ENTRY_RESET ? FLOW_RESET : 0) |
 			  (entry->delivery == DELIVERY_NAT ? FLOW_NAT : 0));
 	if (found->flow) {
 		flow_replaced(w, *found);
 		count_flow(w, found->flow, 0);
-		*found->flow = *flow;
+		flow_renew(w, *found);
 	} else {
 		*found = flow_insert(w, &way->key, way->hash, flow);
 	}
@@ -352,8 +361,8 @@ INLINE void flow_advance(struct flow *flow, u32 bytes, u32 outward)
 	}
 }
 
-#define STATE_SHIFT (8 * (__builtin_offsetof(struct flow, state) - __builtin_offsetof(struct flow, hairpin_port)))
-_Static_assert(__builtin_offsetof(struct flow, hairpin_port) % 4 == 0 && STATE_SHIFT < 32, "a word that is exchanged");
+#define STATE_SHIFT (8 * (__builtin_offsetof(struct flow, state) - __builtin_offsetof(struct flow, target_port)))
+_Static_assert(__builtin_offsetof(struct flow, target_port) % 4 == 0 && STATE_SHIFT < 32, "a word that is exchanged");
 
 /* Lets a flow's state follow. Its ends may be heard at the same time, on two processors: an acknowledgement must not
  * write back the state from before a FIN, nor one FIN that from before the other. So what stays as it is is not written,
@@ -361,7 +370,7 @@ _Static_assert(__builtin_offsetof(struct flow, hairpin_port) % 4 == 0 && STATE_S
  */
 INLINE void flow_follow(struct flow *flow, u32 event, int outward)
 {
-	u32 *word = (u32 *)(void *)&flow->hairpin_port, was, now, turn;
+	u32 *word = (u32 *)(void *)&flow->target_port, was, now, turn;
 
 	for (turn = 0; turn < 4; turn++) {
 		was = *(volatile u32 *)word;
@@ -372,13 +381,15 @@ INLINE void flow_follow(struct flow *flow, u32 event, int outward)
 }
 
 /* Lets a flow hear what its ends say by TCP. */
-INLINE void flow_hear(struct flow *flow, u32 flags, u32 ack, u32 outward)
+INLINE void flow_hear(struct work *w, struct flow_ref found, u32 flags, u32 ack, u32 outward)
 {
+	struct flow *flow = found.flow;
+
 	if (flags & TCP_RST && flow->state != CONN_CLOSED)
 		flow->flags |= FLOW_BROKEN;
 	flow_follow(flow, tcp_event(flags), (int)outward);
 	if (flags & TCP_ACK)
-		hear_ack(flow, ack, (int)outward);
+		hear_ack(flow_rest(w, found), ack, (int)outward);
 }
 
 /* Counts a packet and lets its flow take notice of it. */
@@ -397,7 +408,7 @@ INLINE void flow_notice(struct work *w, u32 rule_id, u32 idle_ms, struct flow_re
 		return;
 	flow_advance(flow, bytes, way->outward);
 	if (way->key.protocol == IP_TCP && is_plain(&w->in))
-		flow_hear(flow, w->in.tcp_flags, w->in.ack, way->outward);
+		flow_hear(w, found, w->in.tcp_flags, w->in.ack, way->outward);
 	flow_touch(found, w->now_ms + timeout_ms(flow, idle_ms));
 }
 
@@ -511,7 +522,7 @@ STEP u32 forward(struct work *w, u32 index)
 		return VERDICT_PASS;
 	found = passage_find(w, image, entry);
 	if (found.flow && found.flow->flags & FLOW_OVER && way->member != NONE)
-		return over(w, found.flow, way->outward);
+		return over(w, found, way->outward);
 	reason = passage_admit(w, found.flow);
 	if (reason)
 		return drop(w, reason);
@@ -519,7 +530,7 @@ STEP u32 forward(struct work *w, u32 index)
 	if (entry->delivery == DELIVERY_ROUTED && link && is_appliance(w, link))
 		return VERDICT_PASS; /* it has been through an appliance: the host routes it on */
 	if (way->late && found.flow)
-		return expired(w, found.flow, way->outward);
+		return expired(w, found, way->outward);
 	if (way->renewed && found.flow && !w->p->asked)
 		found.flow->generation = (u16)image->generation;
 	reason = passage_choose(w, entry, found.flow);
@@ -579,9 +590,9 @@ INLINE u32 answer_admit(struct work *w, struct flow_ref found, const struct addr
 	u32 mtu;
 
 	if (found.flow->flags & FLOW_OVER)
-		return over(w, found.flow, 1);
+		return over(w, found, 1);
 	if (flow_late(w, found))
-		return expired(w, found.flow, 1);
+		return expired(w, found, 1);
 	mtu = client_mtu(w, found.flow->ifindex);
 	return mtu ? too_big(w, from, mtu) : VERDICT_PASS;
 }
@@ -641,7 +652,7 @@ STEP u32 hairpin_return(struct work *w)
 	way->key = (struct key){.source = {.high = back.flow->bytes_in, .low = back.flow->bytes_out},
 				.destination = w->key.destination,
 				.source_port = back.flow->target_port,
-				.destination_port = back.flow->hairpin_port,
+				.destination_port = (u16)flow_port(w, back),
 				.protocol = w->key.protocol};
 	way->entry = frontend_entry(w, &way->key, &w->to);
 	entry = entry_at(image, way->entry);

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* The table of IPv4 flows in the kernel: sets of four, as in a processor's cache. A set begins with a line of four keys;
- * each flow has a line of its own beside it. So a flow is found at the cost of one random access, where the kernel's hash
- * maps take two, one after the other. That is what a packet costs when there are more flows than the processor's caches
- * hold.
+/* The table of IPv4 flows in the kernel: sets of four, as in a processor's cache. Each way is a line of memory that has
+ * a flow's key beside its state; what few packets ask of a flow (struct flow_rest) is in a map beside. So most packets
+ * wait for memory once, and fetch but one line, where the kernel's hash maps take two or three, one after the other. That
+ * is what a packet costs when there are more flows than the processor's caches hold.
  *
- * A key's hash names two sets. A flow goes into the first, or into the second if the first has but one way left and the
- * second has more. So one in twelve is in its second set when there is a flow to every two ways, and next to none finds
- * both full.
+ * A key's hash names two sets, and a way in each where the flow is looked for first. A flow goes into the first set, or
+ * into the second if the first has but one way left and the second has more; there into its own way, if that is free, or
+ * the one beside it, or another. When there is a flow to every two ways, three of four are in their own ways, and one in
+ * ten is in its second set; next to none finds both full.
  *
  * No locks. The second word of a key says whose a way is: 0 nobody's, SET_CLAIMED that somebody writes it. Whoever
  * exchanges it may write the way, and shows the key when all else is written. Then it looks for the key once more: of two
@@ -14,8 +15,8 @@
  * by exchanging its word for 0. Whoever has found a flow the moment before another one got its way takes one packet for
  * one of the other's, as with the kernel's own maps, which use their memory again at once.
  *
- * Where both sets are full, a flow of the second gives its way: one that is over for SET_OVER_MS, else a SYN that nobody
- * answered for SET_SYN_S, else the one that is over soonest.
+ * Where both sets are full, a flow of the second gives its way: one that is over for SET_OVER_MS, else a SYN that was
+ * neither answered nor repeated for SET_SYN_S, else the one that is over soonest.
  *
  * Source: Dietzfelbinger, Universal hashing and k-wise independent random variables via integer arithmetic without primes
  * (1996), for the hash: whoever does not know the seed makes no two keys meet more often than by chance. Azar et al.,
@@ -27,6 +28,9 @@
 #include "hash.h"
 
 #define SET_TRIES 2 /* for a place that another processor wants at the same moment */
+#define WAY_BYTES sizeof(((struct flow_way *)0)->state)
+
+_Static_assert(WAY_BYTES == __builtin_offsetof(struct flow, rest), "a way's key is where other flows have their rest");
 
 /* Never 0 in the second word, also where protocol and ports are. */
 INLINE struct key4_words key4_of(const struct key *key)
@@ -44,14 +48,32 @@ INLINE u64 set_hash(const struct key4_words *key)
 	       (two >> 32) * settings.seed[3];
 }
 
-INLINE u32 first_set(u64 hash)
+/* Where a flow is looked for first in each of its sets: the number of a set and a way. */
+INLINE u32 first_place(u64 hash)
 {
-	return scale((u32)(hash >> 32), settings.sets);
+	return scale((u32)(hash >> 32), settings.sets * SET_WAYS);
 }
 
-INLINE u32 second_set(u64 hash)
+INLINE u32 second_place(u64 hash)
 {
-	return scale((u32)(hash * 0x9e3779b97f4a7c15ull >> 32), settings.sets);
+	return first_place(hash * 0x9e3779b97f4a7c15ull);
+}
+
+/* A way by its number, which is masked, for the verifier. */
+INLINE struct flow_way *set_way(struct flow_set *set, u32 way)
+{
+	return &set->way[bound(way, SET_WAYS - 1)];
+}
+
+INLINE struct flow *set_flow(struct flow_set *set, u32 way)
+{
+	return (struct flow *)set_way(set, way);
+}
+
+/* 0 if a way has a key. */
+INLINE u64 way_lacks(const struct flow_way *way, const struct key4_words *key)
+{
+	return (way->word[0] ^ key->words[0]) | (way->word[1] ^ key->words[1]);
 }
 
 /* 1 for 0, else 0. Without a branch, which the verifier would follow to the end of the program, for each of four ways; and
@@ -65,35 +87,30 @@ INLINE u32 is_zero(u64 number)
 	return (u32)((number | negative) >> 63) ^ 1;
 }
 
-INLINE u32 way_has(const struct flow_set *set, u32 way, const struct key4_words *key)
-{
-	return is_zero((set->word[2 * way] ^ key->words[0]) | (set->word[2 * way + 1] ^ key->words[1]));
-}
-
 /* The ways that have a key, a bit for each: none or one, and two for the moment that two processors put it in. */
 INLINE u32 ways_of(const struct flow_set *set, const struct key4_words *key)
 {
-	return way_has(set, 0, key) | way_has(set, 1, key) << 1 | way_has(set, 2, key) << 2 | way_has(set, 3, key) << 3;
+	return is_zero(way_lacks(&set->way[0], key)) | is_zero(way_lacks(&set->way[1], key)) << 1 |
+	       is_zero(way_lacks(&set->way[2], key)) << 2 | is_zero(way_lacks(&set->way[3], key)) << 3;
 }
 
 INLINE u32 ways_free(const struct flow_set *set)
 {
-	return is_zero(set->word[1]) | is_zero(set->word[3]) << 1 | is_zero(set->word[5]) << 2 | is_zero(set->word[7]) << 3;
+	return is_zero(set->way[0].word[1]) | is_zero(set->way[1].word[1]) << 1 | is_zero(set->way[2].word[1]) << 2 |
+	       is_zero(set->way[3].word[1]) << 3;
 }
 
 /* The lowest bit of four, and how many there are: two bits for each of sixteen numbers, and four. */
 #define LOWEST_WAY(ways) (0x12131210u >> ((ways) * 2) & 3)
 #define COUNT_WAYS(ways) (0x4332322132212110ull >> ((ways) * 4) & 7)
 
-/* Words and flows are found by numbers that are masked, for the verifier. */
-INLINE u64 *set_word(struct flow_set *set, u32 word)
+/* The free way that a flow takes: its own, the one beside it, or the lowest. */
+INLINE u32 way_of_free(u32 free, u32 own)
 {
-	return &set->word[bound(word, 2 * SET_WAYS - 1)];
-}
-
-INLINE struct flow *set_flow(struct flow_set *set, u32 way)
-{
-	return &set->flow[bound(way, SET_WAYS - 1)];
+	own &= SET_WAYS - 1;
+	if (free >> own & 1)
+		return own;
+	return free >> (own ^ 1) & 1 ? own ^ 1 : LOWEST_WAY(free);
 }
 
 /* A set by its number; `index` is memory to ask the map by. */
@@ -103,23 +120,36 @@ INLINE struct flow_set *set_at(u32 number, u32 *index)
 	return bpf_map_lookup_elem(&flows4, index);
 }
 
-/* Where the flow of a key and its hash is: the number of its set and way, or NONE. `index` as above. */
-INLINE u32 set_where(const struct key4_words *key, u64 hash, u32 *index)
+/* Where in a set the flow of a key is, which is looked for at `place` first, then beside it: the number of its set and way,
+ * or NONE. `index` as above.
+ */
+INLINE u32 set_look(const struct key4_words *key, u32 place, u32 *index)
 {
-	struct flow_set *set;
+	struct flow_set *set = set_at(place / SET_WAYS, index);
+	u64 lacks;
 	u32 ways;
 
-	set = set_at(first_set(hash), index);
 	if (!set)
 		return NONE;
-	ways = ways_of(set, key);
-	if (ways)
-		return *index * SET_WAYS + LOWEST_WAY(ways);
-	set = set_at(second_set(hash), index);
-	if (!set)
-		return NONE;
+	lacks = way_lacks(set_way(set, place), key);
+	if (lacks) {
+		place ^= 1;
+		lacks = way_lacks(set_way(set, place), key);
+	}
+	if (!lacks) {
+		SETTLED(lacks); /* the flow's address depends on it, as in is_zero */
+		return place + (u32)lacks;
+	}
 	ways = ways_of(set, key);
 	return ways ? *index * SET_WAYS + LOWEST_WAY(ways) : NONE;
+}
+
+/* Where the flow of a key and its hash is, as set_look tells it. */
+INLINE u32 set_where(const struct key4_words *key, u64 hash, u32 *index)
+{
+	u32 place = set_look(key, first_place(hash), index);
+
+	return place == NONE ? set_look(key, second_place(hash), index) : place;
 }
 
 STEP u32 set_place(const struct key *key)
@@ -159,20 +189,19 @@ INLINE int count_made(struct work *w)
 INLINE u32 way_worth(const struct work *w, const struct flow *flow)
 {
 	u32 left = flow->deadline_ms + SET_OVER_MS - w->now_ms;
+	u32 missed = flow->state == CONN_SYN ? SET_OVER_MS + SYN_MS - SET_SYN_MS : 0;
 
-	if ((s32)left <= 0 || (flow->state == CONN_SYN && (s32)(w->now_s - flow->created_s) >= (s32)SET_SYN_S))
-		return 0;
-	return left;
+	return (s32)left <= (s32)missed ? 0 : left;
 }
 
 /* The way whose flow is missed least. */
-INLINE u32 set_least(const struct work *w, const struct flow_set *set)
+INLINE u32 set_least(const struct work *w, struct flow_set *set)
 {
 	u32 least = NONE, way = 0;
 
 	UNROLL
 	for (u32 i = 0; i < SET_WAYS; i++) {
-		u32 worth = set->word[2 * i + 1] == SET_CLAIMED ? NONE : way_worth(w, &set->flow[i]);
+		u32 worth = set->way[i].word[1] == SET_CLAIMED ? NONE : way_worth(w, (struct flow *)&set->way[i]);
 
 		if (worth < least) {
 			least = worth;
@@ -185,11 +214,12 @@ INLINE u32 set_least(const struct work *w, const struct flow_set *set)
 /* Claims a way; 0 if another processor was faster. Notes whether it had a flow that was over, or one of the same key. */
 INLINE int way_claim(struct work *w, struct flow_set *set, u32 way)
 {
-	u64 *word = set_word(set, 2 * way + 1), held = *word;
+	struct flow_way *at = set_way(set, way);
+	u64 held = at->word[1];
 
 	w->over = held && (is_late(set_flow(set, way)->deadline_ms, w->now_ms) ||
-			   (held == w->small.words[1] && *set_word(set, 2 * way) == w->small.words[0]));
-	return held != SET_CLAIMED && __sync_val_compare_and_swap(word, held, SET_CLAIMED) == held;
+			   (held == w->small.words[1] && at->word[0] == w->small.words[0]));
+	return held != SET_CLAIMED && __sync_val_compare_and_swap(&at->word[1], held, SET_CLAIMED) == held;
 }
 
 /* Frees a way of those that still have the key `w->small`. */
@@ -198,7 +228,7 @@ INLINE void way_free(struct work *w, struct flow_set *set, u32 ways)
 	u64 key = w->small.words[1];
 
 	if (ways)
-		w->over += __sync_val_compare_and_swap(set_word(set, 2 * LOWEST_WAY(ways) + 1), key, 0) == key;
+		w->over += __sync_val_compare_and_swap(&set_way(set, LOWEST_WAY(ways))->word[1], key, 0) == key;
 }
 
 /* Leaves one flow of the key, the one that look-ups find: another processor may have put it in at the same moment. */
@@ -207,13 +237,13 @@ INLINE void set_single(struct work *w)
 	struct flow_set *set;
 	u32 first, ways;
 
-	set = set_at(first_set(w->hash), &w->index);
+	set = set_at(first_place(w->hash) / SET_WAYS, &w->index);
 	if (!set)
 		return;
 	first = ways_of(set, &w->small);
 	way_free(w, set, first & (first - 1));
 	ways = w->index;
-	set = set_at(second_set(w->hash), &w->index);
+	set = set_at(second_place(w->hash) / SET_WAYS, &w->index);
 	if (!set || w->index == ways)
 		return;
 	ways = ways_of(set, &w->small);
@@ -226,20 +256,20 @@ INLINE u32 set_choose(struct work *w)
 	struct flow_set *set;
 	u32 free, others;
 
-	set = set_at(first_set(w->hash), &w->index);
+	set = set_at(first_place(w->hash) / SET_WAYS, &w->index);
 	if (!set)
 		return NONE;
 	free = ways_free(set);
 	if (COUNT_WAYS(free) > 1)
-		return w->index * SET_WAYS + LOWEST_WAY(free);
-	set = set_at(second_set(w->hash), &w->index);
+		return w->index * SET_WAYS + way_of_free(free, first_place(w->hash));
+	set = set_at(second_place(w->hash) / SET_WAYS, &w->index);
 	if (!set)
 		return NONE;
 	others = ways_free(set);
 	if (COUNT_WAYS(others) > COUNT_WAYS(free))
-		return w->index * SET_WAYS + LOWEST_WAY(others);
+		return w->index * SET_WAYS + way_of_free(others, second_place(w->hash));
 	if (free)
-		return first_set(w->hash) * SET_WAYS + LOWEST_WAY(free);
+		return (first_place(w->hash) & ~(SET_WAYS - 1)) + LOWEST_WAY(free);
 	return w->index * SET_WAYS + set_least(w, set);
 }
 
@@ -270,15 +300,20 @@ INLINE struct flow_set *set_claim(struct work *w)
 INLINE int set_put(struct work *w)
 {
 	struct flow_set *set = set_claim(w);
-	u32 way;
+	struct flow_way *way;
+	struct flow_rest *rest;
 	u64 *mark;
 
 	if (!set)
 		return 0;
-	way = w->place % SET_WAYS;
-	*set_word(set, 2 * way) = w->small.words[0];
-	*set_flow(set, way) = w->fresh;
-	__sync_lock_test_and_set(set_word(set, 2 * way + 1), w->small.words[1]);
+	way = set_way(set, w->place);
+	way->word[0] = w->small.words[0];
+	__builtin_memcpy(way->state, &w->fresh, WAY_BYTES);
+	w->index = w->place;
+	rest = bpf_map_lookup_elem(&rests4, &w->index);
+	if (rest)
+		*rest = w->fresh.rest;
+	__sync_lock_test_and_set(&way->word[1], w->small.words[1]);
 	set_single(w);
 	w->index = w->place / (SET_WAYS * SET_GROUP);
 	mark = bpf_map_lookup_elem(&marks4, &w->index);

@@ -111,7 +111,7 @@ STEP u32 snat_try(struct work *w, u32 number, u32 port)
 	w->back = snat_back_key(&w->way.key, source, port);
 	if (flow_taken(w, &w->back))
 		return CLAIM_TAKEN;
-	w->way.target_port = w->fresh.hairpin_port = (u16)number;
+	w->way.target_port = w->fresh.rest.hairpin_port = (u16)number;
 	w->way.translated = (u16)port;
 	return flow_put(w, &w->back) ? CLAIM_DONE : CLAIM_FULL;
 }
@@ -147,12 +147,12 @@ INLINE struct flow snat_half(const struct work *w, const struct snat *snat)
 {
 	return (struct flow){.flags = (u8)(FLOW_RETURN | FLOW_SNAT | (snat->flags & SNAT_RESET ? FLOW_RESET : 0)),
 			     .rule = (u16)snat->rule,
-			     .member = snat->member,
+			     .member = (u16)snat->member,
 			     .bytes_in = w->way.key.source.high,
 			     .bytes_out = w->way.key.source.low,
 			     .target_port = w->way.key.source_port,
-			     .created_s = w->now_s,
-			     .deadline_ms = w->now_ms + SYN_MS};
+			     .deadline_ms = w->now_ms + SYN_MS,
+			     .rest = {.created_s = w->now_s}};
 }
 
 /* Whether an answer's half belongs to the connection of this passage. */
@@ -186,7 +186,7 @@ INLINE u32 snat_start(struct work *w, const struct snat *snat, struct flow_ref *
 	w->fresh.flags &= (u8)~FLOW_RETURN;
 	w->fresh.bytes_in = w->fresh.bytes_out = 0;
 	w->fresh.target_port = w->way.target_port;
-	w->fresh.hairpin_port = w->way.translated;
+	w->fresh.rest.hairpin_port = w->way.translated;
 	*found = flow_insert(w, &w->way.key, w->way.hash, &w->fresh);
 	if (!found->flow) {
 		back = flow_find(w, &w->back, flow_hash(w, &w->back));
@@ -229,7 +229,8 @@ INLINE void snat_notice(struct work *w, const struct snat *snat, struct flow_ref
 	if (w->in.form == FORM_ERROR)
 		return;
 	back.flow->state = found.flow->state;
-	back.flow->ack_in = found.flow->ack_out; /* what the other end has acknowledged */
+	if (w->way.outward && w->way.key.protocol == IP_TCP && is_plain(&w->in) && w->in.tcp_flags & TCP_ACK)
+		hear_ack(flow_rest(w, back), w->in.ack, 0); /* what the other end has acknowledged */
 	flow_touch(back, w->now_ms + timeout_ms(found.flow, snat->idle_ms));
 }
 
@@ -273,9 +274,9 @@ STEP u32 snat_out(struct work *w)
 	if (reason)
 		return drop(w, reason);
 	if (!found.flow || found.flow->flags & FLOW_OVER)
-		return found.flow ? over(w, found.flow, 0) : drop(w, DROP_NO_FLOW);
+		return found.flow ? over(w, found, 0) : drop(w, DROP_NO_FLOW);
 	w->way.member = found.flow->member;
-	port = found.flow->hairpin_port;
+	port = flow_port(w, found);
 	if (!source_at(image, found.flow->target_port))
 		return drop(w, DROP_NO_FLOW);
 	w->source = *source_at(image, found.flow->target_port);
@@ -283,7 +284,7 @@ STEP u32 snat_out(struct work *w)
 	back = flow_find(w, &w->back, flow_hash(w, &w->back));
 	if (!back.flow) { /* BPF: the kernel needed the room */
 		w->fresh = snat_half(w, snat);
-		w->fresh.hairpin_port = found.flow->target_port;
+		w->fresh.rest.hairpin_port = found.flow->target_port;
 		back = flow_insert(w, &w->back, flow_hash(w, &w->back), &w->fresh);
 		if (FLOWS_MOVE)
 			found = flow_find(w, &w->way.key, w->way.hash);
@@ -348,10 +349,10 @@ STEP u32 snat_back(struct work *w)
 				.kind = KEY_OUTBOUND};
 	found = flow_find(w, &way->key, flow_hash(w, &way->key));
 	snat = snat_at(image, snat_rule(w, &way->key.source, way->key.protocol));
-	if (!found.flow || !snat || found.flow->hairpin_port != w->back.destination_port)
+	if (!found.flow || !snat || flow_port(w, found) != w->back.destination_port)
 		return drop(w, DROP_NO_FLOW);
 	if (found.flow->flags & FLOW_OVER)
-		return over(w, found.flow, 1);
+		return over(w, found, 1);
 	mtu = client_mtu(w, found.flow->ifindex);
 	if (mtu)
 		return too_big(w, &w->key.destination, mtu);

@@ -248,6 +248,19 @@ INLINE int flow_taken(const struct work *w, const struct key *key)
 	return !!flow_find(w, key, flow_hash(w, key)).flow;
 }
 
+/* What few packets ask of a flow that was found. */
+INLINE struct flow_rest *flow_rest(const struct work *w, struct flow_ref found)
+{
+	(void)w;
+	return &found.flow->rest;
+}
+
+/* Starts a flow anew, as `w->fresh`. */
+INLINE void flow_renew(const struct work *w, struct flow_ref found)
+{
+	*found.flow = w->fresh;
+}
+
 INLINE void flow_touch(struct flow_ref found, u32 deadline_ms)
 {
 	*found.deadline_ms = deadline_ms;

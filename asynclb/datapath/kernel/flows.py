@@ -15,7 +15,7 @@ one.
 import mmap
 from collections.abc import Iterator
 from ctypes import POINTER, Array, addressof, byref, c_char, c_uint32, c_uint64, c_void_p, cast, memmove, sizeof
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS
@@ -30,7 +30,7 @@ _MAPPED: Final = 0xFFFF << 32
 _WAYS: Final = CONSTANTS["SET_WAYS"]
 _GROUP: Final = CONSTANTS["SET_GROUP"]
 _WINDOW: Final = 64
-"""Groups that are mapped at once: 1.3 MB."""
+"""Groups that are mapped at once: 1 MB of sets, and a quarter of what their flows have beside."""
 _MOST_WINDOWS: Final = 8
 """That a part may be from."""
 _NONE_MARKED: Final = bytes(8 * _WINDOW)
@@ -107,12 +107,12 @@ class Sets:
     kind: FlowKey = layout.Key4
 
     def __init__(self, bpf: Libbpf, state: State) -> None:
-        self._fd = state["flows4"]
-        self._sets = bpf.map_info(self._fd).max_entries
+        self._fds = state["flows4"], state["rests4"]
+        self._sets = bpf.map_info(state["flows4"]).max_entries
         self._groups = self._sets // _GROUP
         self._native = library()
         self._marks = _map(state["marks4"], _pages(8 * self._groups))
-        self._windows: dict[int, tuple[mmap.mmap, int]] = {}
+        self._windows: dict[int, tuple[Window, ...]] = {}
         self._batch = Batch(sizeof(layout.Key4), sizeof(layout.Flow), BATCH)
         self._places = (c_uint32 * BATCH)()
         self.keys, self.values, self.key = self._batch.keys, self._batch.values, self._batch.key
@@ -146,33 +146,37 @@ class Sets:
 
     def read(self, index: int) -> layout.Flow | None:
         """See `Part`."""
-        found, way = self._set_of(index)
-        flow = layout.Flow.from_buffer_copy(found.flow[way])
-        return flow if bytes(self.key(index)) == _key_of(found, way) else None
+        way, rest = self._way_of(index)
+        flow = _flow_of(way, rest)
+        return flow if bytes(self.key(index)) == bytes(way.word) else None
 
     def delete(self, index: int) -> bool:
         """See `Part`."""
-        found, way = self._set_of(index)
+        way, _ = self._way_of(index)
         held = int.from_bytes(self.key(index)[8:], "little")
-        place = addressof(found) + 8 * (2 * way + 1)
         if self._native is not None:
+            place = addressof(way) + layout.FlowWay.word.offset + 8
             return bool(self._native.asynclb_kernel_free(c_void_p(place), c_uint64(held)))
-        word = c_uint64.from_address(place)
-        done = word.value == held
+        done = bool(way.word[1] == held)
         if done:
-            word.value = 0
+            way.word[1] = 0
         return done
 
     def silence(self, index: int) -> None:
         """See `Part`."""
-        found, way = self._set_of(index)
-        if self.key(index) == _key_of(found, way):
-            found.flow[way].flags |= CONSTANTS["FLOW_OVER"]
+        way, _ = self._way_of(index)
+        if self.key(index) == bytes(way.word):
+            layout.Flow.from_buffer(way).flags |= CONSTANTS["FLOW_OVER"]
 
-    def _set_of(self, index: int) -> tuple[layout.FlowSet, int]:
-        place = self._places[index]
-        window, within = divmod(place // _WAYS, _WINDOW * _GROUP)
-        return layout.FlowSet.from_address(self._mapped(window) + within * sizeof(layout.FlowSet)), place % _WAYS
+    def _way_of(self, index: int) -> tuple[layout.FlowWay, layout.FlowRest]:
+        return self._way(*divmod(self._places[index], _WINDOW * _GROUP * _WAYS))
+
+    def _way(self, window: int, within: int) -> tuple[layout.FlowWay, layout.FlowRest]:
+        sets, rests = self._mapped(window)
+        return (
+            layout.FlowWay.from_address(sets.place + within * sizeof(layout.FlowWay)),
+            layout.FlowRest.from_address(rests.place + within * sizeof(layout.FlowRest)),
+        )
 
     def _gather(self, window: int, groups: int, position: c_uint32) -> None:
         """Take in flows from a position in a window on, until the part is full. C twin: asynclb_kernel_gather."""
@@ -184,7 +188,8 @@ class Sets:
                 return
             keys, flows = (addressof(memory) for memory in (self.keys, self.values))
             self.count += self._native.asynclb_kernel_gather(
-                *(c_void_p(self._mapped(window)), c_void_p(place), c_uint32(groups), byref(position)),
+                *(c_void_p(each.place) for each in self._mapped(window)),
+                *(c_void_p(place), c_uint32(groups), byref(position)),
                 *(c_uint32(first * _GROUP * _WAYS), c_uint32(BATCH - self.count)),
                 c_void_p(keys + self.count * sizeof(layout.Key4)),
                 c_void_p(flows + self.count * sizeof(layout.Flow)),
@@ -196,48 +201,60 @@ class Sets:
     def _gather_slowly(self, window: int, groups: int, position: c_uint32, place: int) -> None:
         marks: Any = cast(c_void_p(place), POINTER(c_uint64))
         while position.value < groups * _GROUP * _WAYS and self.count < BATCH:
-            number, way = divmod(position.value, _WAYS)
-            group, within = divmod(number, _GROUP)
-            if not within and not way and self._is_empty(window, group, marks):
+            number = position.value
+            group, within = divmod(number, _GROUP * _WAYS)
+            if not within and self._is_empty(window, group, marks):
                 position.value += _GROUP * _WAYS
                 continue
             position.value += 1
-            found = layout.FlowSet.from_address(self._mapped(window) + number * sizeof(layout.FlowSet))
-            if found.word[2 * way + 1] in (0, CONSTANTS["SET_CLAIMED"]):
+            way, rest = self._way(window, number)
+            if way.word[1] in (0, CONSTANTS["SET_CLAIMED"]):
                 continue
             keys, flows = addressof(self.keys), addressof(self.values)
-            memmove(keys + self.count * sizeof(layout.Key4), _key_of(found, way), sizeof(layout.Key4))
-            memmove(flows + self.count * sizeof(layout.Flow), addressof(found.flow[way]), sizeof(layout.Flow))
-            self._places[self.count] = window * _WINDOW * _GROUP * _WAYS + number * _WAYS + way
+            memmove(keys + self.count * sizeof(layout.Key4), bytes(way.word), sizeof(layout.Key4))
+            memmove(flows + self.count * sizeof(layout.Flow), bytes(_flow_of(way, rest)), sizeof(layout.Flow))
+            self._places[self.count] = window * _WINDOW * _GROUP * _WAYS + number
             self.count += 1
 
     def _is_empty(self, window: int, group: int, marks: Any) -> bool:
         """Return whether a group has no flow; its mark says so from then on."""
-        start = self._mapped(window) + group * _GROUP * sizeof(layout.FlowSet)
-        sets = (layout.FlowSet * _GROUP).from_address(start)
-        if marks[group] and not any(any(each.word) for each in sets):
+        start = self._mapped(window)[0].place + group * _GROUP * sizeof(layout.FlowSet)
+        ways = (layout.FlowWay * (_GROUP * _WAYS)).from_address(start)
+        if marks[group] and not any(each.word[1] for each in ways):
             marks[group] = 0
-            marks[group] = any(any(each.word) for each in sets)
+            marks[group] = any(each.word[1] for each in ways)
         return not marks[group]
 
-    def _mapped(self, window: int) -> int:
-        """Return where a window is in memory."""
+    def _mapped(self, window: int) -> "tuple[Window, ...]":
+        """Return a window of both maps: the sets, and what their flows have beside."""
         if window not in self._windows:
             first = window * _WINDOW * _GROUP
-            size = min(_WINDOW * _GROUP, self._sets - first) * sizeof(layout.FlowSet)
-            view = _map(self._fd, size, first * sizeof(layout.FlowSet))
-            self._windows[window] = view, addressof(c_char.from_buffer(view))
-        return self._windows[window][1]
+            count = min(_WINDOW * _GROUP, self._sets - first)
+            sizes = sizeof(layout.FlowSet), sizeof(layout.FlowRest) * _WAYS
+            parts = zip(self._fds, sizes, strict=True)
+            views = [_map(fd, count * size, first * size) for fd, size in parts]
+            self._windows[window] = tuple(Window(view, addressof(c_char.from_buffer(view))) for view in views)
+        return self._windows[window]
 
     def _unmap(self) -> None:
         self.count = 0
-        for view, _ in self._windows.values():
-            view.close()
+        for windows in self._windows.values():
+            for each in windows:
+                each.view.close()
         self._windows.clear()
 
 
-def _key_of(found: layout.FlowSet, way: int) -> bytes:
-    return bytes(found)[16 * way : 16 * way + 16]
+class Window(NamedTuple):
+    """A part of a map, and where it is in memory."""
+
+    view: mmap.mmap
+    place: int
+
+
+def _flow_of(way: layout.FlowWay, rest: layout.FlowRest) -> layout.Flow:
+    flow = layout.Flow.from_buffer_copy(way)
+    flow.rest = rest
+    return flow
 
 
 def _map(fd: int, size: int, offset: int = 0) -> mmap.mmap:

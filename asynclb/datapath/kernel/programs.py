@@ -34,7 +34,7 @@ from asynclb.net.drop import Drop
 
 OBJECT = Path(__file__).parents[2] / "native" / "_kernel.bpf.o"
 STATE_MAPS = (
-    *("flows4", "marks4", "flows6", "fragments"),
+    *("flows4", "rests4", "marks4", "flows6", "fragments"),
     *("rule_counts", "member_counts", "drops", "totals", "interfaces", "appliances"),
 )
 TABLES = ("control", "images", "hops")
@@ -236,7 +236,8 @@ class Programs:
         self._object.set_initial(_SETTINGS, bytes(settings))
         self._object.set_value_size("images", self.capacity + SLACK)
         self._object.set_entries("flows4", settings.sets)
-        self._object.set_entries("marks4", limits.groups)
+        self._object.set_entries("rests4", settings.sets * CONSTANTS["SET_WAYS"])
+        self._object.set_entries("marks4", settings.sets // CONSTANTS["SET_GROUP"])
         self._object.set_entries("flows6", limits.flows6)
         for name, fd in state.maps.items():
             self._object.reuse(name, fd)

@@ -17,7 +17,7 @@ static int is_empty(const struct flow_set *sets)
 {
 	for (u32 i = 0; i < SET_GROUP; i++)
 		for (u32 way = 0; way < SET_WAYS; way++)
-			if (__atomic_load_n(&sets[i].word[2 * way + 1], __ATOMIC_ACQUIRE))
+			if (__atomic_load_n(&sets[i].way[way].word[1], __ATOMIC_ACQUIRE))
 				return 0;
 	return 1;
 }
@@ -27,15 +27,15 @@ static int is_empty(const struct flow_set *sets)
  * empty is cleared, and set again if a flow has come meanwhile; who puts one in sets it afterwards. Python twin:
  * _gather_slowly.
  */
-ASYNCLB_EXPORT u32 asynclb_kernel_gather(const struct flow_set *sets, u64 *marks, u32 groups, u32 *position, u32 base,
-				u32 room, u64 *keys, struct flow *flows, u32 *places)
+ASYNCLB_EXPORT u32 asynclb_kernel_gather(const struct flow_set *sets, const struct flow_rest *rests, u64 *marks, u32 groups,
+				u32 *position, u32 base, u32 room, u64 *keys, struct flow *flows, u32 *places)
 {
 	const u32 ways = SET_GROUP * SET_WAYS;
 	u32 at = *position, end = groups * ways, found = 0;
 
 	while (at < end && found < room) {
 		u32 number = at / SET_WAYS, way = at % SET_WAYS, group = at / ways;
-		const u64 *word = &sets[number].word[2 * way];
+		const struct flow_way *from = &sets[number].way[way];
 		u64 key;
 
 		if (at % ways == 0) {
@@ -53,14 +53,15 @@ ASYNCLB_EXPORT u32 asynclb_kernel_gather(const struct flow_set *sets, u64 *marks
 			}
 		}
 		at++;
-		key = __atomic_load_n(&word[1], __ATOMIC_ACQUIRE);
+		key = __atomic_load_n(&from->word[1], __ATOMIC_ACQUIRE);
 		if (!key || key == SET_CLAIMED)
 			continue;
-		keys[2 * found] = word[0];
+		keys[2 * found] = from->word[0];
 		keys[2 * found + 1] = key;
-		flows[found] = sets[number].flow[way];
+		__builtin_memcpy(&flows[found], from->state, sizeof from->state);
+		flows[found].rest = rests[at - 1];
 		__atomic_thread_fence(__ATOMIC_ACQUIRE);
-		if (__atomic_load_n(&word[1], __ATOMIC_RELAXED) != key)
+		if (__atomic_load_n(&from->word[1], __ATOMIC_RELAXED) != key)
 			continue; /* it has gone, or another one has come */
 		places[found++] = base + number * SET_WAYS + way;
 	}
@@ -96,10 +97,10 @@ ASYNCLB_EXPORT void asynclb_kernel_marks(const u8 *keys, u32 key_bytes, u32 port
 		const u8 *key = keys + (u64)i * key_bytes + port_at;
 		u32 port = *(const u16 *)key;
 
-		if ((s32)(now_ms - flow->deadline_ms) >= 0 || flow->hairpin_port >= sources ||
+		if ((s32)(now_ms - flow->deadline_ms) >= 0 || flow->rest.hairpin_port >= sources ||
 		    (flow->flags & (FLOW_RETURN | FLOW_SNAT)) != (FLOW_RETURN | FLOW_SNAT))
 			continue;
-		marks[(flow->hairpin_port * 2 + (key[2] == 17)) * 8192 + port / 8] |= (u8)(1u << (port & 7));
+		marks[(flow->rest.hairpin_port * 2 + (key[2] == 17)) * 8192 + port / 8] |= (u8)(1u << (port & 7));
 	}
 }
 
@@ -109,7 +110,7 @@ ASYNCLB_EXPORT u32 asynclb_kernel_begun(const struct flow *flows, u32 count, u32
 	u32 number = 0;
 
 	for (u32 i = 0; i < count; i++)
-		if (!(flows[i].flags & FLOW_RETURN) && flows[i].created_s - since_s < until_s - since_s)
+		if (!(flows[i].flags & FLOW_RETURN) && flows[i].rest.created_s - since_s < until_s - since_s)
 			found[number++] = i;
 	return number;
 }

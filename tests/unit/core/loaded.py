@@ -36,7 +36,6 @@ _FLOW_MAPS: tuple[tuple[str, int, type[Structure]], ...] = (
     ("flows6", sizeof(layout.Key), layout.Flow),
     ("fragments", sizeof(layout.FragmentKey), layout.Fragment),
 )
-_WAYS = CONSTANTS["SET_WAYS"]
 SETS = 64
 """Of IPv4's flows: few, for what looks at all of them takes its time from fragments, which are held for a second."""
 
@@ -192,11 +191,11 @@ class Loaded:
                 self.bpf.update(self.object.map(name), struct.pack("=I", key), value)
 
     def flows(self) -> list[layout.Flow]:
-        """Return what is in the maps of flows."""
+        """Return what is in the maps of flows; of IPv4's not their `rest`."""
         found = list[layout.Flow]()
         for name, _, record in self._records():
             if isinstance(record, layout.FlowSet):
-                found += [record.flow[way] for way in range(_WAYS) if record.word[2 * way + 1]]
+                found += [layout.Flow.from_buffer_copy(way) for way in record.way if way.word[1]]
             elif name == "flows6":
                 found.append(record)
         return found
@@ -204,8 +203,9 @@ class Loaded:
     def later(self, ms: int) -> None:
         """Let time pass: all deadlines come nearer."""
         for name, key, record in self._records():
-            for each in record.flow if isinstance(record, layout.FlowSet) else (record,):
-                each.deadline_ms = each.deadline_ms - ms & 0xFFFF_FFFF
+            for each in record.way if isinstance(record, layout.FlowSet) else (record,):
+                timed = layout.Flow.from_buffer(each) if isinstance(each, layout.FlowWay) else each
+                timed.deadline_ms = timed.deadline_ms - ms & 0xFFFF_FFFF
             self.bpf.update(self.object.map(name), key, bytes(record))
 
     def clear(self) -> None:
@@ -224,7 +224,7 @@ class Loaded:
                 more = self.bpf.lookup_batch(self.object.map(name), batch)
                 values = (kind * batch.count).from_buffer_copy(batch.values)
                 found += [(name, batch.key(index), values[index]) for index in range(batch.count)]
-        return [each for each in found if not isinstance(each[2], layout.FlowSet) or any(each[2].word)]
+        return [each for each in found if not isinstance(each[2], layout.FlowSet) or any(bytes(each[2]))]
 
 
 @contextmanager

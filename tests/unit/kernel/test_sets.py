@@ -18,7 +18,7 @@ from asynclb.net.flowhash import Distribution
 from tests.property.test_core_oracle import make_world
 from tests.unit.core.loaded import SETS, XDP_VERDICTS, Loaded, loaded
 from tests.unit.core.world import CLIENTS, Packet, tcp
-from tests.unit.kernel.flow_maps import GROUP, WAYS, flow_maps, put_four, set_of
+from tests.unit.kernel.flow_maps import GROUP, REST, WAYS, flow_maps, put_four, set_of
 from tests.unit.kernel.test_sweep import NOW_MS, flow, four
 
 VIP, HA_VIP, CLIENT = "203.0.113.10", "203.0.113.20", "198.51.100.7"
@@ -47,7 +47,7 @@ def frame_of(port: int, flags: int = SYN) -> bytes:
 
 def state_of(programs: Loaded) -> State:
     """Return the programs' maps of flows."""
-    return State({name: programs.object.map(name) for name in ("flows4", "marks4", "flows6")})
+    return State({name: programs.object.map(name) for name in ("flows4", "rests4", "marks4", "flows6")})
 
 
 def ports(programs: Loaded) -> list[int]:
@@ -100,18 +100,21 @@ def test_who_gives_its_way(programs: Loaded) -> None:
 
 
 def test_an_old_syn_gives_its_way(programs: Loaded) -> None:
-    """A SYN that nobody answered for two seconds goes before a younger flow that is over sooner."""
+    """A SYN that nobody answered for three seconds goes before one of now, and one before a connection over sooner."""
     for port in range(2_000, 2_000 + 4 * ROOM):
         send(programs, port)
     table = programs.object.map("flows4")
     for number in range(SETS):
         record = set_of(programs.bpf, state_of(programs), number)
         for way in range(WAYS):
-            record.flow[way].created_s -= 60 * (way == WAYS - 1)
-            record.flow[way].deadline_ms += 60_000 * (way == WAYS - 1)
+            flow_of = layout.Flow.from_buffer(record.way[way])
+            if way == WAYS - 1:
+                flow_of.deadline_ms -= 3_000
+            elif number % 2:
+                flow_of.state, flow_of.deadline_ms = Conn.ESTABLISHED, flow_of.deadline_ms - 20_000
         programs.bpf.update(table, struct.pack("=I", number), bytes(record))
     old = {
-        layout.Key4.from_buffer_copy(bytes(record)[16 * (WAYS - 1) :][:16]).source_port
+        layout.Key4.from_buffer_copy(bytes(record.way[WAYS - 1].word)).source_port
         for record in (set_of(programs.bpf, state_of(programs), number) for number in range(SETS))
     }
     before = set(ports(programs))
@@ -233,9 +236,10 @@ def _replace(bpf: Libbpf, state: State, part: Part, index: int) -> None:
     for number in range(bpf.map_info(state["flows4"]).max_entries):
         record = set_of(bpf, state, number)
         for way in range(WAYS):
-            if tuple(record.word[2 * way : 2 * way + 2]) == words:
-                record.word[2 * way : 2 * way + 2] = struct.unpack("=QQ", four(99))
-                record.flow[way] = layout.Flow(deadline_ms=NOW_MS)
+            if tuple(record.way[way].word) == words:
+                record.way[way] = layout.FlowWay.from_buffer_copy(
+                    bytes(layout.Flow(deadline_ms=NOW_MS))[: REST.offset] + four(99)
+                )
                 bpf.update(state["flows4"], struct.pack("=I", number), bytes(record))
                 return
     raise AssertionError("the flow is not there")
