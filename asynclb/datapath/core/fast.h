@@ -126,22 +126,23 @@ STEP u32 fast_order(struct work *w)
 	return (u32)key_order(&w->asked);
 }
 
-/* Begins to look for a flow. What is asked of memory between this and fast_flow, the processor does while it waits. */
-INLINE u32 fast_place(struct work *w, const struct glance *g)
+/* Finds the flow of the key that is asked for. What is asked of memory between this and the first look at the flow, the
+ * processor does while it waits. Here, not as a step: a return costs 8 ns on processors that are told not to guess them.
+ */
+INLINE struct flow_ref fast_find(struct work *w, const struct glance *g)
 {
-	return g->version == 4 ? set_place(&w->asked) : NONE;
+	struct key4_words small;
+
+	if (g->version != 4)
+		return (struct flow_ref){bpf_map_lookup_elem(&flows6, &w->asked), NONE};
+	small = key4_of(&w->asked);
+	return set_find(w, &small);
 }
 
-/* Returns the flow of the key that was asked for, if it is one that goes on as usual. */
-INLINE struct flow *fast_flow(struct work *w, const struct glance *g, u32 place)
+/* Whether a flow goes on as usual. */
+INLINE int is_usual(const struct work *w, const struct flow *flow)
 {
-	struct flow *flow;
-
-	if (g->version == 4)
-		flow = place == NONE ? 0 : place_flow(place, &w->index);
-	else
-		flow = bpf_map_lookup_elem(&flows6, &w->asked);
-	return flow && !(flow->flags & ~USUAL_FLOW) && !is_late(flow->deadline_ms, w->now_ms) ? flow : 0;
+	return !(flow->flags & ~USUAL_FLOW) && !is_late(flow->deadline_ms, w->now_ms);
 }
 
 /* Lets counters and the flow take notice, as flow_notice does. */
@@ -201,15 +202,17 @@ INLINE int fast_forward(struct work *w, const struct image *image, const struct 
 	const struct place *exact;
 	const struct entry *entry;
 	const struct member_record *member;
+	struct flow_ref found;
 	struct flow *flow;
-	u32 place;
 
 	w->asked = g->key;
-	place = fast_place(w, g);
+	found = fast_find(w, g);
+	flow = found.flow;
+	if (!flow)
+		return 0;
 	exact = place_find(image, &g->key.destination, g->key.destination_port, g->key.protocol, KIND_FRONTEND);
 	entry = entry_at(image, exact ? exact->entry : vip->entry);
-	flow = fast_flow(w, g, place);
-	if (!entry || !flow || flow->flags & FLOW_SWAPPED || entry->flags & ENTRY_SYMMETRIC)
+	if (!entry || !is_usual(w, flow) || flow->flags & FLOW_SWAPPED || entry->flags & ENTRY_SYMMETRIC)
 		return 0;
 	if (flow->generation != (u16)image->generation || flow->rule != entry->rule)
 		return 0;
@@ -221,7 +224,7 @@ INLINE int fast_forward(struct work *w, const struct image *image, const struct 
 	course->port = flow->target_port;
 	if (entry->delivery == DELIVERY_NAT)
 		course->address = member->address;
-	fast_notice(w, g, entry, flow->member, (struct flow_ref){flow, place}, 0);
+	fast_notice(w, g, entry, flow->member, found, 0);
 	remember_client(w, flow, data);
 	return 1;
 }
@@ -233,8 +236,9 @@ INLINE int fast_reverse(struct work *w, const struct image *image, const struct 
 	const struct place *exact = place_find(image, &g->key.source, g->key.source_port, g->key.protocol, KIND_REVERSE);
 	const struct entry *entry = entry_at(image, exact ? exact->entry : from->reverse);
 	const struct member_record *member;
+	struct flow_ref found;
 	struct flow *flow;
-	u32 mtu, place;
+	u32 mtu;
 
 	if (!entry || is_martian(&g->key.source, g->version) || same_address(&g->key.source, &g->key.destination))
 		return 0;
@@ -243,9 +247,9 @@ INLINE int fast_reverse(struct work *w, const struct image *image, const struct 
 				.source_port = g->key.destination_port,
 				.destination_port = entry->backend_port ? entry->port : g->key.source_port,
 				.protocol = g->key.protocol};
-	place = fast_place(w, g);
-	flow = fast_flow(w, g, place);
-	if (!flow)
+	found = fast_find(w, g);
+	flow = found.flow;
+	if (!flow || !is_usual(w, flow))
 		return 0;
 	member = image_member(image, flow->member);
 	if (!member || (entry->delivery == DELIVERY_NAT && !same_address(&member->address, &g->key.source)))
@@ -261,7 +265,7 @@ INLINE int fast_reverse(struct work *w, const struct image *image, const struct 
 	if (entry->delivery == DELIVERY_NAT)
 		course->address = entry->vip;
 	course->port = w->asked.destination_port;
-	fast_notice(w, g, entry, flow->member, (struct flow_ref){flow, place}, 1);
+	fast_notice(w, g, entry, flow->member, found, 1);
 	return 1;
 }
 
@@ -291,19 +295,22 @@ INLINE int fast_routed(struct work *w, const struct image *image, const struct g
 	const struct member_record *member;
 	const struct place *gate;
 	const struct entry *entry;
-	u32 swapped, outward, id, place;
+	u32 swapped, outward, id;
+	struct flow_ref found;
 	struct flow *flow;
 
 	w->asked = g->key;
 	swapped = fast_order(w);
-	place = fast_place(w, g);
+	found = fast_find(w, g);
+	flow = found.flow;
+	if (!flow)
+		return 0;
 	gate = place_find(image, &interface, 0, 0, KIND_INTERFACE);
 	entry = gate ? entry_at(image, gate->entry) : 0;
 	if (!entry || !(entry->flags & ENTRY_SYMMETRIC) || is_link_scope(&g->key.destination, g->version) ||
 	    is_martian(&g->key.source, g->version) || same_address(&g->key.source, &g->key.destination))
 		return 0;
-	flow = fast_flow(w, g, place);
-	if (!flow)
+	if (!is_usual(w, flow))
 		return 0;
 	outward = swapped != (flow->flags & FLOW_SWAPPED);
 	if (!outward && (flow->rule != entry->rule || flow->generation != (u16)image->generation))
@@ -316,7 +323,7 @@ INLINE int fast_routed(struct work *w, const struct image *image, const struct g
 		return 0;
 	course->address = (struct address){0, 0};
 	course->port = 0;
-	fast_notice(w, g, entry, id, (struct flow_ref){flow, place}, outward);
+	fast_notice(w, g, entry, id, found, outward);
 	if (!outward)
 		remember_client(w, flow, data);
 	return 1;

@@ -309,12 +309,12 @@ INLINE int is_appliance(const struct work *w, const u8 *link)
 	return !!bpf_map_lookup_elem(&appliances, &word);
 }
 
-#include "sets.h"
-
 struct flow_ref {
 	struct flow *flow; /* 0: none */
 	u32 place;	   /* of one of IPv4's */
 };
+
+#include "sets.h"
 
 INLINE u64 flow_hash(const struct work *w, const struct key *key)
 {
@@ -331,7 +331,7 @@ INLINE struct flow_ref flow_lookup(struct work *w, const struct key *key)
 		found.flow = bpf_map_lookup_elem(&flows6, key);
 		return found;
 	}
-	found.place = set_place(key);
+	found.place = set_place(w, key);
 	if (found.place != NONE)
 		found.flow = place_flow(found.place, &w->index);
 	return found;
@@ -394,8 +394,7 @@ STEP u32 flow_taken(struct work *w, const struct key *key)
 	if (!is_mapped(&key->source))
 		return flow_counts(w, bpf_map_lookup_elem(&flows6, key));
 	w->small = key4_of(key);
-	w->place = set_where(&w->small, set_hash(&w->small), &w->index);
-	return w->place == NONE ? 0 : flow_counts(w, place_flow(w->place, &w->index));
+	return flow_counts(w, set_find(w, &w->small).flow);
 }
 
 /* Puts `w->fresh` in. Where there is no room, another flow makes it; 0 if that failed for once. */

@@ -120,47 +120,54 @@ INLINE struct flow_set *set_at(u32 number, u32 *index)
 	return bpf_map_lookup_elem(&flows4, index);
 }
 
-/* Where in a set the flow of a key is, which is looked for at `place` first, then beside it: the number of its set and way,
- * or NONE. `index` as above.
+/* Finds the flow of a key in a set, where `place` is looked at first, then the way beside it. The number is kept in memory:
+ * without CAP_PERFMON the verifier wants to know it everywhere, or nowhere.
  */
-INLINE u32 set_look(const struct key4_words *key, u32 place, u32 *index)
+INLINE struct flow_ref set_look(struct work *w, const struct key4_words *key, u32 place)
 {
-	struct flow_set *set = set_at(place / SET_WAYS, index);
+	struct flow_set *set = set_at(place / SET_WAYS, &w->index);
+	struct flow_way *way;
 	u64 lacks;
 	u32 ways;
 
+	w->place = place;
 	if (!set)
-		return NONE;
-	lacks = way_lacks(set_way(set, place), key);
+		return (struct flow_ref){0, NONE};
+	lacks = way_lacks(set_way(set, w->place), key);
 	if (lacks) {
-		place ^= 1;
-		lacks = way_lacks(set_way(set, place), key);
+		w->place ^= 1;
+		lacks = way_lacks(set_way(set, w->place), key);
 	}
-	if (!lacks) {
+	if (lacks) {
+		ways = ways_of(set, key);
+		if (!ways)
+			return (struct flow_ref){0, NONE};
+		w->place = w->index * SET_WAYS + LOWEST_WAY(ways);
+		way = set_way(set, w->place);
+	} else {
 		SETTLED(lacks); /* the flow's address depends on it, as in is_zero */
-		return place + (u32)lacks;
+		way = set_way(set, w->place + (u32)lacks);
 	}
-	ways = ways_of(set, key);
-	return ways ? *index * SET_WAYS + LOWEST_WAY(ways) : NONE;
+	return (struct flow_ref){(struct flow *)way, w->place};
 }
 
-/* Where the flow of a key and its hash is, as set_look tells it. */
-INLINE u32 set_where(const struct key4_words *key, u64 hash, u32 *index)
+INLINE struct flow_ref set_find(struct work *w, const struct key4_words *key)
 {
-	u32 place = set_look(key, first_place(hash), index);
+	u64 hash = set_hash(key);
+	struct flow_ref found = set_look(w, key, first_place(hash));
 
-	return place == NONE ? set_look(key, second_place(hash), index) : place;
+	return found.flow ? found : set_look(w, key, second_place(hash));
 }
 
-STEP u32 set_place(const struct key *key)
+/* Where the flow of a key is: the number of its set and way, or NONE. */
+STEP u32 set_place(struct work *w, const struct key *key)
 {
 	struct key4_words small;
-	u32 index;
 
-	if (!key)
+	if (!w || !(w = own_memory(w)) || !key)
 		return NONE;
 	small = key4_of(key);
-	return set_where(&small, set_hash(&small), &index);
+	return set_find(w, &small).place;
 }
 
 /* The flow at a place; `index` as above. */
@@ -279,7 +286,7 @@ INLINE u32 set_choose(struct work *w)
 INLINE struct flow_set *set_claim(struct work *w)
 {
 	w->hash = set_hash(&w->small);
-	w->place = set_where(&w->small, w->hash, &w->index);
+	w->place = set_find(w, &w->small).place;
 	UNROLL
 	for (u32 i = 0; i < SET_TRIES; i++) {
 		struct flow_set *set;
