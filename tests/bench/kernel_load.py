@@ -121,7 +121,7 @@ class Load:
         """Send by this interface to this link address, destination and port from here on, in so many flows.
 
         They come from the address `first` and those that follow it: one after the other, or each frame in one
-        `by_chance`.
+        `by_chance`. Each processor has its share of them.
         """
         ifindex, own = await link_of(self._host, device)
         size = 60 - 14
@@ -131,9 +131,11 @@ class Load:
         cpus = sorted(os.sched_getaffinity(0))
         share = -(-flows // len(cpus))
         states = [_STATE.pack(self._frame, ifindex, source, flows, 0, 0, 0)] * processors()
-        for number, cpu in enumerate(cpus):  # each goes on where the one before it stops after its share
+        for number, cpu in enumerate(cpus):
             random = (number + 1) * 2_654_435_769 % 2**32 if by_chance else 0
-            states[cpu] = _STATE.pack(self._frame, ifindex, source, flows, number * share * 7919 % flows, random, 0)
+            first = min(number * share, flows - 1)
+            own = max(1, min(share, flows - first))
+            states[cpu] = _STATE.pack(self._frame, ifindex, source, own, 0, random, first)
         self._state.write(*states)
 
     async def run(self, seconds: float, *, frames: int = 0) -> int:

@@ -6,10 +6,11 @@
  *     tc/watch             the same, but for each of 1,024 destinations it keeps when the first and the last came
  *
  * The load is run by BPF_PROG_TEST_RUN with live frames, which takes no socket and no copy, so one processor sends
- * millions a second. It goes through its flows in turn, so that all of them are made, or takes one by chance for each
- * frame (`random`): in the order in which flows were made, many tables have them side by side in memory, and packets do
- * not come in that order. Flow i has source address `source` + i / 50,000 and source port 1024 + i % 50,000. A frame of 60 bytes is one of 64 on a wire, where a checksum of 4 follows. All
- * checksums are right, so that who rewrites a frame has them to change.
+ * millions a second. Each has `flows` of its own, from number `first` on, as the queues of a card have (RSS). It goes
+ * through them in turn, so that all of them are made, or takes one by chance for each frame (`random`): in the order in
+ * which flows were made, many tables have them side by side in memory, and packets do not come in that order. Flow i has
+ * source address `source` + i / 50,000 and source port 1024 + i % 50,000. A frame of 60 bytes is one of 64 on a wire, where
+ * a checksum of 4 follows. All checksums are right, so that who rewrites a frame has them to change.
  */
 
 typedef unsigned char u8;
@@ -76,7 +77,7 @@ SECTION("xdp/drop") int drop_xdp(struct xdp_context *context)
 struct load {
 	u8 frame[64];
 	u32 ifindex, source, flows, flow;
-	u32 random, unused;
+	u32 random, first;
 };
 
 /* A value for each processor, so that several send at once. */
@@ -131,7 +132,7 @@ SECTION("xdp/load") int load_xdp(struct xdp_context *context)
 
 	if (!state || (u64)frame + FRAME > context->data_end)
 		return XDP_DROP;
-	flow = next_flow(state);
+	flow = state->first + next_flow(state);
 	for (int i = 0; i < UDP + 8; i += 2) /* a frame comes back as it left: rewritten */
 		*(u16 *)(frame + i) = *(u16 *)(state->frame + i);
 	*(u32 *)(frame + IP + 12) = __builtin_bswap32(state->source + flow / PORTS);
