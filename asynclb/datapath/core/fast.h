@@ -19,9 +19,8 @@
 /* What an ordinary packet says. */
 struct glance {
 	struct key key;
-	u8 *l3, *l4, *check; /* the last: the checksum of the transport */
+	u8 *check;  /* the checksum of the transport */
 	u32 size;   /* from the network header on */
-	u32 length; /* of the frame, at least that of the packet */
 	u32 widest; /* what the network sees of it at once: packet_size */
 	u32 ack;
 	u32 segmented;
@@ -95,8 +94,6 @@ INLINE int glance_at(struct glance *g, u8 *data, const u8 *end, u32 version)
 	room = g->size - header;
 	if (g->size < header + 8)
 		return 0;
-	g->l3 = data + ETHERNET_BYTES;
-	g->l4 = h;
 	g->check = h + 6;
 	g->tcp_flags = 0;
 	if (g->key.protocol == IP_TCP) {
@@ -129,14 +126,12 @@ STEP u32 fast_order(struct work *w)
 /* Finds the flow of the key that is asked for. What is asked of memory between this and the first look at the flow, the
  * processor does while it waits. Here, not as a step: a return costs 8 ns on processors that are told not to guess them.
  */
-INLINE struct flow_ref fast_find(struct work *w, const struct glance *g)
+INLINE struct flow *fast_find(struct work *w, const struct glance *g)
 {
-	struct key4_words small;
-
 	if (g->version != 4)
-		return (struct flow_ref){bpf_map_lookup_elem(&flows6, &w->asked), NONE};
-	small = key4_of(&w->asked);
-	return set_find(w, &small);
+		return bpf_map_lookup_elem(&flows6, &w->asked);
+	w->small = key4_of(&w->asked);
+	return set_find(w, &w->small).flow;
 }
 
 /* Whether a flow goes on as usual. */
@@ -147,13 +142,13 @@ INLINE int is_usual(const struct work *w, const struct flow *flow)
 
 /* Lets counters and the flow take notice, as flow_notice does. */
 INLINE void fast_notice(struct work *w, const struct glance *g, const struct entry *entry, u32 member,
-			struct flow_ref found, u32 outward)
+			struct flow *flow, u32 outward)
 {
-	struct flow *flow = found.flow;
+	struct flow_ref found = {flow, g->version == 4 ? w->place : NONE};
 
-	count_packet(rule_count(w, entry->rule), g->length, (int)outward);
-	count_packet(member_count(w, member), g->length, (int)outward);
-	flow_advance(flow, g->length, outward);
+	count_packet(rule_count(w, entry->rule), w->p->length, (int)outward);
+	count_packet(member_count(w, member), w->p->length, (int)outward);
+	flow_advance(flow, w->p->length, outward);
 	if (g->key.protocol == IP_TCP)
 		flow_hear(w, found, g->tcp_flags, g->ack, outward);
 	flow_touch(found, w->now_ms + timeout_ms(flow, entry->idle_ms));
@@ -202,12 +197,10 @@ INLINE int fast_forward(struct work *w, const struct image *image, const struct 
 	const struct place *exact;
 	const struct entry *entry;
 	const struct member_record *member;
-	struct flow_ref found;
 	struct flow *flow;
 
 	w->asked = g->key;
-	found = fast_find(w, g);
-	flow = found.flow;
+	flow = fast_find(w, g);
 	if (!flow)
 		return 0;
 	exact = place_find(image, &g->key.destination, g->key.destination_port, g->key.protocol, KIND_FRONTEND);
@@ -224,7 +217,7 @@ INLINE int fast_forward(struct work *w, const struct image *image, const struct 
 	course->port = flow->target_port;
 	if (entry->delivery == DELIVERY_NAT)
 		course->address = member->address;
-	fast_notice(w, g, entry, flow->member, found, 0);
+	fast_notice(w, g, entry, flow->member, flow, 0);
 	remember_client(w, flow, data);
 	return 1;
 }
@@ -236,7 +229,6 @@ INLINE int fast_reverse(struct work *w, const struct image *image, const struct 
 	const struct place *exact = place_find(image, &g->key.source, g->key.source_port, g->key.protocol, KIND_REVERSE);
 	const struct entry *entry = entry_at(image, exact ? exact->entry : from->reverse);
 	const struct member_record *member;
-	struct flow_ref found;
 	struct flow *flow;
 	u32 mtu;
 
@@ -247,8 +239,7 @@ INLINE int fast_reverse(struct work *w, const struct image *image, const struct 
 				.source_port = g->key.destination_port,
 				.destination_port = entry->backend_port ? entry->port : g->key.source_port,
 				.protocol = g->key.protocol};
-	found = fast_find(w, g);
-	flow = found.flow;
+	flow = fast_find(w, g);
 	if (!flow || !is_usual(w, flow))
 		return 0;
 	member = image_member(image, flow->member);
@@ -265,7 +256,7 @@ INLINE int fast_reverse(struct work *w, const struct image *image, const struct 
 	if (entry->delivery == DELIVERY_NAT)
 		course->address = entry->vip;
 	course->port = w->asked.destination_port;
-	fast_notice(w, g, entry, flow->member, found, 1);
+	fast_notice(w, g, entry, flow->member, flow, 1);
 	return 1;
 }
 
@@ -296,13 +287,11 @@ INLINE int fast_routed(struct work *w, const struct image *image, const struct g
 	const struct place *gate;
 	const struct entry *entry;
 	u32 swapped, outward, id;
-	struct flow_ref found;
 	struct flow *flow;
 
 	w->asked = g->key;
 	swapped = fast_order(w);
-	found = fast_find(w, g);
-	flow = found.flow;
+	flow = fast_find(w, g);
 	if (!flow)
 		return 0;
 	gate = place_find(image, &interface, 0, 0, KIND_INTERFACE);
@@ -323,7 +312,7 @@ INLINE int fast_routed(struct work *w, const struct image *image, const struct g
 		return 0;
 	course->address = (struct address){0, 0};
 	course->port = 0;
-	fast_notice(w, g, entry, id, found, outward);
+	fast_notice(w, g, entry, id, flow, outward);
 	if (!outward)
 		remember_client(w, flow, data);
 	return 1;
@@ -391,7 +380,7 @@ INLINE void put_check(u8 *field, u32 difference, int zero_is_none)
 INLINE struct change fast_rewrite(const struct glance *g, const struct course *course, u8 *data)
 {
 	struct change change = {0, 0};
-	u8 *port = g->l4;
+	u8 *l3 = data + ETHERNET_BYTES, *port = l3 + (g->version == 4 ? 20 : 40);
 	u16 old;
 
 	if (!course->outward) {
@@ -401,9 +390,9 @@ INLINE struct change fast_rewrite(const struct glance *g, const struct course *c
 	put_link(data, course->to);
 	put_link(data + 6, course->from);
 	if (course->address.high || course->address.low) {
-		change.addresses = fold(put_address(g->l3, g->version, course->outward, &course->address));
+		change.addresses = fold(put_address(l3, g->version, course->outward, &course->address));
 		if (g->version == 4)
-			put_check(g->l3 + 10, change.addresses, 0);
+			put_check(l3 + 10, change.addresses, 0);
 	}
 	old = RAW(u16, port);
 	if (!course->port || old == WIRE16(course->port))

@@ -314,6 +314,12 @@ struct flow_ref {
 	u32 place;	   /* of one of IPv4's */
 };
 
+/* Whether a flow that was found is not past its deadline, or is remembered. */
+INLINE int flow_counts(const struct work *w, const struct flow *flow)
+{
+	return flow && (!is_late(flow->deadline_ms, w->now_ms) || is_remembered(flow, flow->deadline_ms, w->now_ms));
+}
+
 #include "sets.h"
 
 INLINE u64 flow_hash(const struct work *w, const struct key *key)
@@ -362,12 +368,6 @@ INLINE int flow_late(const struct work *w, struct flow_ref found)
 	return is_late(found.flow->deadline_ms, w->now_ms);
 }
 
-/* Whether a flow that was found is not past its deadline, or is remembered. */
-INLINE int flow_counts(const struct work *w, const struct flow *flow)
-{
-	return flow && (!is_late(flow->deadline_ms, w->now_ms) || is_remembered(flow, flow->deadline_ms, w->now_ms));
-}
-
 INLINE struct flow_ref flow_find(struct work *w, const struct key *key, u64 hash)
 {
 	struct flow_ref found = flow_lookup(w, key);
@@ -378,43 +378,38 @@ INLINE struct flow_ref flow_find(struct work *w, const struct key *key, u64 hash
 	return found;
 }
 
-/* Puts a flow into the place of the one that has its key, if there is one; tells whether the kernel took it. MAP and KEY
- * are of one family.
+/* Puts `w->fresh` in, in the place of the flow that has its key; with `alone`, only if there is no such flow. Where there is
+ * no room, another flow makes it.
  */
-#define PUT_FLOW(map, key, flow)                                       \
-	(bpf_map_update_elem(map, key, flow, BPF_NOEXIST) ?            \
-		 !bpf_map_update_elem(map, key, flow, BPF_ANY) :       \
-		 count_made(w))
-
-/* Whether a key is in use. */
-STEP u32 flow_taken(struct work *w, const struct key *key)
-{
-	OWN(w);
-	GIVEN(key);
-	if (!is_mapped(&key->source))
-		return flow_counts(w, bpf_map_lookup_elem(&flows6, key));
-	w->small = key4_of(key);
-	return flow_counts(w, set_find(w, &w->small).flow);
-}
-
-/* Puts `w->fresh` in. Where there is no room, another flow makes it; 0 if that failed for once. */
-STEP u32 flow_put(struct work *w, const struct key *key)
+STEP u32 flow_put(struct work *w, const struct key *key, u32 alone)
 {
 	OWN(w);
 	GIVEN(key);
 	w->over = 0;
-	if (!is_mapped(&key->source))
-		return PUT_FLOW(&flows6, key, &w->fresh);
-	w->small = key4_of(key);
-	return set_put(w);
+	w->alone = alone;
+	if (is_mapped(&key->source)) {
+		w->small = key4_of(key);
+		return set_put(w);
+	}
+	if (!bpf_map_update_elem(&flows6, key, &w->fresh, BPF_NOEXIST))
+		return (u32)count_made(w);
+	if (w->alone && flow_counts(w, bpf_map_lookup_elem(&flows6, key)))
+		return CLAIM_TAKEN;
+	return bpf_map_update_elem(&flows6, key, &w->fresh, BPF_ANY) ? CLAIM_FULL : CLAIM_DONE;
 }
 
 /* Puts a flow in, which is `w->fresh`. */
 INLINE struct flow_ref flow_insert(struct work *w, const struct key *key, u64 hash, const struct flow *flow)
 {
 	(void)hash, (void)flow;
-	flow_put(w, key);
+	flow_put(w, key, 0);
 	return flow_lookup(w, key);
+}
+
+/* Puts `w->fresh` in under a key that no other flow has. */
+INLINE u32 flow_claim(struct work *w, const struct key *key)
+{
+	return flow_put(w, key, 1);
 }
 
 INLINE void flow_touch(struct flow_ref found, u32 deadline_ms)

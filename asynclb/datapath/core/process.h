@@ -256,6 +256,7 @@ STEP u32 hairpin_port(struct work *w, const struct address *member, u32 rule, u3
 {
 	const struct passage *way;
 	struct flow *back;
+	u32 claimed;
 
 	OWN(w);
 	GIVEN(member);
@@ -274,9 +275,9 @@ STEP u32 hairpin_port(struct work *w, const struct address *member, u32 rule, u3
 		u16 port = (u16)(HAIRPIN_FIRST + ((first + i) & (HAIRPIN_PORTS - 1)));
 
 		w->back = hairpin_key(way, member, port);
-		if (flow_taken(w, &w->back))
-			continue;
-		return flow_put(w, &w->back) ? port : 0;
+		claimed = flow_claim(w, &w->back);
+		if (claimed != CLAIM_TAKEN)
+			return claimed == CLAIM_DONE ? port : 0;
 	}
 	return 0;
 }

@@ -179,17 +179,17 @@ INLINE struct flow *place_flow(u32 place, u32 *index)
 }
 
 /* Counts a flow that has a place, and `w->over`. */
-INLINE int count_made(struct work *w)
+INLINE u32 count_made(struct work *w)
 {
 	struct kernel_totals *all;
 
 	w->index = 0;
 	all = bpf_map_lookup_elem(&totals, &w->index);
 	if (!all)
-		return 1;
+		return CLAIM_DONE;
 	all->over += w->over; /* before the other: who reads both never finds too many evicted */
 	all->made++;
-	return 1;
+	return CLAIM_DONE;
 }
 
 /* How dear a flow is that may give its way, in milliseconds; 0 for one that nobody misses. */
@@ -229,32 +229,46 @@ INLINE int way_claim(struct work *w, struct flow_set *set, u32 way)
 	return held != SET_CLAIMED && __sync_val_compare_and_swap(&at->word[1], held, SET_CLAIMED) == held;
 }
 
-/* Frees a way of those that still have the key `w->small`. */
-INLINE void way_free(struct work *w, struct flow_set *set, u32 ways)
+/* Frees a way of those that still have the key `w->small`; tells whether it did. */
+INLINE u32 way_free(struct work *w, struct flow_set *set, u32 ways)
 {
 	u64 key = w->small.words[1];
 
-	if (ways)
-		w->over += __sync_val_compare_and_swap(&set_way(set, LOWEST_WAY(ways))->word[1], key, 0) == key;
+	return ways && __sync_val_compare_and_swap(&set_way(set, LOWEST_WAY(ways))->word[1], key, 0) == key;
 }
 
-/* Leaves one flow of the key, the one that look-ups find: another processor may have put it in at the same moment. */
-INLINE void set_single(struct work *w)
+/* A bit for the way of `w->place` if that is in the set `w->index` and wants to be alone, else 0. */
+INLINE u32 ways_own(const struct work *w)
+{
+	return w->alone && w->index == w->place / SET_WAYS ? 1u << w->place % SET_WAYS : 0;
+}
+
+/* Sees that the key which `w->place` shows is there once: another processor may have put it in at the same moment. The one
+ * stays that look-ups find; with `w->alone`, whoever sees another one takes its own back. Returns whether ours may stay.
+ */
+INLINE int set_single(struct work *w)
 {
 	struct flow_set *set;
-	u32 first, ways;
+	u32 first, second;
 
 	set = set_at(first_place(w->hash) / SET_WAYS, &w->index);
 	if (!set)
-		return;
-	first = ways_of(set, &w->small);
-	way_free(w, set, first & (first - 1));
-	ways = w->index;
+		return 1;
+	first = ways_of(set, &w->small) & ~ways_own(w);
+	if (!w->alone && first)
+		w->over += way_free(w, set, first & ~(1u << way_of_free(first, first_place(w->hash))));
 	set = set_at(second_place(w->hash) / SET_WAYS, &w->index);
-	if (!set || w->index == ways)
-		return;
-	ways = ways_of(set, &w->small);
-	way_free(w, set, first ? ways : ways & (ways - 1));
+	if (!set)
+		return 1;
+	second = w->index == first_place(w->hash) / SET_WAYS ? 0 : ways_of(set, &w->small) & ~ways_own(w);
+	if (!w->alone && second)
+		w->over += way_free(w, set, first ? second : second & ~(1u << way_of_free(second, second_place(w->hash))));
+	if (!w->alone || !(first | second))
+		return 1;
+	set = set_at(w->place / SET_WAYS, &w->index);
+	if (set)
+		way_free(w, set, 1u << w->place % SET_WAYS);
+	return 0;
 }
 
 /* Chooses the place for a key that has none: a free way, or one that a flow gives. */
@@ -280,13 +294,18 @@ INLINE u32 set_choose(struct work *w)
 	return w->index * SET_WAYS + set_least(w, set);
 }
 
-/* Claims a place for the key `w->small`: that of a flow that was over and forgotten, or one that is chosen, and another one
- * if another processor was faster. Returns its set, or 0; the way is in `w->place`.
+/* Claims a place for the key `w->small`: that of the flow that has it, or one that is chosen, and another one if another
+ * processor was faster. Returns its set, or 0; the way is in `w->place`. With `w->alone` no flow may have the key.
  */
 INLINE struct flow_set *set_claim(struct work *w)
 {
+	struct flow_ref found;
+
 	w->hash = set_hash(&w->small);
-	w->place = set_find(w, &w->small).place;
+	found = set_find(w, &w->small);
+	if (w->alone && flow_counts(w, found.flow))
+		return 0;
+	w->place = found.place;
 	UNROLL
 	for (u32 i = 0; i < SET_TRIES; i++) {
 		struct flow_set *set;
@@ -303,8 +322,8 @@ INLINE struct flow_set *set_claim(struct work *w)
 	return 0;
 }
 
-/* Puts `w->fresh` in under the key `w->small`; 0 if others were faster. */
-INLINE int set_put(struct work *w)
+/* Puts `w->fresh` in under the key `w->small`. Returns what flow_put does. */
+INLINE u32 set_put(struct work *w)
 {
 	struct flow_set *set = set_claim(w);
 	struct flow_way *way;
@@ -312,7 +331,7 @@ INLINE int set_put(struct work *w)
 	u64 *mark;
 
 	if (!set)
-		return 0;
+		return CLAIM_TAKEN;
 	way = set_way(set, w->place);
 	way->word[0] = w->small.words[0];
 	__builtin_memcpy(way->state, &w->fresh, WAY_BYTES);
@@ -321,7 +340,8 @@ INLINE int set_put(struct work *w)
 	if (rest)
 		*rest = w->fresh.rest;
 	__sync_lock_test_and_set(&way->word[1], w->small.words[1]);
-	set_single(w);
+	if (!set_single(w))
+		return CLAIM_TAKEN;
 	w->index = w->place / (SET_WAYS * SET_GROUP);
 	mark = bpf_map_lookup_elem(&marks4, &w->index);
 	if (mark)

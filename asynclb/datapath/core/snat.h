@@ -21,9 +21,6 @@
 #ifndef ASYNCLB_SNAT_H
 #define ASYNCLB_SNAT_H
 
-#define CLAIM_TAKEN 0
-#define CLAIM_DONE 1
-#define CLAIM_FULL 2 /* the flow table is */
 
 INLINE const struct snat *snat_at(const struct image *image, u32 index)
 {
@@ -109,11 +106,9 @@ STEP u32 snat_try(struct work *w, u32 number, u32 port)
 	if (!source)
 		return CLAIM_TAKEN;
 	w->back = snat_back_key(&w->way.key, source, port);
-	if (flow_taken(w, &w->back))
-		return CLAIM_TAKEN;
 	w->way.target_port = w->fresh.rest.hairpin_port = (u16)number;
 	w->way.translated = (u16)port;
-	return flow_put(w, &w->back) ? CLAIM_DONE : CLAIM_FULL;
+	return flow_claim(w, &w->back);
 }
 
 /* Takes a port of one address. */

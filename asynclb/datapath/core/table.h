@@ -236,16 +236,14 @@ INLINE struct flow_ref flow_insert(const struct work *w, const struct key *key, 
 	return (struct flow_ref){&bucket->flow[way], &bucket->deadline_ms[way]};
 }
 
-/* Puts `w->fresh` in; tells whether there is room. */
-INLINE int flow_put(const struct work *w, const struct key *key)
+/* Puts `w->fresh` in under a key that no other flow has. */
+INLINE u32 flow_claim(const struct work *w, const struct key *key)
 {
-	return !!flow_insert(w, key, flow_hash(w, key), &w->fresh).flow;
-}
+	u64 hash = flow_hash(w, key);
 
-/* Whether a key is in use. */
-INLINE int flow_taken(const struct work *w, const struct key *key)
-{
-	return !!flow_find(w, key, flow_hash(w, key)).flow;
+	if (flow_find(w, key, hash).flow)
+		return CLAIM_TAKEN;
+	return flow_insert(w, key, hash, &w->fresh).flow ? CLAIM_DONE : CLAIM_FULL;
 }
 
 /* What few packets ask of a flow that was found. */

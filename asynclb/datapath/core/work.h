@@ -7,6 +7,11 @@
 
 #include "parse.h"
 
+/* What became of a key that is to be nobody else's: another flow has it, ours does, or the flow table is full. */
+#define CLAIM_TAKEN 0
+#define CLAIM_DONE 1
+#define CLAIM_FULL 2
+
 /* What the image says of an address. */
 struct known {
 	u32 flags, entry, reverse;
@@ -59,6 +64,7 @@ struct work {
 	u64 hash;		 /* by which its sets are known */
 	volatile u32 place;	 /* for a new flow */
 	u32 over;		 /* flows that were over whose ways were taken */
+	u32 alone;		 /* what is put in may not take the place of a flow */
 #else
 	struct core_memory *core;
 	const struct image *image;

@@ -183,8 +183,8 @@ INLINE int xdp_fast(struct xdp_md *frame, struct work *w, u32 version, u32 const
 	g.segmented = 0;
 	if (!glance_at(&g, data, DATA_END(frame), version))
 		return 0;
-	g.length = xdp_frame_length(frame, g.size, constant);
-	if (!g.length || !fast_decide(w, &g, data, &course))
+	w->p->length = xdp_frame_length(frame, g.size, constant);
+	if (!w->p->length || !fast_decide(w, &g, data, &course))
 		return 0;
 	change = fast_rewrite(&g, &course, data);
 	if (change.addresses | change.ports)
@@ -334,9 +334,9 @@ INLINE int tc_fast(struct __sk_buff *frame, struct work *w, u32 version)
 	u32 check;
 	u64 flags;
 
-	g.length = frame->len;
+	w->p->length = frame->len;
 	g.segmented = frame->gso_size;
-	if (!glance_at(&g, data, DATA_END(frame), version) || ETHERNET_BYTES + g.size > g.length)
+	if (!glance_at(&g, data, DATA_END(frame), version) || ETHERNET_BYTES + g.size > frame->len)
 		return -1;
 	if (!fast_decide(w, &g, data, &course))
 		return -1;
