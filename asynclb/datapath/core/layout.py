@@ -345,7 +345,7 @@ class Key(Structure):
 
 
 class FlowRest(Structure):
-    """What few packets ask of a flow: TCP's last acknowledgements, when it began, and the port that stands for its client."""
+    """What few packets ask of a flow: TCP's acknowledgements, its begin, and the port that stands for its client."""
 
     _fields_ = (("ack_in", _U32), ("ack_out", _U32), ("created_s", _U32), ("hairpin_port", _U16), ("reserved", _U16))
 
@@ -480,7 +480,7 @@ class Key4(Structure):
 
 
 class FlowWay(Structure):
-    """An IPv4 flow but for its `rest`, and its key: a `Key4` as two words, of which the second is 0 if the way is free."""
+    """An IPv4 flow but for its `rest`, and its key: a `Key4` as two words; the second is 0 if the way is free."""
 
     _fields_ = (("state", _U64 * 6), ("word", _U64 * 2))
 

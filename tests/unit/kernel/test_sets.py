@@ -2,7 +2,8 @@
 
 import os
 import struct
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import CDLL
 
@@ -11,18 +12,22 @@ import pytest
 from asynclb.datapath.core import layout
 from asynclb.datapath.core.layout import CONSTANTS, Conn
 from asynclb.datapath.kernel import flows as flows_module
-from asynclb.datapath.kernel.flows import BATCH, Part, walk
+from asynclb.datapath.kernel.flows import BATCH, Part, flows_in, walk
 from asynclb.datapath.kernel.programs import FlowLimits, State
 from asynclb.native.libbpf import Libbpf
 from asynclb.net.flowhash import Distribution
 from tests.property.test_core_oracle import make_world
+from tests.property.test_outbound_oracle import make_world as make_outbound_world
 from tests.unit.core.loaded import SETS, XDP_VERDICTS, Loaded, loaded
-from tests.unit.core.world import CLIENTS, Packet, tcp
+from tests.unit.core.world import CLIENTS, SERVERS, Packet, tcp
 from tests.unit.kernel.flow_maps import GROUP, REST, WAYS, flow_maps, put_four, set_of
 from tests.unit.kernel.test_sweep import NOW_MS, flow, four
 
 VIP, HA_VIP, CLIENT = "203.0.113.10", "203.0.113.20", "198.51.100.7"
+MEMBER, SERVER, OWN_PORTS = "10.1.0.11", "198.51.100.80", 64
 SYN, ACK = 2, 16
+ANSWERS = CONSTANTS["FLOW_RETURN"]
+AtOnce = Callable[..., list[Counter[str]]]
 ROOM = SETS * WAYS
 _CLONE_NEWNET = 0x4000_0000
 
@@ -133,29 +138,80 @@ def test_a_protocol_without_a_number(programs: Loaded) -> None:
     assert (programs.totals().made, programs.totals().over) == (1, 0)
 
 
-def test_two_processors_at_once(programs: Loaded) -> None:
-    """Flows that begin on both at once are there once, none of their packets is lost, and the counters agree."""
-    frames = [frame_of(port) for port in range(2_000, 2_000 + ROOM // 4)]
-    namespace = programs.thread.submit(os.open, "/proc/thread-self/ns/net", os.O_RDONLY).result()
-    context = struct.pack("=6I", 0, len(frames[0]), 0, CLIENTS, 0, 0)
+def own_ports(programs: Loaded) -> list[int]:
+    """Return the ports that members' own connections have."""
+    found = [each.flow for each in flows_in(programs.bpf, state_of(programs))]
+    return [each.hairpin_port for each in found if each.flags & CONSTANTS["FLOW_SNAT"] and not each.flags & ANSWERS]
 
-    def run(cpu: int, *, enter: bool) -> set[str]:
+
+@pytest.fixture
+def at_once(programs: Loaded) -> Iterator[AtOnce]:
+    """Let two processors run frames from an interface at the same time, and return how often what came of them."""
+    namespace = programs.thread.submit(os.open, "/proc/thread-self/ns/net", os.O_RDONLY).result()
+    cpus = sorted(os.sched_getaffinity(0))
+    program = programs.object.program(programs.xdp)
+
+    def begin(cpu: int, *, enter: bool) -> None:
         if enter:
             assert CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET) == 0
         os.sched_setaffinity(0, {cpu})
-        program = programs.object.program(programs.xdp)
-        return {XDP_VERDICTS[programs.bpf.test_run(program, frame, context=context).code] for frame in frames}
 
-    cpus = sorted(os.sched_getaffinity(0))
-    try:
-        with ThreadPoolExecutor(1) as other:
-            runs = [programs.thread.submit(run, cpus[0], enter=False), other.submit(run, cpus[-1], enter=True)]
-            assert [each.result() for each in runs] == [{"tx"}, {"tx"}]
-    finally:
-        os.close(namespace)
+    def run(frames: Sequence[bytes], context: bytes) -> Counter[str]:
+        runs = (programs.bpf.test_run(program, frame, context=context) for frame in frames)
+        return Counter(XDP_VERDICTS[each.code] for each in runs)
+
+    def both(interface: int, *halves: Sequence[bytes]) -> list[Counter[str]]:
+        context = struct.pack("=6I", 0, len(halves[0][0]), 0, interface, 0, 0)
+        running = [thread.submit(run, frames, context) for thread, frames in zip(threads, halves, strict=True)]
+        return [each.result() for each in running]
+
+    with ThreadPoolExecutor(1) as other:
+        threads = (programs.thread, other)
+        programs.thread.submit(begin, cpus[0], enter=False).result()
+        other.submit(begin, cpus[-1], enter=True).result()
+        yield both
+    os.close(namespace)
+
+
+def test_two_processors_at_once(programs: Loaded, at_once: AtOnce) -> None:
+    """Flows that begin on both at once are there once, none of their packets is lost, and the counters agree."""
+    frames = [frame_of(port) for port in range(2_000, 2_000 + ROOM // 4)]
+    assert [set(each) for each in at_once(CLIENTS, frames, frames)] == [{"tx"}, {"tx"}]
     found = ports(programs)
     assert sorted(found) == list(range(2_000, 2_000 + ROOM // 4))
     assert programs.totals().made - programs.totals().over == len(found)
+
+
+def test_two_processors_want_one_port(programs: Loaded, at_once: AtOnce) -> None:
+    """A member's connections that begin on both at once get a port each, of no more than they need."""
+    programs.show(make_outbound_world(7, OWN_PORTS))
+    for number in range(30):
+        firsts = (2_000 + OWN_PORTS * number, 32_000 + OWN_PORTS * number)
+        halves = ([bytes(tcp(MEMBER, port, SERVER, 443, SYN)) for port in range(n, n + OWN_PORTS // 2)] for n in firsts)
+        assert at_once(SERVERS, *halves) == [Counter({"pass": OWN_PORTS // 2})] * 2
+        taken = own_ports(programs)
+        assert len(taken) == len(set(taken)) == OWN_PORTS
+        assert len(keys(programs.bpf, state_of(programs))) == 2 * OWN_PORTS
+        programs.clear()
+
+
+def test_who_sees_its_key_twice_takes_it_back(programs: Loaded) -> None:
+    """A port whose key is there once more, as if another processor had put it in meanwhile, is left for the next."""
+    programs.show(make_outbound_world(7, OWN_PORTS))
+    frame = bytes(tcp(MEMBER, 2_000, SERVER, 443, SYN))
+    assert programs.run(frame, SERVERS)[0] == "pass"
+    (port,) = own_ports(programs)
+    for number in range(SETS):
+        record = set_of(programs.bpf, state_of(programs), number)
+        answers = [way for way in range(WAYS) if layout.Flow.from_buffer(record.way[way]).flags & ANSWERS]
+        if answers:
+            record.way[(answers[0] + 1) % WAYS] = record.way[answers[0]]
+            programs.bpf.update(programs.object.map("flows4"), struct.pack("=I", number), bytes(record))
+    programs.later(1_000_000)
+    assert programs.run(frame, SERVERS)[0] == "pass"
+    assert own_ports(programs) == [port + 1]
+    answered = [layout.Key4.from_buffer_copy(key).destination_port for key in keys(programs.bpf, state_of(programs))]
+    assert sorted(answered) == [443, port, port + 1]
 
 
 @pytest.fixture(params=["native", "python"])
