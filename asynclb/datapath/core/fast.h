@@ -310,6 +310,7 @@ INLINE int fast_routed(struct work *w, const struct image *image, const struct g
 		return 0;
 	if (!member || !course_to(w, g, member, course))
 		return 0;
+	course->outward = 0; /* neither end is replaced */
 	course->address = (struct address){0, 0};
 	course->port = 0;
 	fast_notice(w, g, entry, id, flow, outward);

@@ -65,6 +65,7 @@ static long (*const bpf_redirect)(u32 ifindex, u64 flags) = (void *)23;
 static long (*const bpf_skb_load_bytes)(const struct __sk_buff *skb, u32 offset, void *to, u32 size) = (void *)26;
 static s64 (*const bpf_csum_diff)(const void *from, u32 from_size, const void *to, u32 to_size, u32 seed) = (void *)28;
 static long (*const bpf_skb_change_tail)(struct __sk_buff *skb, u32 length, u64 flags) = (void *)38;
+static s64 (*const bpf_csum_update)(struct __sk_buff *skb, u32 sum) = (void *)40;
 static long (*const bpf_skb_change_head)(struct __sk_buff *skb, u32 by, u64 flags) = (void *)43;
 static long (*const bpf_skb_adjust_room)(struct __sk_buff *skb, int by, u32 mode, u64 flags) = (void *)50;
 static long (*const bpf_xdp_adjust_tail)(struct xdp_md *frame, int by) = (void *)65;
