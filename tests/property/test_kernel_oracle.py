@@ -3,8 +3,10 @@
 What the kernel cannot do is said in `wanted`: it holds no fragments back.
 """
 
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -16,12 +18,26 @@ from asynclb.datapath.core.layout import CONSTANTS
 from asynclb.datapath.core.oracle import Oracle
 from asynclb.net.drop import Drop
 from asynclb.net.flowhash import Distribution
-from tests.property.test_core_oracle import MEMBERS4, MTU, Step, changing, crowded, make_world, replied, steps
+from tests.property.test_core_oracle import (
+    CLIENTS4,
+    CLIENTS6,
+    MEMBERS4,
+    MTU,
+    VIPS4,
+    VIPS6,
+    Step,
+    changing,
+    crowded,
+    make_world,
+    replied,
+    steps,
+)
 from tests.unit.core.loaded import Loaded, loaded
-from tests.unit.core.world import CLIENTS, OURS, SECOND, SERVERS
+from tests.unit.core.world import CLIENTS, OURS, SECOND, SERVERS, Packet, tcp, udp
 
 SHORTEST = {b"\x08\x00": 34, b"\x86\xdd": 54}
 """What the kernel runs tc programs on must have, by its type. XDP programs run on all that has a link header."""
+ACK = 16
 SETTINGS: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
@@ -110,3 +126,27 @@ def test_fragments_and_hairpins_agree(programs: Loaded, journey: list[tuple[Step
 def test_changed_ports_agree(programs: Loaded, journey: list[tuple[Step, bool]], change: int) -> None:
     """With floating IP and another backend port, both ways, by the fast way and the other."""
     travel(programs, Distribution.FIVE_TUPLE, journey, change)
+
+
+def looks_partial(make: Callable[..., Packet], client: str, vip: str, port: int) -> bytes:
+    """Return a frame whose checksum is whole, and the very number that a device would find that is to complete it."""
+    flags = {"flags": ACK} if make is tcp else {}
+    frame = bytes(make(client, 4_000, vip, port, payload=bytes(2), **flags))
+    place = (34 if ":" not in vip else 54) + (16 if make is tcp else 6)
+    ends = ip_address(client).packed + ip_address(vip).packed
+    pseudo = ends + struct.pack("!HH", 6 if make is tcp else 17, len(frame) - place + (16 if make is tcp else 6))
+    total = sum(struct.unpack(f"!{len(pseudo) // 2}H", pseudo)) % 0xFFFF
+    payload = (int.from_bytes(frame[place : place + 2]) - total) % 0xFFFF
+    frame = bytes(make(client, 4_000, vip, port, payload=payload.to_bytes(2), **flags))
+    assert int.from_bytes(frame[place : place + 2]) == total
+    return frame
+
+
+@pytest.mark.parametrize(("make", "port"), [(tcp, 80), (udp, 53)])
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_checksum_that_looks_partial(programs: Loaded, make: Callable[..., Packet], port: int, family: int) -> None:
+    """It follows what is rewritten as any other does, though tc asks the kernel to do it."""
+    client, vip = (CLIENTS4[0], VIPS4[0]) if family == 4 else (CLIENTS6[0], VIPS6[0])
+    frames = [bytes(make(client, 4_000, vip, port)), looks_partial(make, client, vip, port)]
+    travel(programs, Distribution.FIVE_TUPLE, [(Step(frame, CLIENTS, 0), False) for frame in frames], 9)
+    assert programs.count("rule_counts", 0).packets_in + programs.count("rule_counts", 1).packets_in >= 2
