@@ -94,14 +94,10 @@ def test_every_service_says_how_it_is() -> None:
 
 
 def test_a_busy_host_has_time_for_a_check() -> None:
-    """A check is ended 20 s after it would have ended itself: of what an engine has to end it tells no reason."""
+    """A check has 20 s to be started; the image's own ends itself: an engine that has to end one tells no reason."""
     (limit,) = re.findall(r"^HEALTHCHECK .*--timeout=(\d+)s", DOCKERFILE, re.MULTILINE)
     assert int(limit) >= ANSWER_S + 20
-    for name in ("prometheus", "grafana"):
-        check = COMPOSE["services"][name]["healthcheck"]
-        _, wget, option, answer_s, *_ = check["test"]
-        assert (wget, option) == ("wget", "-T")
-        assert int(check["timeout"].removesuffix("s")) >= int(answer_s) + 20
+    assert {COMPOSE["services"][name]["healthcheck"]["timeout"] for name in ("prometheus", "grafana")} == {"30s"}
     assert {CONTAINER[f"{kind}Probe"]["timeoutSeconds"] for kind in ("startup", "readiness", "liveness")} == {5}
 
 
