@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from pathlib import PurePath
 from typing import Any
 
 from asynclb.admin.port_use import PortUse, port_uses, read_counted
@@ -139,6 +140,11 @@ def told_why(detail: str, reason: str, address: str) -> str:
     return met if met and address in place else detail or reason
 
 
+def told_problem(text: str, file: str) -> str:
+    """Return a problem's text with its file's name alone: the place is known, and the rest is to be seen at once."""
+    return f"{PurePath(file).name}{text.removeprefix(file)}" if file else text
+
+
 def of_state(state: State, counters: State | None = None, dropped: Mapping[str, float] | None = None) -> Situation:
     """Return what a state document says; with `counters` and drops in a second, what they say of the traffic too."""
     started_s = _epoch_s(state["started"])
@@ -193,8 +199,9 @@ def _sources(state: State) -> Iterator[SourceFacts]:
 def _refused(reload: State) -> RefusedReload | None:
     if reload.get("result") != "refused":
         return None
-    problems = [problem["text"] for problem in reload["problems"]]
-    return RefusedReload(_epoch_s(reload["at"]), problems[0] if problems else "", max(0, len(problems) - 1))
+    problems = reload["problems"]
+    first = told_problem(problems[0]["text"], problems[0]["file"]) if problems else ""
+    return RefusedReload(_epoch_s(reload["at"]), first, max(0, len(problems) - 1))
 
 
 def _fullest(counters: State) -> tuple[str, int, int]:

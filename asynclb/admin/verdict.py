@@ -189,7 +189,7 @@ def _reload(refused: RefusedReload | None, situation: Situation) -> Iterator[Fin
         return
     more = f" (and {refused.more:,} more)" if refused.more else ""
     when = moment(refused.at_s, situation.at_s)
-    stays = f"The reload of {when} was refused, generation {situation.generation} stays active"
+    stays = f"The reload of {when} was refused, the old configuration stays"
     yield Finding(Severity.WARNING, f"{stays}: {refused.first or 'no reason is known'}{more}")
 
 

@@ -1,17 +1,20 @@
 """What the screen shows: lines that fit the terminal. Pure."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from asynclb.admin.tables_text import duration, size
-from asynclb.admin.verdict import Verdict, judge
+from asynclb.admin.verdict import judge
 from asynclb.top.keys import Ui
 from asynclb.top.model import COLUMNS, Column, Document, Look, Rates, Row, Style, View, rows_of
 
 __all__ = ["Line", "Picture", "View", "draw"]
 
 HEAD_LINES = 4  # what is wrong, totals, views, heads of columns
+_MOST_FIRST = 3  # lines of what is wrong, where the screen has as many as a terminal has at least
+_TALL = 20
 FOOT_LINES = 1
 _GAP = "  "
 
@@ -44,22 +47,26 @@ def draw(look: Look | None, found: Rates, ui: Ui, width: int, height: int, troub
         return Picture(_fit([first, *[Line("")] * (height - 2), _foot(ui)], width, height), 0)
     if ui.help:
         return Picture(_fit([*map(Line, HELP), *[Line("")] * height], width, height), 0)
+    head = [*_head(look, found, ui, trouble, width, height)]
     rows = _arranged(rows_of(ui.view, look, found), ui)
-    page = page_of(height)
+    page = max(1, page_of(height) - len(head) + HEAD_LINES - 1)
     place = min(ui.place, max(0, len(rows) - 1))
     start = min(max(0, place - page // 2), max(0, len(rows) - page))
     table = list(_table(COLUMNS[ui.view], rows[start : start + page], place - start, ui, width))
     table += [Line("")] * (1 + page - len(table))
-    return Picture(_fit([*_head(look, found, ui, trouble, width), *table, _foot(ui)], width, height), len(rows))
+    return Picture(_fit([*head, *table, _foot(ui)], width, height), len(rows))
 
 
 def _fit(lines: Sequence[Line], width: int, height: int) -> tuple[Line, ...]:
     return tuple(Line(line.text[:width], line.look) for line in lines[:height])
 
 
-def _head(look: Look, found: Rates, ui: Ui, trouble: str, width: int) -> Iterator[Line]:
+def _head(look: Look, found: Rates, ui: Ui, trouble: str, width: int, height: int) -> Iterator[Line]:
     verdict = judge(look.situation(found))
-    yield Line(trouble or _first(verdict, width), "good" if verdict.state == "ok" and not trouble else "bad")
+    most = _MOST_FIRST if height >= _TALL else 1
+    style = "good" if verdict.state == "ok" and not trouble else "bad"
+    more = 0 if trouble else len(verdict.wrong) - 1
+    yield from (Line(text, style) for text in _first(trouble or verdict.line, more, width, most))
     yield Line(_totals(look, found, ui))
     tabs = " ".join(
         f"[{number} {view.upper()}]" if view is ui.view else f" {number} {view} " for number, view in enumerate(View, 1)
@@ -67,11 +74,15 @@ def _head(look: Look, found: Rates, ui: Ui, trouble: str, width: int) -> Iterato
     yield Line(tabs, "tab")
 
 
-def _first(verdict: Verdict, width: int) -> str:
-    """Return the verdict in one line that fits, with how much else is wrong."""
-    more = len(verdict.wrong) - 1
+def _first(text: str, more: int, width: int, most: int) -> list[str]:
+    """Return what is wrong in lines that fit, at most so many, with how much else is wrong."""
     rest = f" (and {more} more)" if more > 0 else ""
-    return f"{_cut(verdict.line, max(1, width - len(rest)))}{rest}"
+    whole = textwrap.wrap(f"{text}{rest}", width, break_on_hyphens=False)
+    if len(whole) <= most:
+        return whole
+    lines = textwrap.wrap(text, width, break_on_hyphens=False)
+    last = " ".join(lines[most - 1 :])
+    return [*lines[: most - 1], f"{_cut(last, max(1, width - len(rest)))}{rest}"]
 
 
 def _totals(look: Look, found: Rates, ui: Ui) -> str:

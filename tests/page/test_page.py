@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime, time
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,8 @@ class View:
     """One page and everything that its browser has complained of."""
 
     def __init__(self, browser: Browser, url: str, width: int, scheme: str) -> None:
-        self._context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        window = {"width": width, "height": 900}
+        self._context = browser.new_context(viewport=window, color_scheme=scheme, timezone_id="Asia/Kolkata")
         self.page = self._context.new_page()
         self.page.set_default_timeout(PATIENCE_MS)
         self.complaints: list[str] = []
@@ -89,6 +91,16 @@ def test_nothing_of_a_tile_is_cut(browser: Browser, small: Site, width: int) -> 
     view = View(browser, small.url, width, "light")
     view.says(re.compile("up"))
     assert view.page.evaluate(_CUT, _LONGEST) == 0
+    view.close()
+
+
+@pytest.mark.parametrize("width", [768, 1024, 1240, 1280, 1440])
+def test_no_number_of_the_rules_has_to_be_scrolled_to(browser: Browser, small: Site, width: int) -> None:
+    """The table of rules is as wide as there is room, beside the second column too."""
+    view = View(browser, small.url, width, "dark")
+    view.says(re.compile("up"))
+    region = view.page.locator(".scroll")
+    assert region.evaluate("region => region.scrollWidth - region.clientWidth") == 0
     view.close()
 
 
@@ -183,6 +195,27 @@ def test_a_thousand_members_fit_a_telephone(browser: Browser, large: Site) -> No
     view.close()
 
 
+_WHY_CUT = """() => [...document.querySelectorAll('.row[data-state="down"] .why')].filter(
+  why => why.scrollWidth > why.clientWidth || why.scrollHeight > why.clientHeight + 1
+).length"""
+
+
+def test_times_are_in_utc_wherever_the_reader_is(browser: Browser, small: Site) -> None:
+    """The page's own times are those of the first line and of the logs; the reader's own is told where one points."""
+    view = View(browser, small.url, 1280, "dark")
+    page = view.page
+    view.says(re.compile("All is well"))
+    expect(page.locator("#link")).to_have_text(re.compile(r"^live · \d\d:\d\d:\d\d UTC$"))
+    shown = time.fromisoformat(page.locator("#link").inner_text().split()[2])
+    now = datetime.now(UTC)
+    assert (now - datetime.combine(now.date(), shown, UTC)).total_seconds() % 86_400 < 30
+    expect(page.locator("#under")).to_have_text(re.compile(r"active since \d\d:\d\d:\d\d UTC\.$"))
+    started = page.locator("#events li").filter(has_text="started").locator("time")
+    assert started.get_attribute("datetime")[11:19] == started.inner_text()
+    assert re.search(r" UTC = .*(GMT\+5:30|IST)$", started.get_attribute("title"))
+    view.close()
+
+
 def test_what_happens_is_told_until_the_end(browser: Browser, tmp_path: Path) -> None:
     """A member dies and is named, all die and it is critical, the process dies and comes back; nothing jumps about."""
     with site(tmp_path, {"web": 3}) as running:
@@ -193,13 +226,15 @@ def test_what_happens_is_told_until_the_end(browser: Browser, tmp_path: Path) ->
         running.members.ill = {address(1)}
         view.says(re.compile(r"^web-2 of pool web is down since .* UTC: .*answered 503, expected 200\.$"))
         expect(page.locator('.row[data-state="down"]')).to_contain_text("web-2")
+        assert page.evaluate(_WHY_CUT) == 0
+        expect(page.locator('#rules td[data-state="partly"]')).to_have_text("web 2/3")
         expect(page.locator('#events [data-level="warning"]').first).to_contain_text("member down")
         running.members.ill = {address(number) for number in range(3)}
         view.says("Rule web drops every new flow: no member of pool web is eligible.")
         expect(page.locator("#verdict")).to_have_attribute("data-state", "critical")
         assert page.title().startswith("✕ Rule web")
         running.kill()
-        view.says(re.compile(r"^The instance does not answer: last data at \d\d:\d\d:\d\d\.$"))
+        view.says(re.compile(r"^The instance does not answer: last data at \d\d:\d\d:\d\d UTC\.$"))
         expect(page.locator("#under")).to_contain_text(re.compile(r"What stands below is \d+ s old\. Trying again\."))
         assert page.locator(".tiles").bounding_box() == below
         running.members.ill = set()

@@ -11,6 +11,7 @@ from asynclb.admin.situation import (
     RefusedReload,
     RuleFacts,
     Situation,
+    told_problem,
     told_why,
     unanswered,
 )
@@ -23,8 +24,8 @@ def of_picture(status: Status, picture: Picture, rates: Rates, reading: Reading,
     last = status.last_reload
     refused = None
     if last is not None and last.result == "refused":
-        problems = [str(problem) for problem in last.problems]
-        refused = RefusedReload(last.at_s, problems[0] if problems else "", max(0, len(problems) - 1))
+        first = told_problem(str(last.problems[0]), last.problems[0].file) if last.problems else ""
+        refused = RefusedReload(last.at_s, first, max(0, len(last.problems) - 1))
     passed = {name: (rule.new_flows, rule.packets_out) for name, rule in reading.rules.items()}
     return Situation(
         at_s=at_s,

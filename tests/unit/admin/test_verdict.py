@@ -111,11 +111,13 @@ def test_what_an_operator_wants_is_not_wrong() -> None:
 
 def test_a_refused_reload_is_told_with_its_first_problem() -> None:
     """When, what stays active, and how many more problems there are."""
-    problems = (Problem(("rules",), "tpc", "is no protocol", "write tcp"), Problem(("rules",), "", "is wrong", ""))
+    first = Problem(("rules",), "tpc", "is no protocol", "write tcp", "/etc/asynclb/asynclb.yaml", 18, 15)
+    problems = (first, Problem(("rules",), "", "is wrong", ""))
     refused = Reload("refused", "watch", NOW_S - 86_400, 0.1, 3, problems)
     status = replace(status_of(web_model("a"), {"a": UP}), last_reload=refused)
-    told = "The reload of 2027-01-14 08:00 UTC was refused, generation 3 stays active: "
-    assert line(status) == ("warning", f"{told}{problems[0]} (and 1 more)")
+    told = "The reload of 2027-01-14 08:00 UTC was refused, the old configuration stays: "
+    place = "asynclb.yaml:18:15: rules: 'tpc': is no protocol; write tcp"
+    assert line(status) == ("warning", f"{told}{place} (and 1 more)")
     assert line(replace(status, ready=False)) == (
         "critical",
         "The instance is starting: its first tables are not applied yet.",

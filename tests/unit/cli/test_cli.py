@@ -201,7 +201,7 @@ STATE = {
         "result": "refused",
         "trigger": "watch",
         "at": "2027-01-15T12:00:00.000Z",
-        "problems": [{"text": "p"}],
+        "problems": [{"text": "p", "file": ""}],
         "warnings": [],
     },
     "datapaths": [
@@ -321,7 +321,7 @@ def test_show_aligns_columns() -> None:
     assert "1/2" in line
     assert full == "! The flow table of proxy is nearly full: 90 of 100 entries are taken."
     _, refused, _, _, bad, good = shown["members"].splitlines()
-    assert refused == "! The reload of 12:00:00 UTC was refused, generation 4 stays active: p"
+    assert refused == "! The reload of 12:00:00 UTC was refused, the old configuration stays: p"
     assert good.split()[-1] == "Up_Probe_Success"
     assert "100.0%" in good
     assert " 0.0%" in bad

@@ -150,8 +150,17 @@ def test_filter_and_order() -> None:
 
 
 def test_the_first_line_fits_and_says_how_much_else_is_wrong() -> None:
-    """A sentence that is too long is cut, not the number of the others."""
-    assert texts(Ui(), 50)[0] == "Rule dns drops every new flow: no me~ (and 1 more)"
+    """A sentence goes on in the next lines where there is room; at their end it is cut, not how much else is wrong."""
+    assert texts(Ui(), 50, 19)[0] == "Rule dns drops every new flow: no me~ (and 1 more)"
+    lines = texts(Ui(), 50, 20)
+    assert lines[:2] == ["Rule dns drops every new flow: no member of pool", "web is eligible. (and 1 more)"]
+    assert (lines[2].split()[0], len(lines)) == ("up", 20)
+    assert texts(Ui(), 24, 24)[:3] == [
+        "Rule dns drops every new",
+        "flow: no member of pool",
+        "web is eli~ (and 1 more)",
+    ]
+    assert texts(Ui(), 24, 24)[3].startswith("up 100s")
 
 
 def test_at_80_columns_members_show_traffic_and_why() -> None:

@@ -48,6 +48,7 @@ export class Charts {
     for (const tile of document.querySelectorAll(".tile")) {
       const kind = TILES[tile.dataset.chart];
       const plot = tile.querySelector(".plot");
+      plot.title = "the last two minutes";
       this.#tiles.set(tile, { kind, plot, chart: null, big: tile.querySelector(".big b"), sub: tile.querySelector(".sub") });
     }
     new ResizeObserver(() => this.#resize()).observe(byId("verdict"));

@@ -27,16 +27,35 @@ export function span(seconds) {
 
 const two = (number) => String(number).padStart(2, "0");
 
+/** The time of day in UTC, as in logs and in the first line: whoever looks may be anywhere. */
 export function clock(at) {
   const time = new Date(at * 1000);
-  return `${two(time.getHours())}:${two(time.getMinutes())}:${two(time.getSeconds())}`;
+  return `${two(time.getUTCHours())}:${two(time.getUTCMinutes())}:${two(time.getUTCSeconds())}`;
 }
 
-/** The time of day, with the day before it unless it is today. */
+/** The time of day, with the day before it unless it is today, and with its zone. */
 export function instant(at) {
+  const day = (time) => time.toISOString().slice(0, 10);
   const time = new Date(at * 1000);
-  const today = new Date().toDateString() === time.toDateString();
-  return today ? clock(at) : `${time.getFullYear()}-${two(time.getMonth() + 1)}-${two(time.getDate())} ${clock(at)}`;
+  return `${day(time) === day(new Date()) ? "" : `${day(time)} `}${clock(at)} UTC`;
+}
+
+/** The same by the reader's own clock. */
+export const local = (at) => new Date(at * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "long" });
+
+const UNITS = { s: "s", ms: "ms", ns: "ns", bytes: "bytes" };
+
+/** A field of an event: ("after_s", 44.9) -> ["after", "44.9 s"]. */
+export function field(name, value) {
+  const words = name.split("_");
+  const unit = words.length > 1 && typeof value === "number" ? UNITS[words.at(-1)] : undefined;
+  return [(unit ? words.slice(0, -1) : words).join(" "), unit ? `${value} ${unit}` : told(value)];
+}
+
+function told(value) {
+  if (Array.isArray(value)) return value.map(told).join(", ");
+  if (value && typeof value === "object") return Object.entries(value).map(([key, one]) => `${key} ${told(one)}`).join(", ");
+  return String(value);
 }
 
 export const many = (number, what) => `${count(number)} ${number === 1 ? what : `${what}s`}`;

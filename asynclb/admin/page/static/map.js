@@ -57,7 +57,7 @@ export class Map_ {
   #legend() {
     const counts = this.store.counts();
     const shown = Object.entries(STATES).filter(([state]) => counts[state] || state === "up" || state === "down");
-    arrange(byId("legend"), shown.map(([state, { word }]) => make("li", { "data-state": state }, make("i", { class: "dot" }), `${count(counts[state] || 0)} ${word}`)));
+    arrange(byId("legend"), shown.map(([state, { word }]) => make("li", { "data-state": counts[state] ? state : "none" }, make("i", { class: "dot" }), `${count(counts[state] || 0)} ${word}`)));
   }
 
   #search() {

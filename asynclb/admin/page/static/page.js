@@ -51,7 +51,7 @@ function first() {
   const known = store.at > 0;
   const isLive = link.state === "live";
   put(document.body, "link", link.state);
-  say(byId("link"), { live: `live · ${known ? clock(store.at) : ""}`, lost: "no answer", crowded: "waiting for a place", locked: "token needed", connecting: "connecting" }[link.state]);
+  say(byId("link"), { live: `live · ${known ? `${clock(store.at)} UTC` : ""}`, lost: "no answer", crowded: "waiting for a place", locked: "token needed", connecting: "connecting" }[link.state]);
   const verdict = isLive ? store.verdict : { state: "lost", line: away(known), findings: known ? store.verdict.findings : [] };
   put(byId("verdict"), "state", verdict.state);
   say(byId("sign"), SIGNS[verdict.state] || "…");

@@ -1,7 +1,7 @@
 // Everything beside the topology: rules, drops, events, the explain box, and one member in full.
 
 import { arrange, byId, make, put, say } from "./dom.js";
-import { bits, clock, count, instant, many, percent, short, span } from "./format.js";
+import { bits, clock, count, field, instant, local, many, percent, short, span } from "./format.js";
 import { ask } from "./live.js";
 import { RULE_WORDS, matches, strip, why } from "./map.js";
 import { STATES } from "./store.js";
@@ -51,6 +51,7 @@ export class Rules {
     const cells = row.cells;
     say(cells[1], `${rule.address} ${matches(rule)}`);
     say(cells[2], `${rule.pool} ${rule.eligible}/${rule.members}`);
+    if (rule.eligible < rule.members) put(cells[2], "state", "partly"); else delete cells[2].dataset.state;
     say(cells[3], RULE_WORDS[rule.state] || rule.state);
     put(cells[3], "state", rule.state === "serving" ? "up" : rule.state === "waiting" ? "waiting" : "down");
     say(cells[4], rule.mode ? `${rule.datapath} · ${rule.mode}` : rule.datapath || "–");
@@ -77,9 +78,9 @@ export function events(store, afresh) {
   if (afresh) list.replaceChildren();
   for (const event of afresh ? store.events : store.fresh) {
     const fields = Object.entries(event.fields).filter(([, value]) => value !== null && value !== "");
-    list.prepend(make("li", { "data-level": event.level }, make("time", { datetime: new Date(event.at * 1000).toISOString(), title: instant(event.at) }, clock(event.at)),
+    list.prepend(make("li", { "data-level": event.level }, make("time", { datetime: new Date(event.at * 1000).toISOString(), title: `${instant(event.at)} = ${local(event.at)}` }, clock(event.at)),
       make("b", {}, event.event.replaceAll("_", " ")),
-      make("span", {}, ...fields.flatMap(([name, value]) => [make("em", {}, name), ` ${value}  `]))));
+      make("span", {}, ...fields.map(([name, value]) => field(name, value)).flatMap(([name, value]) => [make("em", {}, name), ` ${value}  `]))));
   }
   while (list.children.length > 200) list.lastElementChild.remove();
 }
