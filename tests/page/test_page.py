@@ -99,7 +99,7 @@ def test_no_number_of_the_rules_has_to_be_scrolled_to(browser: Browser, small: S
     """The table of rules is as wide as there is room, beside the second column too."""
     view = View(browser, small.url, width, "dark")
     view.says(re.compile("up"))
-    region = view.page.locator(".scroll")
+    region = view.page.locator(".scroll:has(#rules)")
     assert region.evaluate("region => region.scrollWidth - region.clientWidth") == 0
     view.close()
 
@@ -192,6 +192,44 @@ def test_a_thousand_members_fit_a_telephone(browser: Browser, large: Site) -> No
     expect(view.page.locator(".cell")).to_have_count(1000)
     assert overflow(view.page) <= 0
     assert view.page.locator(".cells").bounding_box()["height"] < 900
+    view.close()
+
+
+_PORTS = """async rows => {
+  (await import("./page/panels.js")).ports({ports: rows});
+  const found = [...document.querySelectorAll("#ports tbody tr")];
+  return {
+    rows: found.map(row => [...row.cells].map(cell => cell.textContent)),
+    states: found.map(row => row.cells[2].dataset.state ?? null),
+    overflow: document.documentElement.scrollWidth - innerWidth,
+  };
+}"""
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_snat_ports_in_use(browser: Browser, small: Site, width: int) -> None:
+    """Members without a free port are red, almost none amber; the part is not there where nobody calls out."""
+    view = View(browser, small.url, width, "light")
+    page = view.page
+    view.says(re.compile("All is well"))
+    expect(page.locator("#ports-part")).to_be_hidden()
+    use = {"pool": "web", "rule": "out", "ports": 64, "failed": 0, "high": False}
+    rows = [
+        {**use, "member": "a", "used": {"tcp": 64, "udp": 0}, "free": 0, "failed": 1200, "high": True},
+        {**use, "member": "b", "used": {"tcp": 50}, "free": 14, "high": True},
+        {**use, "member": "c", "used": {"tcp": 5}, "free": 59},
+    ]
+    shown = page.evaluate(_PORTS, rows)
+    assert shown == {
+        "rows": [
+            ["web/a", "tcp 64 · udp 0", "0", "64", "1,200", "out"],
+            ["web/b", "tcp 50", "14", "64", "0", "out"],
+            ["web/c", "tcp 5", "59", "64", "0", "out"],
+        ],
+        "states": ["down", "partly", None],
+        "overflow": 0,
+    }
+    expect(page.locator("#ports-part")).to_be_hidden()  # with the next frame, which has none
     view.close()
 
 

@@ -9,12 +9,14 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from heapq import nsmallest
 from typing import Any
 
 import asynclb
 from asynclb.admin.counting import drop_meanings
 from asynclb.admin.page.picture import Document, MemberId, Picture, changed
 from asynclb.admin.page.rates import IDLE, Rate, Rates, Reading
+from asynclb.admin.port_use import Counted, port_uses
 from asynclb.admin.verdict import Verdict
 from asynclb.control.status import Status
 from asynclb.health.outcome import OutcomeKind
@@ -23,6 +25,7 @@ from asynclb.model import TargetId
 
 SMALL = 24  # members of a pool that are shown as cards; more become cells of a grid
 MOST_CARDS = 120  # in all pools together: about five screens
+MOST_PORTS = 20  # members whose SNAT ports are told of
 MOST_RULES = 200  # whose rates are sent: more than anybody follows, and 10 KB a second
 
 _LETTERS = {kind: kind.value[0] for kind in OutcomeKind}
@@ -139,6 +142,7 @@ def _always(now: Moment, events: Sequence[Document]) -> dict[str, Any]:
         "rates": dict(_busiest(now.rates.rules)),
         "traffic": _traffic(now),
         "drops": _drops(now),
+        "ports": port_rows(now.reading.snat),
         "events": events,
     }
 
@@ -152,6 +156,24 @@ def _traffic(now: Moment) -> list[tuple[object, ...]]:
     """Return pool, member, flows, new flows, bits in and out of each member that is shown as a card."""
     found = ((place, now.rates.members.get(place, IDLE)) for place in carded(now.picture))
     return [(*place, *rate.row[:4]) for place, rate in found if rate != IDLE]
+
+
+def port_rows(counted: Counted) -> list[Document]:
+    """Return how many SNAT ports members use, those with the least room first, and no more than are read."""
+    fullest = nsmallest(MOST_PORTS, port_uses(counted), key=lambda use: -use.share)
+    return [
+        {
+            "pool": use.pool,
+            "member": f"all {len(use.members):,}" if use.shared else use.members[0],
+            "rule": use.rule,
+            "ports": use.allocated,
+            "used": use.used,
+            "free": use.free,
+            "failed": use.failed,
+            "high": use.is_high,
+        }
+        for use in fullest
+    ]
 
 
 def _drops(now: Moment) -> list[Document]:

@@ -8,6 +8,7 @@ import pytest
 
 from asynclb.admin.counting import counters_document
 from asynclb.admin.outbound import outbound_documents
+from asynclb.admin.page.frame import MOST_PORTS, port_rows
 from asynclb.admin.port_use import counted_by, port_uses, read_counted
 from asynclb.admin.situation import Situation
 from asynclb.admin.tables_text import table_text
@@ -118,6 +119,20 @@ def test_documents_say_what_the_counters_say() -> None:
     both = counted_by(found.values())
     assert read_counted(counters_document(found, 1.0)) == both
     assert both["web", "m0"].failed == 3
+
+
+def test_the_page_is_sent_those_with_the_least_room() -> None:
+    """Each member once, the fullest first, and never more than are read."""
+    many = pool("many", *(f"10.1.{number // 200}.{number % 200 + 1}" for number in range(300)))
+    found = counted_by(counted(outbound(many, VIPS[0], ports=8), tcp=21).values())
+    rows = port_rows(found)
+    assert len(rows) == MOST_PORTS
+    assert [(row["member"], row["used"]["tcp"], row["free"], row["high"]) for row in rows[:4]] == [
+        ("m0", 8, 0, True),
+        ("m1", 8, 0, True),
+        ("m2", 5, 3, False),
+        ("m3", 0, 8, False),
+    ]
 
 
 @pytest.mark.parametrize(("used", "told"), [(48, False), (49, True)])

@@ -5,7 +5,7 @@ import { arrange, byId, make, put, say } from "./dom.js";
 import { clock, count, instant, span } from "./format.js";
 import { Live, token } from "./live.js";
 import { Map_ } from "./map.js";
-import { MemberBox, Rules, drops, events, explain, tips } from "./panels.js";
+import { MemberBox, Rules, drops, events, explain, ports, tips } from "./panels.js";
 import { Store } from "./store.js";
 
 const SIGNS = { ok: "✓", warning: "!", critical: "✕", lost: "✕", none: "…" };
@@ -30,6 +30,7 @@ const live = new Live((event, frame) => {
   example();
   events(store, afresh);
   drops(store);
+  ports(store);
   charts.totals(store);
   rules.tick();
   box.tick();

@@ -72,6 +72,20 @@ export function drops(store) {
   byId("drops").replaceChildren(...(rows.length ? rows : [make("p", { class: "none" }, "Nothing has been dropped.")]));
 }
 
+/** Draws the SNAT ports of members that call out, those with the least room first; nothing where nobody does. */
+export function ports(store) {
+  const found = store.ports;
+  byId("ports-part").hidden = !found.length;
+  const rows = found.map((use) => {
+    const used = Object.entries(use.used).map(([protocol, number]) => `${protocol} ${count(number)}`).join(" · ");
+    const free = make("td", { class: "n", "data-label": "free" }, count(use.free));
+    if (use.high) free.dataset.state = use.free ? "partly" : "down";
+    return make("tr", {}, make("th", { scope: "row" }, `${use.pool}/${use.member}`), make("td", {}, used), free,
+      make("td", { class: "n", "data-label": "ports" }, count(use.ports)), make("td", { class: "n", "data-label": "failed" }, count(use.failed)), make("td", {}, use.rule));
+  });
+  byId("ports").tBodies[0].replaceChildren(...rows);
+}
+
 /** Adds events, the newest on top. */
 export function events(store, afresh) {
   const list = byId("events");

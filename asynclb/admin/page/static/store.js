@@ -64,6 +64,7 @@ export class Store {
     this.datapaths = frame.datapaths;
     this.verdict = frame.verdict;
     this.drops = frame.drops;
+    this.ports = frame.ports;
     this.rates = frame.rates;
     this.total = frame.total;
     this.totals = keep([...this.totals, frame.total], frame.at);
