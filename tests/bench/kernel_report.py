@@ -87,7 +87,8 @@ def _packets(packets: Packets, plan: Plan) -> str:
     ]
     text = (
         f"Nanoseconds of one run of the program, as the kernel counts them (`kernel.bpf_stats_enabled`); medians of "
-        f"{plan.rounds} interleaved rounds, UDP frames of 64 bytes, one direction, each of a flow by chance; each processor has flows of its own. `{FLOOR}`: a program that parses "
+        f"{plan.rounds} interleaved rounds, UDP frames of 64 bytes, one direction, each of a flow by chance; each "
+        f"processor has flows of its own. `{FLOOR}`: a program that parses "
         "Ethernet, IPv4 and UDP, and redirects. `M/s`: the fewest frames that a program was run on, in millions "
         "a second. The targets are for the slowest delivery."
     )

@@ -16,7 +16,7 @@
  * one of the other's, as with the kernel's own maps, which use their memory again at once.
  *
  * Where both sets are full, a flow of the second gives its way: one that is over for SET_OVER_MS, else a SYN that was
- * neither answered nor repeated for SET_SYN_S, else the one that is over soonest.
+ * neither answered nor repeated for SET_SYN_MS, else the one that is over soonest.
  *
  * Source: Dietzfelbinger, Universal hashing and k-wise independent random variables via integer arithmetic without primes
  * (1996), for the hash: whoever does not know the seed makes no two keys meet more often than by chance. Azar et al.,
@@ -340,8 +340,11 @@ INLINE u32 set_put(struct work *w)
 	if (rest)
 		*rest = w->fresh.rest;
 	__sync_lock_test_and_set(&way->word[1], w->small.words[1]);
-	if (!set_single(w))
+	if (!set_single(w)) {
+		w->over++; /* ours */
+		count_made(w);
 		return CLAIM_TAKEN;
+	}
 	w->index = w->place / (SET_WAYS * SET_GROUP);
 	mark = bpf_map_lookup_elem(&marks4, &w->index);
 	if (mark)
