@@ -18,7 +18,7 @@ from asynclb.native.libbpf import Libbpf
 from asynclb.net.flowhash import Distribution
 from tests.property.test_core_oracle import make_world
 from tests.property.test_outbound_oracle import make_world as make_outbound_world
-from tests.unit.core.loaded import SETS, XDP_VERDICTS, Loaded, loaded
+from tests.unit.core.loaded import SETS, XDP_VERDICTS, Loaded
 from tests.unit.core.world import CLIENTS, SERVERS, Packet, tcp
 from tests.unit.kernel.flow_maps import GROUP, REST, WAYS, flow_maps, put_four, set_of
 from tests.unit.kernel.test_sweep import NOW_MS, flow, four
@@ -33,11 +33,14 @@ _CLONE_NEWNET = 0x4000_0000
 
 
 @pytest.fixture
-def programs() -> Iterator[Loaded]:
-    """Give the test the programs with a table of 64 sets, and a rule for TCP."""
-    with loaded() as made:
-        made.show(make_world(7, Distribution.FIVE_TUPLE))
-        yield made
+def programs(shared: Loaded) -> Iterator[Loaded]:
+    """Give the test the programs with a table of 64 sets, a rule for TCP, and nothing counted yet."""
+    shared.hook, everywhere = "xdp", os.sched_getaffinity(0)
+    shared.show(make_world(7, Distribution.FIVE_TUPLE))
+    shared.reset_counts()
+    shared.next_tick()
+    yield shared
+    shared.thread.submit(os.sched_setaffinity, 0, everywhere).result()
 
 
 def send(programs: Loaded, port: int, flags: int = SYN) -> str:
