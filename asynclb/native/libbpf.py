@@ -191,11 +191,11 @@ class Libbpf:
         if done not in (-errno.ENOENT, -errno.ENODEV, -errno.EINVAL):
             self._checked(f"detach from interface {ifindex} (clsact)", done)
 
-    def test_run(self, program: int, data: bytes, *, context: bytes = b"", repeat: int = 1) -> TestRun:
+    def test_run(self, program: int, data: bytes, *, context: bytes = b"", repeat: int = 1, flags: int = 0) -> TestRun:
         """Run a loaded program on a packet that goes nowhere (BPF_PROG_TEST_RUN)."""
         out, given = ctypes.create_string_buffer(len(data) + 512), ctypes.create_string_buffer(data, len(data))
         told = ctypes.create_string_buffer(context, max(1, len(context)))
-        options = TestRunOpts(sizeof(TestRunOpts), repeat=repeat)
+        options = TestRunOpts(sizeof(TestRunOpts), repeat=repeat, flags=flags)
         options.data_in, options.data_size_in = ctypes.addressof(given), len(data)
         options.data_out, options.data_size_out = ctypes.addressof(out), len(out)
         if context:

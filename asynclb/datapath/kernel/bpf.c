@@ -287,16 +287,17 @@ INLINE void tc_follow(struct __sk_buff *frame, const struct work *w, u32 missing
 
 /* Writes the copy back, of whose link header the frame has `missing` bytes not. A sum over the whole packet
  * (CHECKSUM_COMPLETE), which some devices give, must stay right: it begins behind the link header; the checksum of the
- * transport follows ports, so that these change nothing in it.
+ * transport follows ports, so that these change nothing in it, unless UDP has none.
  */
 INLINE void tc_write(struct __sk_buff *frame, const struct work *w, u32 copied, u32 missing)
 {
 	const struct packet *p = w->p;
 	u32 l4 = w->in.net.l4, network = ETHERNET_BYTES - missing, rest;
+	int checked = w->in.net.protocol != IP_UDP || RAW(u16, p->data + bound(l4 + 6, COPY_BYTES - 1));
 
 	if (!missing)
 		bpf_skb_store_bytes(frame, 0, p->data, ETHERNET_BYTES, 0);
-	if (p->addresses || p->ports) {
+	if (checked && (p->addresses || p->ports)) {
 		rest = bound(l4 - ETHERNET_BYTES, COPY_BYTES - 1);
 		if (rest && rest <= COPY_BYTES - ETHERNET_BYTES)
 			bpf_skb_store_bytes(frame, network, p->data + ETHERNET_BYTES, rest, BPF_F_RECOMPUTE_CSUM);
@@ -337,29 +338,37 @@ INLINE int may_be_partial(const u8 *data, u32 version, u32 field, struct change 
 	for (u32 i = 0; i < (version == 4 ? 8 : 32); i += 4)
 		sum += RAW(const u32, addresses + i);
 	sum = (sum & 0xffffffff) + (sum >> 32);
-	return !field || fold((u32)(sum & 0xffff) + (u32)(sum >> 16)) == field;
+	return fold((u32)(sum & 0xffff) + (u32)(sum >> 16)) == field;
 }
 
 /* Lets the checksum of the transport follow. The kernel does it for one that is yet to be completed; any other is written
- * here, which is half as dear, and the kernel hears of it for its sum over the whole packet (CHECKSUM_COMPLETE), if it has
- * one. The helpers come last: they void pointers.
+ * here, which is half as dear. What the change made of a sum over the whole packet (CHECKSUM_COMPLETE) the kernel hears,
+ * if it has one: a checksum takes from it what it covers, IPv4's header the addresses, the transport these and the ports.
+ * The kernel's helper counts on the former, which IPv6 has not. The helpers come last: they void pointers.
  */
 INLINE void tc_change(struct __sk_buff *frame, u8 *data, u8 *check, u32 version, struct change change)
 {
-	u32 header = ETHERNET_BYTES + (version == 4 ? 20 : 40);
+	u32 offset = ETHERNET_BYTES + (version == 4 ? 20 : 40), addresses = version == 4 ? 0 : change.addresses;
 	int udp = data[ETHERNET_BYTES + (version == 4 ? 9 : 6)] == IP_UDP;
 	u64 flags = udp ? BPF_F_MARK_MANGLED_0 : 0;
 
+	offset += udp ? 6 : 16;
+	if (udp && !RAW(u16, check)) {
+		bpf_csum_update(frame, addresses + change.ports);
+		return;
+	}
 	if (!frame->gso_size && !may_be_partial(data, version, RAW(u16, check), change)) {
 		put_check(check, change.addresses + change.ports, udp);
-		if (change.addresses)
+		if (version == 4 && change.addresses)
 			bpf_csum_update(frame, ~change.addresses);
 		return;
 	}
 	if (change.addresses)
-		bpf_l4_csum_replace(frame, header + (udp ? 6 : 16), 0, change.addresses, flags | BPF_F_PSEUDO_HDR);
+		bpf_l4_csum_replace(frame, offset, 0, change.addresses, flags | BPF_F_PSEUDO_HDR);
 	if (change.ports)
-		bpf_l4_csum_replace(frame, header + (udp ? 6 : 16), 0, change.ports, flags);
+		bpf_l4_csum_replace(frame, offset, 0, change.ports, flags);
+	if (addresses)
+		bpf_csum_update(frame, addresses);
 }
 
 /* Decides an ordinary packet of a flow that goes on; -1 when it is none. */

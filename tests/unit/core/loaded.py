@@ -31,6 +31,7 @@ CAPACITY, SLACK = 1 << 20, 4096
 XDP_VERDICTS = {1: "drop", 2: "pass", 3: "tx", 4: "tx"}
 TC_VERDICTS = {2: "drop", 0xFFFF_FFFF: "pass", 7: "tx"}
 _CLONE_NEWNET = 0x4000_0000
+_CHECKSUM_COMPLETE = 4  # BPF_F_TEST_SKB_CHECKSUM_COMPLETE, Linux 6.17
 _FLOW_MAPS: tuple[tuple[str, int, type[Structure]], ...] = (
     ("flows4", 4, layout.FlowSet),
     ("flows6", sizeof(layout.Key), layout.Flow),
@@ -129,15 +130,21 @@ class Loaded:
         self.set_interface(CLIENTS, OURS)
         self.set_interface(SERVERS, world.hops[0].source)
 
-    def run(self, frame: bytes, ifindex: int, *, gso: int = 0) -> tuple[str, bytes]:
-        """Run a program on a frame; returns its verdict and the frame as it is then."""
-        return self.thread.submit(self._run, frame, ifindex, gso, 1).result()[:2]
+    def run(self, frame: bytes, ifindex: int, *, gso: int = 0, summed: bool = False) -> tuple[str, bytes]:
+        """Run a program on a frame; returns its verdict and the frame as it is then.
+
+        `summed`: tc gets it with a sum over the packet (CHECKSUM_COMPLETE), and the kernel looks at that afterwards.
+        Raises: BpfError -> EBADMSG: the sum is not that of the packet any more.
+        """
+        return self.thread.submit(self._run, frame, ifindex, gso, 1, summed=summed).result()[:2]
 
     def time(self, frame: bytes, ifindex: int, repeat: int) -> int:
         """Return the mean time of a run in ns. The frame is as the run before left it: use one that stays as it is."""
         return self.thread.submit(self._run, frame, ifindex, 0, repeat).result()[2]
 
-    def _run(self, frame: bytes, ifindex: int, gso: int, repeat: int) -> tuple[str, bytes, int]:
+    def _run(
+        self, frame: bytes, ifindex: int, gso: int, repeat: int, *, summed: bool = False
+    ) -> tuple[str, bytes, int]:
         if self.hook == "xdp":
             context = struct.pack("=6I", 0, len(frame), 0, ifindex, 0, 0)
             done = self.bpf.test_run(self.object.program(self.xdp), frame, context=context, repeat=repeat)
@@ -146,7 +153,9 @@ class Loaded:
         struct.pack_into("=I", told, 40, ifindex)
         struct.pack_into("=I", told, 164, 2 if gso else 0)
         struct.pack_into("=I", told, 176, gso)
-        done = self.bpf.test_run(self.object.program("asynclb_tc"), frame, context=bytes(told), repeat=repeat)
+        flags = _CHECKSUM_COMPLETE if summed else 0
+        program = self.object.program("asynclb_tc")
+        done = self.bpf.test_run(program, frame, context=bytes(told), repeat=repeat, flags=flags)
         return TC_VERDICTS[done.code & 0xFFFF_FFFF], done.data, done.duration_ns
 
     def drops(self) -> dict[Drop, int]:
