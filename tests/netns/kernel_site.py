@@ -18,7 +18,7 @@ from asynclb.native.libbpf import Libbpf
 from tests.netns.balancer import Balancer, balancer
 
 FLOWS = FlowLimits(20_000, 20_000)
-"""A million flows for each test would be 160 MB that the kernel has to find."""
+"""A million flows for each test would be 192 MB that the kernel has to find."""
 
 OUR_BUG = "bug of asynclb"
 """What no test is skipped for: the verifier refuses the programs to a process with every capability."""

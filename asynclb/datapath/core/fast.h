@@ -119,18 +119,35 @@ INLINE int glance_at(struct glance *g, u8 *data, const u8 *end, u32 version)
 STEP u32 fast_order(struct work *w)
 {
 	OWN(w);
-	w->asked.kind = KEY_SYMMETRIC;
 	return (u32)key_order(&w->asked);
 }
 
-/* Finds the flow of the key that is asked for. What is asked of memory between this and the first look at the flow, the
- * processor does while it waits. Here, not as a step: a return costs 8 ns on processors that are told not to guess them.
+/* The same for an IPv4 key, here and without a branch, which the verifier would follow. */
+INLINE u32 fast_order4(struct key *key)
+{
+	u64 source = (u64)(u32)key->source.low << 16 | key->source_port;
+	u64 destination = (u64)(u32)key->destination.low << 16 | key->destination_port;
+	u64 swapped = (destination - source) >> 63, change;
+
+	SETTLED(swapped);
+	change = (source ^ destination) & -swapped;
+	source ^= change;
+	destination ^= change;
+	key->source = (struct address){0, MAPPED | source >> 16};
+	key->destination = (struct address){0, MAPPED | destination >> 16};
+	key->source_port = (u16)source;
+	key->destination_port = (u16)destination;
+	return (u32)swapped;
+}
+
+/* Finds the flow of a key. What is asked of memory between this and the first look at the flow, the processor does while it
+ * waits. Here, not as a step: a return costs 8 ns on processors that are told not to guess them. IPv6's key is `w->asked`.
  */
-INLINE struct flow *fast_find(struct work *w, const struct glance *g)
+INLINE struct flow *fast_find(struct work *w, const struct glance *g, const struct key *key)
 {
 	if (g->version != 4)
 		return bpf_map_lookup_elem(&flows6, &w->asked);
-	w->small = key4_of(&w->asked);
+	w->small = key4_of(key);
 	return set_find(w, &w->small).flow;
 }
 
@@ -199,8 +216,9 @@ INLINE int fast_forward(struct work *w, const struct image *image, const struct 
 	const struct member_record *member;
 	struct flow *flow;
 
-	w->asked = g->key;
-	flow = fast_find(w, g);
+	if (g->version != 4)
+		w->asked = g->key;
+	flow = fast_find(w, g, &g->key);
 	if (!flow)
 		return 0;
 	exact = place_find(image, &g->key.destination, g->key.destination_port, g->key.protocol, KIND_FRONTEND);
@@ -230,16 +248,19 @@ INLINE int fast_reverse(struct work *w, const struct image *image, const struct 
 	const struct entry *entry = entry_at(image, exact ? exact->entry : from->reverse);
 	const struct member_record *member;
 	struct flow *flow;
+	struct key key;
 	u32 mtu;
 
 	if (!entry || is_martian(&g->key.source, g->version) || same_address(&g->key.source, &g->key.destination))
 		return 0;
-	w->asked = (struct key){.source = g->key.destination,
-				.destination = entry->vip,
-				.source_port = g->key.destination_port,
-				.destination_port = entry->backend_port ? entry->port : g->key.source_port,
-				.protocol = g->key.protocol};
-	flow = fast_find(w, g);
+	key = (struct key){.source = g->key.destination,
+			   .destination = entry->vip,
+			   .source_port = g->key.destination_port,
+			   .destination_port = entry->backend_port ? entry->port : g->key.source_port,
+			   .protocol = g->key.protocol};
+	if (g->version != 4)
+		w->asked = key;
+	flow = fast_find(w, g, &key);
 	if (!flow || !is_usual(w, flow))
 		return 0;
 	member = image_member(image, flow->member);
@@ -255,7 +276,7 @@ INLINE int fast_reverse(struct work *w, const struct image *image, const struct 
 	course->address = (struct address){0, 0};
 	if (entry->delivery == DELIVERY_NAT)
 		course->address = entry->vip;
-	course->port = w->asked.destination_port;
+	course->port = key.destination_port;
 	fast_notice(w, g, entry, flow->member, flow, 1);
 	return 1;
 }
@@ -287,11 +308,18 @@ INLINE int fast_routed(struct work *w, const struct image *image, const struct g
 	const struct place *gate;
 	const struct entry *entry;
 	u32 swapped, outward, id;
+	struct key key;
 	struct flow *flow;
 
-	w->asked = g->key;
-	swapped = fast_order(w);
-	flow = fast_find(w, g);
+	key = g->key;
+	key.kind = KEY_SYMMETRIC;
+	if (g->version == 4) {
+		swapped = fast_order4(&key);
+	} else {
+		w->asked = key;
+		swapped = fast_order(w);
+	}
+	flow = fast_find(w, g, &key);
 	if (!flow)
 		return 0;
 	gate = place_find(image, &interface, 0, 0, KIND_INTERFACE);

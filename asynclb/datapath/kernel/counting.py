@@ -10,10 +10,9 @@ from typing import Any
 
 from asynclb.datapath.base import MemberCounters, RuleCounters
 from asynclb.datapath.core import layout
-from asynclb.datapath.core.layout import CONSTANTS
 from asynclb.datapath.core.memory import DROPS
 from asynclb.datapath.core.values import CoreCounters
-from asynclb.datapath.kernel.programs import State
+from asynclb.datapath.kernel.programs import State, room_of
 from asynclb.datapath.kernel.sweep import Counted
 from asynclb.datapath.kernel.tally import library, sums
 from asynclb.native.libbpf import Batch, Libbpf
@@ -39,7 +38,7 @@ class Counting:
         """
         if not self._limits:  # the first programs make the maps
             sets, hashed = (self._bpf.map_info(self._state[name]).max_entries for name in ("flows4", "flows6"))
-            self._limits = sets * CONSTANTS["SET_WAYS"] // 2, hashed
+            self._limits = room_of(sets), hashed
         by_rule = self._counts("rule_counts", rules)
         by_member = self._counts("member_counts", members)
         drops = self._sums("drops", len(DROPS) + 1, 1)

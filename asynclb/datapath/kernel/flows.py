@@ -1,6 +1,6 @@
 """The tables of flows, walked in parts: IPv4's sets of four (core/sets.h), and the kernel's hash map for IPv6.
 
-The sets are memory that programs and this process share, but mapping all of it would let the process look 160 MB
+The sets are memory that programs and this process share, but mapping all of it would let the process look 192 MB
 larger than it is. So a walk maps some windows at a time, and only where there are flows: programs mark each group of
 sets that they put a flow into, and a walk clears the mark of one that it found empty.
 
