@@ -105,7 +105,7 @@ INLINE int glance_at(struct glance *g, u8 *data, const u8 *end, u32 version)
 		transport = (h[12] >> 4) * 4u;
 		if (transport < 20 || transport > room || (g->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
 			return 0;
-	} else if (g->key.protocol != IP_UDP || WIRE16(RAW(u16, h + 4)) < 8 || WIRE16(RAW(u16, h + 4)) > room) {
+	} else if (g->key.protocol != IP_UDP || WIRE16(RAW(u16, h + 4)) != room) {
 		return 0;
 	}
 	g->widest = g->segmented ? header + transport + g->segmented : g->size;

@@ -378,6 +378,20 @@ INLINE struct flow_ref flow_find(struct work *w, const struct key *key, u64 hash
 	return found;
 }
 
+/* Whether a key of IPv6 that is in the table may be another flow's: that of one that is over, for whoever is the first to
+ * move its deadline.
+ */
+INLINE int is_left(const struct work *w, struct flow *flow)
+{
+	u32 deadline_ms;
+
+	if (!flow)
+		return 0;
+	deadline_ms = flow->deadline_ms;
+	return is_late(deadline_ms, w->now_ms) && !is_remembered(flow, deadline_ms, w->now_ms) &&
+	       __sync_val_compare_and_swap(&flow->deadline_ms, deadline_ms, w->now_ms + SYN_MS) == deadline_ms;
+}
+
 /* Puts `w->fresh` in, in the place of the flow that has its key; with `alone`, only if there is no such flow. Where there is
  * no room, another flow makes it.
  */
@@ -393,7 +407,7 @@ STEP u32 flow_put(struct work *w, const struct key *key, u32 alone)
 	}
 	if (!bpf_map_update_elem(&flows6, key, &w->fresh, BPF_NOEXIST))
 		return (u32)count_made(w);
-	if (w->alone && flow_counts(w, bpf_map_lookup_elem(&flows6, key)))
+	if (w->alone && !is_left(w, bpf_map_lookup_elem(&flows6, key)))
 		return CLAIM_TAKEN;
 	return bpf_map_update_elem(&flows6, key, &w->fresh, BPF_ANY) ? CLAIM_FULL : CLAIM_DONE;
 }

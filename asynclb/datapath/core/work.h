@@ -62,7 +62,7 @@ struct work {
 	struct key4_words small; /* as well, for IPv4 */
 	u32 index;		 /* as well */
 	u64 hash;		 /* by which its sets are known */
-	volatile u32 place;	 /* for a new flow */
+	volatile u32 place;	 /* of a flow that was found, or for a new one */
 	u32 over;		 /* flows that were over whose ways were taken */
 	u32 alone;		 /* what is put in may not take the place of a flow */
 #else

@@ -13,6 +13,7 @@ one.
 """
 
 import mmap
+import struct
 from collections.abc import Iterator
 from ctypes import POINTER, Array, addressof, byref, c_char, c_uint32, c_uint64, c_void_p, cast, memmove, sizeof
 from typing import Any, Final, NamedTuple, Protocol
@@ -138,8 +139,9 @@ class Sets:
                 if self.count == BATCH:
                     yield self
                     self._unmap()
-            if self.count and len(self._windows) >= _MOST_WINDOWS:
-                yield self
+            if len(self._windows) >= _MOST_WINDOWS:
+                if self.count:
+                    yield self
                 self._unmap()
         if self.count:
             yield self
@@ -208,10 +210,11 @@ class Sets:
                 continue
             position.value += 1
             way, rest = self._way(window, number)
-            if way.word[1] in (0, CONSTANTS["SET_CLAIMED"]):
+            words = tuple(way.word)
+            if words[1] in (0, CONSTANTS["SET_CLAIMED"]):
                 continue
             keys, flows = addressof(self.keys), addressof(self.values)
-            memmove(keys + self.count * sizeof(layout.Key4), bytes(way.word), sizeof(layout.Key4))
+            memmove(keys + self.count * sizeof(layout.Key4), struct.pack("=2Q", *words), sizeof(layout.Key4))
             memmove(flows + self.count * sizeof(layout.Flow), bytes(_flow_of(way, rest)), sizeof(layout.Flow))
             self._places[self.count] = window * _WINDOW * _GROUP * _WAYS + number
             self.count += 1

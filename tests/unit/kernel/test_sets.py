@@ -2,10 +2,12 @@
 
 import os
 import struct
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import CDLL
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ from asynclb.datapath.core.layout import CONSTANTS, Conn
 from asynclb.datapath.kernel import flows as flows_module
 from asynclb.datapath.kernel.flows import BATCH, Part, flows_in, walk
 from asynclb.datapath.kernel.programs import FlowLimits, State
+from asynclb.datapath.kernel.tally import is_late
 from asynclb.native.libbpf import Libbpf
 from asynclb.net.flowhash import Distribution
 from tests.property.test_core_oracle import make_world
@@ -24,7 +27,9 @@ from tests.unit.kernel.flow_maps import GROUP, REST, WAYS, flow_maps, put_four, 
 from tests.unit.kernel.test_sweep import NOW_MS, flow, four
 
 VIP, HA_VIP, CLIENT = "203.0.113.10", "203.0.113.20", "198.51.100.7"
+MEMBER6, SERVER6 = "2001:db8:1::11", "2001:db8:9::80"
 MEMBER, SERVER, OWN_PORTS = "10.1.0.11", "198.51.100.80", 64
+FEW_PORTS = 16
 SYN, ACK = 2, 16
 ANSWERS = CONSTANTS["FLOW_RETURN"]
 AtOnce = Callable[..., list[Counter[str]]]
@@ -142,9 +147,11 @@ def test_a_protocol_without_a_number(programs: Loaded) -> None:
 
 
 def own_ports(programs: Loaded) -> list[int]:
-    """Return the ports that members' own connections have."""
+    """Return the ports that members' own connections have which are not over."""
     found = [each.flow for each in flows_in(programs.bpf, state_of(programs))]
-    return [each.hairpin_port for each in found if each.flags & CONSTANTS["FLOW_SNAT"] and not each.flags & ANSWERS]
+    now_ms = time.monotonic_ns() // 1_000_000 & 0xFFFF_FFFF
+    own = [each for each in found if each.flags & CONSTANTS["FLOW_SNAT"] and not each.flags & ANSWERS]
+    return [each.hairpin_port for each in own if not is_late(each.deadline_ms, now_ms)]
 
 
 @pytest.fixture
@@ -185,17 +192,23 @@ def test_two_processors_at_once(programs: Loaded, at_once: AtOnce) -> None:
     assert programs.totals().made - programs.totals().over == len(found)
 
 
-def test_two_processors_want_one_port(programs: Loaded, at_once: AtOnce) -> None:
-    """A member's connections that begin on both at once get a port each, of no more than they need."""
-    programs.show(make_outbound_world(7, OWN_PORTS))
-    for number in range(30):
-        firsts = (2_000 + OWN_PORTS * number, 32_000 + OWN_PORTS * number)
-        halves = ([bytes(tcp(MEMBER, port, SERVER, 443, SYN)) for port in range(n, n + OWN_PORTS // 2)] for n in firsts)
-        assert at_once(SERVERS, *halves) == [Counter({"pass": OWN_PORTS // 2})] * 2
+@pytest.mark.parametrize(("member", "server"), [(MEMBER, SERVER), (MEMBER6, SERVER6)])
+def test_two_processors_want_one_port(programs: Loaded, at_once: AtOnce, member: str, server: str) -> None:
+    """A member's connections that begin on both at once get a port each, of no more than they need.
+
+    Also where all ports are those of connections that are over.
+    """
+    programs.show(make_outbound_world(7, FEW_PORTS))
+    for number in range(100):
+        firsts = (2_000 + FEW_PORTS * number, 32_000 + FEW_PORTS * number)
+        halves = ([bytes(tcp(member, port, server, 443, SYN)) for port in range(n, n + FEW_PORTS // 2)] for n in firsts)
+        assert at_once(SERVERS, *halves) == [Counter({"pass": FEW_PORTS // 2})] * 2
         taken = own_ports(programs)
-        assert len(taken) == len(set(taken)) == OWN_PORTS
-        assert len(keys(programs.bpf, state_of(programs))) == 2 * OWN_PORTS
-        programs.clear()
+        assert len(taken) == len(set(taken)) == FEW_PORTS
+        if number % 8 == 7:
+            programs.clear()
+        else:
+            programs.later(1_000_000)
 
 
 def test_who_sees_its_key_twice_takes_it_back(programs: Loaded) -> None:
@@ -259,6 +272,23 @@ def test_marks_follow_the_flows(bpf: Libbpf, state: State) -> None:
         assert keys(bpf, state) == [four(1)]
         marks = [bpf.lookup(state["marks4"], struct.pack("=I", group), 8) for group in range(_groups(bpf, state))]
         assert sum(mark != bytes(8) for mark in marks) == 1
+
+
+@pytest.mark.usefixtures("twin")
+def test_a_walk_maps_little_where_flows_have_gone(bpf: Libbpf) -> None:
+    """Windows that are marked, and have no flow any more, are let go of as others are."""
+    state = flow_maps(bpf, 200_000)
+    for group in range(_groups(bpf, state)):
+        bpf.update(state["marks4"], struct.pack("=I", group), struct.pack("=Q", 1))
+    last = _groups(bpf, state) * GROUP - 1
+    record = layout.FlowSet()
+    record.way[0] = layout.FlowWay.from_buffer_copy(flow(1_000)[: REST.offset] + four(1))
+    bpf.update(state["flows4"], struct.pack("=I", last), bytes(record))
+    for part in walk(bpf, state, 0):
+        assert part.key(0) == four(1)
+        maps = Path("/proc/self/maps").read_text()
+        assert 0 < maps.count("bpf-map") <= 1 + 2 * 8  # marks, and eight windows of both maps
+    state.close()
 
 
 def _groups(bpf: Libbpf, state: State) -> int:
