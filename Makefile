@@ -46,7 +46,7 @@ ifndef ROOT
 	@echo "skipped: tests that make network namespaces or set up transparent sockets, which takes root: sudo make test"
 endif
 
-unit: ## the unit tests alone, in under 15 seconds
+unit: ## the unit tests alone, in some 15 to 20 seconds
 	@.ci/setup test
 	@$(PYTEST) tests/unit $(ARGS); $(OWN)
 
