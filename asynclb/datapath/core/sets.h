@@ -13,7 +13,8 @@
  * exchanges it may write the way, and shows the key when all else is written. Then it looks for the key once more: of two
  * who put it in at the same time, the later one sees both, and the one stays that look-ups find. The process frees a way
  * by exchanging its word for 0. Whoever has found a flow the moment before another one got its way takes one packet for
- * one of the other's, as with the kernel's own maps, which use their memory again at once.
+ * one of the other's, as with the kernel's own maps, which use their memory again at once; on processors that read out of
+ * order, also who finds the other one in that very moment.
  *
  * Where both sets are full, a flow of the second gives its way: one that is over for SET_OVER_MS, else a SYN that was
  * neither answered nor repeated for SET_SYN_MS, else the one that is over soonest.
@@ -76,9 +77,7 @@ INLINE u64 way_lacks(const struct flow_way *way, const struct key4_words *key)
 	return (way->word[0] ^ key->words[0]) | (way->word[1] ^ key->words[1]);
 }
 
-/* 1 for 0, else 0. Without a branch, which the verifier would follow to the end of the program, for each of four ways; and
- * so that a flow's address depends on what was read of its key, which orders both reads on any processor.
- */
+/* 1 for 0, else 0. Without a branch, which the verifier would follow to the end of the program, for each of four ways. */
 INLINE u32 is_zero(u64 number)
 {
 	u64 negative = -number;
@@ -126,7 +125,6 @@ INLINE struct flow_set *set_at(u32 number, u32 *index)
 INLINE struct flow_ref set_look(struct work *w, const struct key4_words *key, u32 place)
 {
 	struct flow_set *set = set_at(place / SET_WAYS, &w->index);
-	struct flow_way *way;
 	u64 lacks;
 	u32 ways;
 
@@ -143,12 +141,8 @@ INLINE struct flow_ref set_look(struct work *w, const struct key4_words *key, u3
 		if (!ways)
 			return (struct flow_ref){0, NONE};
 		w->place = w->index * SET_WAYS + LOWEST_WAY(ways);
-		way = set_way(set, w->place);
-	} else {
-		SETTLED(lacks); /* the flow's address depends on it, as in is_zero */
-		way = set_way(set, w->place + (u32)lacks);
 	}
-	return (struct flow_ref){(struct flow *)way, w->place};
+	return (struct flow_ref){set_flow(set, w->place), w->place};
 }
 
 INLINE struct flow_ref set_find(struct work *w, const struct key4_words *key)
