@@ -32,6 +32,11 @@ class PortUse:
     failed: int
 
     @property
+    def who(self) -> str:
+        """Whose ports these are, in a word or two."""
+        return f"all {len(self.members):,}" if self.shared else self.members[0]
+
+    @property
     def most(self) -> tuple[str, int]:
         """The protocol of which more ports are in use, which stands for both, and how many these are."""
         return max(self.used.items(), key=lambda found: found[1], default=("", 0))

@@ -272,7 +272,7 @@ def _drops(look: Look, found: Rates) -> Iterator[Row]:
 def _outbound(look: Look) -> Iterator[Row]:
     """Yield members with the SNAT ports that they use; one row for all where they share them."""
     for use in port_uses(read_counted(look.counters)):
-        place = f"{use.pool}/{f'all {len(use.members):,}' if use.shared else use.members[0]}"
+        place = f"{use.pool}/{use.who}"
         tcp, udp = use.used.get("tcp"), use.used.get("udp")
         counts = (f"{use.free:,}", f"{use.allocated:,}", f"{use.failed:,}")
         cells = (place, f"{use.share:.0%}", _number(tcp), _number(udp), *counts, use.rule)

@@ -204,16 +204,15 @@ def _alone(lanes: dict[str, Lane], name: str) -> Iterator[None]:
 
     Each would go through a million flows of its own meanwhile, through the caches that all of them share.
     """
-    others = [lane.subject.process for lane in lanes.values() if lane.subject.name != name]
+    subjects = [lane.subject for lane in lanes.values() if lane.subject.name != name]
+    others = [subject.process for subject in subjects if subject.process is not None]
     try:
         for process in others:
-            if process is not None:
-                process.signal(signal.SIGSTOP)
+            process.signal(signal.SIGSTOP)
         yield
     finally:
         for process in others:
-            if process is not None:
-                process.signal(signal.SIGCONT)
+            process.signal(signal.SIGCONT)
 
 
 async def _cost(lane: Lane, load: Load, seconds: float) -> Cost:

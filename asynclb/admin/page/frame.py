@@ -164,7 +164,7 @@ def port_rows(counted: Counted) -> list[Document]:
     return [
         {
             "pool": use.pool,
-            "member": f"all {len(use.members):,}" if use.shared else use.members[0],
+            "member": use.who,
             "rule": use.rule,
             "ports": use.allocated,
             "used": use.used,

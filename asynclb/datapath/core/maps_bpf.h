@@ -406,7 +406,7 @@ STEP u32 flow_put(struct work *w, const struct key *key, u32 alone)
 		return set_put(w);
 	}
 	if (!bpf_map_update_elem(&flows6, key, &w->fresh, BPF_NOEXIST))
-		return (u32)count_made(w);
+		return count_made(w);
 	if (w->alone && !is_left(w, bpf_map_lookup_elem(&flows6, key)))
 		return CLAIM_TAKEN;
 	return bpf_map_update_elem(&flows6, key, &w->fresh, BPF_ANY) ? CLAIM_FULL : CLAIM_DONE;

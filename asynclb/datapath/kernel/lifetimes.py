@@ -6,7 +6,6 @@ member are found by `moves`. Not told of: flows that the kernel evicts for room 
 their place to another flow of the same ends for another reason, since it says nothing of them.
 """
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from ctypes import Array, c_char, c_uint32, sizeof
 from typing import Any
@@ -37,10 +36,13 @@ class KernelNews:
         """Tell these from the next pass on: what one pass finds is told at one rate."""
         self._next = listeners
 
-    def published(self, before: Tables, after: Tables, members: Mapping[int, MemberName]) -> None:
-        """Look out for flows that may go to another member, as these tables have come into force after others."""
+    def published(self, before: Tables, after: Tables, members: Mapping[int, MemberName], now_ms: int) -> None:
+        """Look out for flows that may go to another member, as these tables have come into force after others.
+
+        Units: the clock of deadlines.
+        """
         if self._next.ends is not None:
-            self._moves.published(losing(before, after, members), time.monotonic_ns() // 1_000_000 & 0xFFFF_FFFF)
+            self._moves.published(losing(before, after, members), now_ms)
 
     def passing(self, now_s: int, now_ms: int) -> None:
         """Begin a pass: it tells of flows that began since the pass before it did.

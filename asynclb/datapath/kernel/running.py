@@ -144,7 +144,7 @@ class Running:
         image = build() if is_small else await asyncio.to_thread(build)
         if not await self._forwarding.renew(image, generation):
             return False
-        self.news.published(self._tables, tables, self._numbers.members.names())
+        self.news.published(self._tables, tables, self._numbers.members.names(), now_ms())
         self._generation, self._passes, self._tables = generation, self._sweep.passes, tables
         return True
 
@@ -179,7 +179,7 @@ class Running:
         footing = footing_of(rows, around, features, wishes, barred, hops=hops, outbound=bool(tables.outbound))
         await self._forwarding.put(image, self._generation, footing)
         self._passes = self._sweep.passes
-        self.news.published(self._tables, tables, self._numbers.members.names())
+        self.news.published(self._tables, tables, self._numbers.members.names(), now_ms())
         self._tables, self._around, self._plan, self._settled = tables, around, plan, settings
         self._numbers.entered(live, leaving, tables.outbound)
         if is_foreign:

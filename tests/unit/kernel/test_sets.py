@@ -2,7 +2,6 @@
 
 import os
 import struct
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from asynclb.datapath.kernel import flows as flows_module
 from asynclb.datapath.kernel.flows import BATCH, Part, flows_in, walk
 from asynclb.datapath.kernel.programs import FlowLimits, State
 from asynclb.datapath.kernel.tally import is_late
+from asynclb.datapath.kernel.upkeep import now_ms
 from asynclb.native.libbpf import Libbpf
 from asynclb.net.flowhash import Distribution
 from tests.property.test_core_oracle import make_world
@@ -149,9 +149,8 @@ def test_a_protocol_without_a_number(programs: Loaded) -> None:
 def own_ports(programs: Loaded) -> list[int]:
     """Return the ports that members' own connections have which are not over."""
     found = [each.flow for each in flows_in(programs.bpf, state_of(programs))]
-    now_ms = time.monotonic_ns() // 1_000_000 & 0xFFFF_FFFF
     own = [each for each in found if each.flags & CONSTANTS["FLOW_SNAT"] and not each.flags & ANSWERS]
-    return [each.hairpin_port for each in own if not is_late(each.deadline_ms, now_ms)]
+    return [each.hairpin_port for each in own if not is_late(each.deadline_ms, now_ms())]
 
 
 @pytest.fixture
