@@ -5,6 +5,7 @@ A real `asynclb run` in the balancer's host of a lab; the clients and members ar
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -25,6 +26,17 @@ from tests.unit.proxy.wire import Wire, connect
 pytestmark = pytest.mark.netns
 
 ROOT = Path(__file__).parents[2]
+DYING = Path(__file__).with_name("dying.py")
+KERNEL = "asynclb.datapath.kernel"
+DEATHS = (
+    (f"{KERNEL}.forwarding:Forwarding._pin_tails", 1),
+    (f"{KERNEL}.attach:Attachments.switch", 1),
+    (f"{KERNEL}.attach:Attachments._replace", 2),
+    (f"{KERNEL}.forwarding:Forwarding._drop_programs", 1),
+    (f"{KERNEL}.forwarding:Forwarding._keep_tails", 1),
+    (f"{KERNEL}.forwarding:Forwarding._let_go", 1),
+)
+"""Where a process may die while its programs take the places of another one's."""
 CONFIG = """
 version: 1
 datapath: kernel
@@ -145,6 +157,28 @@ async def test_killed_under_load_and_started_again(site: Site) -> None:
     await load.stop()
     assert load.failed == []
     assert "datapath_adopted" in process.stdout
+    assert await process.stop() == 0
+    assert pins_of(site.lb) == []
+
+
+async def test_killed_while_programs_are_replaced(site: Site) -> None:
+    """Wherever in it a process dies, interfaces have whole programs, of whichever process: new connections go on."""
+    path = config(site)
+    process = await start(site, path)
+    load = Requests(site)
+    await load.more()
+    await process.kill()
+    for place, call in DEATHS:
+        words = (sys.executable, DYING, place, str(call), "run", path)
+        dying = await site.lb.run(*words, env={"PYTHONPATH": str(ROOT)})
+        assert await dying.wait() == -signal.SIGKILL, place
+        await load.more(30)
+        assert load.failed == [], place
+    process = await start(site, path)
+    await load.more()
+    await load.stop()
+    assert load.failed == []
+    assert len([name for name in pins_of(site.lb) if name.startswith("tails-")]) == 1
     assert await process.stop() == 0
     assert pins_of(site.lb) == []
 

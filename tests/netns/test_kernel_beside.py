@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -238,20 +239,22 @@ async def test_an_interface_with_a_filter_goes(site: Site) -> None:
 
 
 class RefusedXdp(Object):
-    """An object whose XDP program the verifier of some kernel refuses."""
+    """An object whose XDP programs the verifier of some kernel refuses."""
 
-    wants_xdp = True
+    def __init__(self, *words: Any) -> None:
+        super().__init__(*words)
+        self.wanted: set[str] = set()
 
     def load(self) -> None:
-        """Refuse it as the verifier does, if it is to be loaded."""
-        if self.wants_xdp:
+        """Refuse them as the verifier does, if they are to be loaded."""
+        if self.wanted:
             raise BpfError(LOADING, errno.EACCES, "R3 pointer arithmetic on pkt_end prohibited")
         super().load()
 
     def choose(self, name: str, *, load: bool) -> None:
         """Take note of what is to be loaded."""
         if name.startswith("asynclb_xdp"):
-            self.wants_xdp = load
+            (self.wanted.add if load else self.wanted.discard)(name)
         super().choose(name, load=load)
 
 

@@ -89,6 +89,9 @@ def test_every_chain_of_calls_fits(name: str) -> None:
     calls: dict[int, set[int]] = defaultdict(set)
     for start, (_, body) in bodies.items():
         calls[start] = {at + int(call[1]) + 1 for at, words in body if (call := _CALL.match(words)) is not None}
-    assert len(depths) > 10
+    if "call bpf_tail_call#" in text:
+        assert len(depths) == 1, "tail calls beside functions take a JIT, and on ARM Linux 6.0"
+    else:
+        assert len(depths) > 10
     taken, chain = worst(min(depths), depths, calls)
     assert taken <= LIMIT, chain

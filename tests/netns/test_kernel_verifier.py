@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 
 from asynclb.datapath.core import layout
-from asynclb.datapath.kernel.programs import SLACK, SMALLEST_IMAGE, choose_xdp
+from asynclb.datapath.kernel.programs import SLACK, SMALLEST_IMAGE, Entry, choose, tails
 from asynclb.native.libbpf import Libbpf
 from tests.unit.core.loaded import OBJECT, need_programs, restrain
 
@@ -29,7 +29,8 @@ def test_the_object_loads(xdp_length: int, capacity: int, restrained: bool) -> N
         settings.image_mask, settings.xdp_length = capacity - 1, xdp_length
         opened.set_initial(".rodata.settings", bytes(settings))
         opened.set_value_size("images", capacity + SLACK)
-        xdp = thread.submit(choose_xdp, opened).result()
-        assert xdp == ("asynclb_xdp_plain" if restrained else "asynclb_xdp")
+        firsts = thread.submit(choose, opened, Entry).result()
+        assert firsts[Entry.XDP] == ("asynclb_xdp_plain" if restrained else "asynclb_xdp")
         thread.submit(opened.load).result()
-        assert all(opened.program(name) >= 0 for name in (xdp, "asynclb_tc", "asynclb_tc_bare", "asynclb_ask"))
+        others = (name for entry, first in firsts.items() for name in tails(entry, first).values())
+        assert all(opened.program(name) >= 0 for name in (*firsts.values(), *others))

@@ -115,14 +115,7 @@ INLINE int glance_at(struct glance *g, u8 *data, const u8 *end, u32 version)
 	return 1;
 }
 
-/* Brings the ends of the key that is asked for in order; tells whether they were not. */
-STEP u32 fast_order(struct work *w)
-{
-	OWN(w);
-	return (u32)key_order(&w->asked);
-}
-
-/* The same for an IPv4 key, here and without a branch, which the verifier would follow. */
+/* What key_order does, for an IPv4 key and without a branch, which the verifier would follow. */
 INLINE u32 fast_order4(struct key *key)
 {
 	u64 source = (u64)(u32)key->source.low << 16 | key->source_port;
@@ -282,8 +275,7 @@ INLINE int fast_reverse(struct work *w, const struct image *image, const struct 
 }
 
 /* The member of a routed flow as the entry of this direction knows it, or NONE. Twin: flow_member. */
-INLINE u32 fast_member(struct work *w, const struct image *image, const struct entry *entry, u32 index,
-		       const struct flow *flow, u32 protocol)
+INLINE u32 fast_member(const struct image *image, const struct entry *entry, const struct flow *flow, u32 protocol)
 {
 	const struct member_record *member;
 	u32 found;
@@ -293,7 +285,7 @@ INLINE u32 fast_member(struct work *w, const struct image *image, const struct e
 	member = image_member(image, flow->member);
 	if (!member || entry->leaving.count)
 		return NONE;
-	found = pool_find(w, index, member->identity);
+	found = part_find(image, entry->pool, member->identity);
 	if (found == NONE || (!(found & POOL_KEEPS) && !stays_down(entry, protocol)))
 		return NONE;
 	return found & POOL_MEMBER;
@@ -317,7 +309,7 @@ INLINE int fast_routed(struct work *w, const struct image *image, const struct g
 		swapped = fast_order4(&key);
 	} else {
 		w->asked = key;
-		swapped = fast_order(w);
+		swapped = (u32)key_order(&w->asked);
 	}
 	flow = fast_find(w, g, &key);
 	if (!flow)
@@ -332,7 +324,7 @@ INLINE int fast_routed(struct work *w, const struct image *image, const struct g
 	outward = swapped != (flow->flags & FLOW_SWAPPED);
 	if (!outward && (flow->rule != entry->rule || flow->generation != (u16)image->generation))
 		return 0; /* whether its source is allowed is to be looked at anew */
-	id = fast_member(w, image, entry, gate->entry, flow, g->key.protocol);
+	id = fast_member(image, entry, flow, g->key.protocol);
 	member = id == NONE ? 0 : image_member(image, id);
 	if ((outward || !is_client(w, flow, data)) && is_appliance(w, data + 6))
 		return 0;

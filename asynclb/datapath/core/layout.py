@@ -124,6 +124,8 @@ CONSTANTS: Final[dict[str, int]] = {
     "SET_CLAIMED": 0xFF << 40,  # the second word of a key whose way is being written: a kind that none has
     "SET_OVER_MS": 20_000,  # how long a flow that is over keeps its way from others: a pass has told of it by then
     "SET_SYN_MS": 2_000,  # ... and an unanswered SYN
+    "TAIL_SIX": 0,  # tail calls of the kernel's programs: to who decides the usual packets of IPv6,
+    "TAIL_ANY": 1,  # ... and to who decides any
     "ADDRESS_VIP": 1,
     "ADDRESS_LOCAL": 2,  # the host's own: what no rule takes passes to it
     "ADDRESS_MEMBER": 4,  # members answer from it: their own, or a VIP whose port changes

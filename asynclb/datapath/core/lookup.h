@@ -87,7 +87,7 @@ INLINE u32 frontend_entry(const struct work *w, const struct key *key, const str
 }
 
 /* Sorted lists are halved without a branch: the verifier keeps few states within a loop, so that one that branches in
- * each round takes it too long. What compares is a step of its own, and tells 0 or 1.
+ * each round takes it too long. What compares tells 0 or 1; that of addresses is a step of its own.
  */
 STEP u32 range_begins(const struct work *w, u32 item, const struct address *source)
 {
@@ -99,13 +99,12 @@ STEP u32 range_begins(const struct work *w, u32 item, const struct address *sour
 	return image && !address_above(&ITEM(image, image->allows, allow, item)->first, source);
 }
 
-STEP u32 name_begins(const struct work *w, u32 item, u32 identity)
+INLINE u32 name_begins(const struct image *image, u32 item, u32 identity)
 {
-	const struct image *image;
+	u64 below = (u64)identity - ITEM(image, image->pools, pool_member, item)->identity;
 
-	OWN(w);
-	image = work_image(w);
-	return image && ITEM(image, image->pools, pool_member, item)->identity <= identity;
+	SETTLED(below);
+	return (u32)(below >> 63) ^ 1;
 }
 
 /* Whether an address is in one of `left` disjoint ranges from `base` on: binary search. */
@@ -140,7 +139,7 @@ INLINE u32 is_allowed(const struct work *w, u32 index, const struct address *sou
 }
 
 /* Finds an identity in a part of the pools, which is sorted by it; returns what is said of the member, or NONE. */
-INLINE u32 part_find(const struct work *w, const struct image *image, struct section part, u32 identity)
+INLINE u32 part_find(const struct image *image, struct section part, u32 identity)
 {
 	const struct pool_member *found;
 	u32 base = part.offset, left = part.count;
@@ -151,7 +150,7 @@ INLINE u32 part_find(const struct work *w, const struct image *image, struct sec
 	for (u32 i = 0; i < SEARCH_STEPS; i++) {
 		if (apart(left) < 2)
 			break;
-		base += left / 2 * name_begins(w, base + left / 2, identity);
+		base += left / 2 * name_begins(image, base + left / 2, identity);
 		left -= left / 2;
 	}
 	found = ITEM(image, image->pools, pool_member, base);
@@ -169,7 +168,7 @@ STEP u32 pool_find(const struct work *w, u32 index, u32 identity)
 	OWN(w);
 	image = work_image(w);
 	entry = image ? entry_at(image, index) : 0;
-	return entry ? part_find(w, image, entry->pool, identity) : NONE;
+	return entry ? part_find(image, entry->pool, identity) : NONE;
 }
 
 /* Finds whom established connections may stay with though the entry's pool has them no more: a member by its id, or by
@@ -183,7 +182,7 @@ STEP u32 leaving_find(const struct work *w, u32 index, u32 identity)
 	OWN(w);
 	image = work_image(w);
 	entry = image ? entry_at(image, index) : 0;
-	return entry ? part_find(w, image, entry->leaving, identity) : NONE;
+	return entry ? part_find(image, entry->leaving, identity) : NONE;
 }
 
 /* Hashes the five-tuple, unless the flow table has done so. */

@@ -8,7 +8,7 @@ What was prepared is undone when something fails before the commit.
 
 import asyncio
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 
 from asynclb.datapath.core.values import NextHop
@@ -16,7 +16,7 @@ from asynclb.datapath.kernel.attach import Attachments, Hooks
 from asynclb.datapath.kernel.footing import Footing
 from asynclb.datapath.kernel.hops import Hops
 from asynclb.datapath.kernel.host import KernelHost
-from asynclb.datapath.kernel.leftovers import CONTROL, PROGRAMS, Leftover
+from asynclb.datapath.kernel.leftovers import CONTROL, PROGRAMS, TAILS, Leftover, tail_names
 from asynclb.datapath.kernel.links import LinkMaps
 from asynclb.datapath.kernel.pins import Pins
 from asynclb.datapath.kernel.programs import Entry, FlowLimits, Programs, capacity_for, grace_period
@@ -159,7 +159,9 @@ class Forwarding:
         """Load programs aside with these tables, and put them in the place of those that forward now."""
         fresh = await self._load(capacity_for(len(image)), self._entries(footing))
         hops = Hops(fresh.hops)
+        old = tail_names(self._pins)
         try:
+            self._pin_tails(fresh)
             await asyncio.to_thread(fresh.write, image)
             fresh.flip(generation)
             hops.set(footing.hops, footing.targets)
@@ -175,7 +177,9 @@ class Forwarding:
         except BaseException:
             hops.close()
             fresh.close()
+            self._keep_tails(old)
             raise
+        await asyncio.to_thread(grace_period)  # until then the old programs need their tail calls
         self._drop_programs()
         self.programs, self._hops = fresh, hops
         self._pin(fresh)
@@ -238,7 +242,23 @@ class Forwarding:
         if self.programs is not None:
             self.programs.close()
 
+    def _pin_tails(self, programs: Programs) -> frozenset[str]:
+        """Keep the maps of programs' tail calls, beside those of others; return their names. Raises: BpfError.
+
+        Before the programs are attached: the kernel would empty the maps when this process is killed.
+        """
+        fds = {f"{TAILS}{self._bpf.map_info(fd).id}": fd for fd in programs.tails.values()}
+        for name, fd in fds.items():
+            self._pins.keep(fd, name)
+        return frozenset(fds)
+
+    def _keep_tails(self, names: Collection[str]) -> None:
+        """Let go of the other maps of tail calls: their programs have ended."""
+        for name in tail_names(self._pins) - set(names):
+            self._pins.drop(name)
+
     def _pin(self, programs: Programs) -> None:
+        self._keep_tails(self._pin_tails(programs))
         for name, fd in zip(PROGRAMS, (programs.tc, programs.bare, programs.xdp), strict=True):
             if fd >= 0:
                 self._pins.keep(fd, name)

@@ -19,6 +19,8 @@ from asynclb.native.libbpf import BpfError, Libbpf
 CONTROL = "map-control"
 PROGRAMS = ("program-tc", "program-bare", "program-xdp")
 """In the order of `Hooks`."""
+TAILS = "tails-"
+"""Begins the names of the maps of tail calls; behind it is a number, for two generations have theirs for a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,11 @@ class Leftover:
 def is_forwarding(pins: Pins) -> bool:
     """Return whether there is something to take over or to remove."""
     return any(name.startswith("link-") for name in pins.names())
+
+
+def tail_names(pins: Pins) -> frozenset[str]:
+    """Return the names of the maps of tail calls."""
+    return frozenset(name for name in pins.names() if name.startswith(TAILS))
 
 
 def find_leftover(bpf: Libbpf, pins: Pins, code: bytes) -> Leftover:

@@ -1,6 +1,6 @@
 """The names under which a network namespace's programs, maps and links live on without a process.
 
-    <bpffs>/asynclb/<cookie of the network namespace>/map-flows4, map-..., program-tc, link-7-tcx, ...
+    <bpffs>/asynclb/<cookie of the network namespace>/map-flows4, map-..., program-tc, tails-52, link-7-tcx, ...
 
 The cookie is a number that the kernel never gives out twice before it is started again; a namespace's inode may be
 another's tomorrow. A pin is replaced by a rename, so that there is the old thing or the new one under its name.

@@ -22,6 +22,7 @@ from ctypes import CDLL, c_long, sizeof
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from struct import pack
 from typing import Any
 
 from asynclb.datapath.core import layout
@@ -44,7 +45,7 @@ SMALLEST_IMAGE = 1 << 20
 
 
 class Entry(StrEnum):
-    """The programs of the object, by who begins them. The kernel verifies each for itself, for some 200 ms."""
+    """The programs of the object, by who begins them. The kernel verifies each for itself, for some 100 ms."""
 
     TC = "tc"
     BARE = "bare"
@@ -60,6 +61,8 @@ _SETTINGS = ".rodata.settings"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NAMES = {Entry.TC: "asynclb_tc", Entry.BARE: "asynclb_tc_bare", Entry.ASK: "asynclb_ask"}
 _XDP = ("asynclb_xdp", "asynclb_xdp_plain")
+_TAILS: Mapping[Entry, str] = {Entry.TC: "tails_tc", Entry.XDP: "tails_xdp"}
+"""The maps of tail calls, by who makes them. The kernel empties one that has neither a holder nor a pin."""
 _GRACE_S = 0.02  # where the kernel offers no grace period: no program runs for so long
 _MEMBARRIER_GLOBAL = 1  # linux/membarrier.h
 _MEMBARRIER: Mapping[str, int] = {"x86_64": 324, "aarch64": 283}
@@ -132,15 +135,35 @@ def grace_period() -> None:
     time.sleep(_GRACE_S)
 
 
-def choose_xdp(opened: Object) -> str:
-    """Let the XDP program be loaded that this process may load, and return its name.
+def tails(entry: Entry, first: str) -> dict[int, str]:
+    """Return the programs that the first one of an entry calls at its end, by their places in its map."""
+    if entry not in _TAILS:
+        return {}
+    return {CONSTANTS["TAIL_SIX"]: f"{first}6", CONSTANTS["TAIL_ANY"]: f"{first}_any"}
 
-    Where CAP_PERFMON is missing it asks the kernel for the length of each frame, which costs 11 ns.
+
+def choose(opened: Object, entries: Collection[Entry]) -> dict[Entry, str]:
+    """Let the programs be loaded that this process may load, and return the first one of each entry.
+
+    Where CAP_PERFMON is missing XDP asks the kernel for the length of each frame, which costs 11 ns.
     """
     plain = bool(missing(Capability.CAP_PERFMON) and missing(Capability.CAP_SYS_ADMIN))
-    opened.choose(_XDP[not plain], load=False)
-    opened.choose(_XDP[plain], load=True)
-    return _XDP[plain]
+    firsts = {**_NAMES, Entry.XDP: _XDP[plain]}
+    for entry, first in (*firsts.items(), (Entry.XDP, _XDP[not plain])):
+        is_wanted = entry in entries and firsts[entry] == first
+        for name in (first, *tails(entry, first).values()):
+            opened.choose(name, load=is_wanted)
+    return {entry: first for entry, first in firsts.items() if entry in entries}
+
+
+def connect(bpf: Libbpf, opened: Object, firsts: Mapping[Entry, str]) -> dict[Entry, int]:
+    """Let programs that are loaded find whom they call at their ends; return the maps that say so. Raises: BpfError."""
+    found = {}
+    for entry, first in firsts.items():
+        for place, name in tails(entry, first).items():
+            found[entry] = opened.map(_TAILS[entry])
+            bpf.update(found[entry], pack("=I", place), pack("=I", opened.program(name)))
+    return found
 
 
 class Programs:
@@ -168,11 +191,10 @@ class Programs:
         self._beside: list[Programs] = []
         try:
             self._size(limits, state)
-            names = {**_NAMES, Entry.XDP: choose_xdp(self._object)}
-            for entry, name in names.items():
-                self._object.choose(name, load=entry in self.entries)
+            firsts = choose(self._object, self.entries)
             self._object.load()
-            loaded = {entry: self._object.program(names[entry]) for entry in self.entries}
+            self.tails = connect(bpf, self._object, firsts)
+            loaded = {entry: self._object.program(first) for entry, first in firsts.items()}
             self.tc, self.bare, self.xdp, self.ask = (loaded.get(entry, -1) for entry in Entry)
             self._images = self._mapped("images", 2 * (capacity + SLACK))
             self.control = self._object.map("control")
@@ -196,6 +218,7 @@ class Programs:
         more = Programs(bpf, code, State({**state.maps, **tables}), limits, self.capacity, entries)
         self._beside.append(more)
         self.entries |= more.entries
+        self.tails |= more.tails
         self.bare, self.xdp, self.ask = max(self.bare, more.bare), max(self.xdp, more.xdp), max(self.ask, more.ask)
 
     def write(self, image: bytes) -> None:

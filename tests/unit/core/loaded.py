@@ -20,13 +20,14 @@ from asynclb import native
 from asynclb.datapath.core import NextHop, build_image, layout
 from asynclb.datapath.core.layout import CONSTANTS
 from asynclb.datapath.host import Capability, missing
-from asynclb.datapath.kernel.programs import choose_xdp, set_seed
+from asynclb.datapath.kernel.programs import Entry, choose, connect, set_seed
 from asynclb.native.libbpf import Batch, BpfError, Libbpf, LibbpfMissingError, Object
 from asynclb.net.drop import Drop
 from tests.unit.core.world import CLIENTS, OURS, SERVERS, World
 
 OBJECT = Path(native.__file__).with_name("_kernel.bpf.o")
-PROGRAMS = ("asynclb_xdp", "asynclb_xdp_plain", "asynclb_tc", "asynclb_tc_bare", "asynclb_ask")
+_HOOKS = ("asynclb_xdp", "asynclb_xdp_plain", "asynclb_tc")
+PROGRAMS = (*(f"{hook}{more}" for hook in _HOOKS for more in ("", "6", "_any")), "asynclb_tc_bare", "asynclb_ask")
 CAPACITY, SLACK = 1 << 20, 4096
 XDP_VERDICTS = {1: "drop", 2: "pass", 3: "tx", 4: "tx"}
 TC_VERDICTS = {2: "drop", 0xFFFF_FFFF: "pass", 7: "tx"}
@@ -51,8 +52,7 @@ def unavailable() -> str:
         return "the BPF object is not built"
     try:
         with Libbpf().open_object(OBJECT.read_bytes(), "asynclb") as opened:
-            for name in PROGRAMS:
-                opened.choose(name, load=name == "asynclb_ask")
+            choose(opened, (Entry.ASK,))
             opened.load()
     except LibbpfMissingError as error:
         return str(error)
@@ -255,9 +255,10 @@ def loaded(*, flows: int = 1_000, capacity: int = CAPACITY, restrained: bool = F
         opened.set_value_size("images", capacity + SLACK)
         opened.set_entries("flows4", SETS)
         opened.set_entries("flows6", flows)
-        xdp = thread.submit(choose_xdp, opened).result()
+        firsts = thread.submit(choose, opened, Entry).result()
         thread.submit(opened.load).result()
-        made = Loaded(bpf, opened, thread, xdp=xdp)
+        connect(bpf, opened, firsts)
+        made = Loaded(bpf, opened, thread, xdp=firsts[Entry.XDP])
         yield made
         made.views.clear()
 
