@@ -6,16 +6,20 @@ A router for each program: the floor, and asynclb with one UDP rule (`nat`, `flo
 Every processor sends (`kernel_load`), and carries what it sends through the program to the member, where it ends. The
 time is the kernel's own count for each program, so it holds what a run costs among everything else that a packet
 takes: caches are used by others in between, also by the asynclb process of this router, while those of the others
-stand still. `tc` has GRO at the router's interface, or the load could not get there;
-`xdp` has no offloads, as a card.
+stand still. Most of what a packet of many flows costs is one wait for memory, and in a virtual machine others use the
+same caches and memory: so each round tells how long such a wait was (`memory_wait.c`). `tc` has GRO at the router's
+interface, or the load could not get there; `xdp` has no offloads, as a card.
 """
 
+import asyncio
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 import kernel_bpf
@@ -23,7 +27,7 @@ import kernel_load
 import kernel_peers
 from kernel_load import Cost, Load
 from packet_peers import received
-from peers import Subject
+from peers import Subject, compile_program
 from proxy_bench import Plan
 
 from asynclb.lab import Host, Lab, LabError
@@ -35,6 +39,8 @@ DELIVERIES = ("nat", "floating", "routed")
 PROGRAMS = (FLOOR, *DELIVERIES)
 FLOWS = (1, 1_000, 100_000, 1_000_000)
 FLOW_MAPS: Final = ("flows4", "rests4", "marks4")
+WAIT_MB = 64
+"""The lines of a million flows."""
 
 _SECONDS = 0.5
 _NEW = 2**31  # more flows than are ever sent, so every frame is the first of one
@@ -68,13 +74,15 @@ class Packets:
     """Every sample in the order of the rounds.
 
     `costs` by (hook, flows, program); `new` by hook, frames that are each the first of a flow; `counted` are the new
-    flows of those, as asynclb counts them, to the frames. Units: `memory` bytes of the flow table's maps, by hook.
+    flows of those, as asynclb counts them, to the frames. Units: `memory` bytes of the flow table's maps, by hook;
+    `waits` nanoseconds for a line of memory, in the rounds with the most flows.
     """
 
     costs: dict[tuple[str, int, str], list[Cost]] = field(default_factory=dict)
     new: dict[str, list[Cost]] = field(default_factory=dict)
     counted: dict[str, list[float]] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
+    waits: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -108,7 +116,9 @@ async def run(plan: Plan, keys: Collection[str], results: Packets, say: Callable
             lanes, load = await _build(lab, hook)
             with kernel_bpf.statistics():
                 if "kernel-packet" in keys:
-                    await _packets(lanes, load, plan, results, say)
+                    memory_wait = lab.entry.directory / "memory_wait"
+                    await compile_program("memory_wait.c", memory_wait)
+                    await _packets(lanes, load, plan, results, memory_wait, say)
                 if "kernel-flows" in keys:
                     await _new_flows(lanes["nat"], load, plan, results, say)
 
@@ -179,7 +189,7 @@ async def _aim(lane: Lane, load: Load, flows: int, *, by_chance: bool = False) -
 
 
 async def _packets(
-    lanes: dict[str, Lane], load: Load, plan: Plan, results: Packets, say: Callable[[str], None]
+    lanes: dict[str, Lane], load: Load, plan: Plan, results: Packets, memory_wait: Path, say: Callable[[str], None]
 ) -> None:
     hook = lanes[FLOOR].hook
     for flows in FLOWS:
@@ -187,6 +197,9 @@ async def _packets(
             await _aim(lane, load, flows)
             await load.run(0.0, frames=max(flows, 100_000))
         for number in range(plan.rounds):
+            if flows == FLOWS[-1]:
+                results.waits.append(await _wait(memory_wait))
+                say(f"round {number + 1} of {plan.rounds}: {results.waits[-1]:.0f} ns for a line of memory")
             turn = number % len(PROGRAMS)
             for name in PROGRAMS[turn:] + PROGRAMS[:turn]:
                 await _aim(lanes[name], load, flows, by_chance=True)
@@ -196,6 +209,14 @@ async def _packets(
             last = {name: results.costs[hook, flows, name][-1] for name in PROGRAMS}
             values = ", ".join(f"{name} {cost.ns:.0f} ({cost.rate / 1e6:.2f} M/s)" for name, cost in last.items())
             say(f"round {number + 1} of {plan.rounds}: {hook}, ns a packet, {flows:,} flows: {values}")
+
+
+async def _wait(memory_wait: Path) -> float:
+    """Return the nanoseconds that a processor waits for a line of memory. Raises: CalledProcessError."""
+    done = await asyncio.to_thread(
+        subprocess.run, (memory_wait, str(WAIT_MB)), capture_output=True, text=True, check=True
+    )
+    return float(done.stdout)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from statistics import median
 
 from kernel_bench import LATENCY, WHOLE_PATH, KernelResults
 from kernel_changes import MEMBERS, Changes
-from kernel_packets import DELIVERIES, FLOOR, FLOWS, HOOKS, PROGRAMS, Packets
+from kernel_packets import DELIVERIES, FLOOR, FLOWS, HOOKS, PROGRAMS, WAIT_MB, Packets
 from kernel_peers import DNAT, SUBJECTS
 from loads import Sample
 from peers import ASYNCLB, DIRECT, HAPROXY
@@ -94,7 +94,19 @@ def _packets(packets: Packets, plan: Plan) -> str:
     )
     heads = ["hook", "flows", "M/s", *PROGRAMS, *(f"{name} : {FLOOR}" for name in DELIVERIES), "target", "reached"]
     slow = any(median(cost.rate for cost in each) < _RATE for each in packets.costs.values())
-    return f"### One packet in the kernel\n\n{text}\n\n" + table(heads, rows, left=1) + (f"\n\n{_SLOW}" if slow else "")
+    notes = [*([_SLOW] if slow else []), *_waits(packets.waits)]
+    return "\n\n".join(("### One packet in the kernel", text, table(heads, rows, left=1), *notes))
+
+
+def _waits(waits: Sequence[float]) -> list[str]:
+    if not waits:
+        return []
+    spread = f"{median(waits):.0f} ns (median; {min(waits):.0f} to {max(waits):.0f})"
+    text = (
+        f"A processor of this host waited {spread} for a line by chance of {WAIT_MB} MB, which is where the lines of a "
+        "million flows are; a virtual machine's neighbours use the same caches and memory."
+    )
+    return [text]
 
 
 def _packet_cells(packets: Packets, hook: str, flows: int) -> list[str]:

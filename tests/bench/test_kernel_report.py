@@ -67,6 +67,14 @@ def test_a_load_below_a_million_frames_is_said_so() -> None:
         assert ("fewer than a million" in text) is said
 
 
+def test_how_long_memory_took_is_told() -> None:
+    """Whoever compares two runs sees whether the host was the same in both."""
+    packets = Packets(costs={("xdp", 1, name): [Cost(Runs(60_000, 1000), 2e6)] for name in PROGRAMS})
+    packets.waits += [150.2, 161.0, 149.6]
+    (text,) = kernel_report.render(KernelResults(packets=packets), FULL)
+    assert "waited 150 ns (median; 150 to 161)" in text
+
+
 def test_a_change_is_judged_by_the_slowest() -> None:
     """One reload of many that takes longer misses the target."""
     results = KernelResults(changes=Changes(reload=[50.0, 60.0, 101.0], probe=[1.0, 2.0, 9.0]))
