@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from asynclb.datapath.kernel.bpffs import USUAL, find_bpffs
+from asynclb.datapath.kernel.leftovers import CONTROL
 from asynclb.datapath.kernel.pins import HOME, Pins, namespace_cookie
+from asynclb.datapath.kernel.programs import last_generation
 from asynclb.datapath.kernel.remembered import Remembered, remember
 from asynclb.errors import HostError
 from asynclb.lab import PATIENCE_S, STANDARD, VIP4, Host, Lab, Process, Site, require_root, require_tools
@@ -32,9 +34,9 @@ DEATHS = (
     (f"{KERNEL}.forwarding:Forwarding._pin_tails", 1),
     (f"{KERNEL}.attach:Attachments.switch", 1),
     (f"{KERNEL}.attach:Attachments._replace", 2),
-    (f"{KERNEL}.forwarding:Forwarding._drop_programs", 1),
-    (f"{KERNEL}.forwarding:Forwarding._keep_tails", 1),
+    (f"{KERNEL}.forwarding:Forwarding._pin", 1),
     (f"{KERNEL}.forwarding:Forwarding._let_go", 1),
+    (f"{KERNEL}.forwarding:Forwarding._keep_tails", 1),
 )
 """Where a process may die while its programs take the places of another one's."""
 CONFIG = """
@@ -169,9 +171,7 @@ async def test_killed_while_programs_are_replaced(site: Site) -> None:
     await load.more()
     await process.kill()
     for place, call in DEATHS:
-        words = (sys.executable, DYING, place, str(call), "run", path)
-        dying = await site.lb.run(*words, env={"PYTHONPATH": str(ROOT)})
-        assert await dying.wait() == -signal.SIGKILL, place
+        assert await killed_at(site, path, place, call) == -signal.SIGKILL, place
         await load.more(30)
         assert load.failed == [], place
     process = await start(site, path)
@@ -181,6 +181,46 @@ async def test_killed_while_programs_are_replaced(site: Site) -> None:
     assert len([name for name in pins_of(site.lb) if name.startswith("tails-")]) == 1
     assert await process.stop() == 0
     assert pins_of(site.lb) == []
+
+
+async def test_killed_when_programs_are_replaced(site: Site) -> None:
+    """Who dies then leaves the generation that forwards for the next one, to whom its flows must not look current."""
+    path = config(site)
+    process = await start(site, path)
+    await process.kill()
+    before = generation_of(site)
+    assert await killed_at(site, path, f"{KERNEL}.forwarding:Forwarding._keep_tails") == -signal.SIGKILL
+    assert generation_of(site) > before
+    process = await start(site, path)
+    assert await process.stop() == 0
+
+
+async def test_killed_before_it_forwards(site: Site) -> None:
+    """Programs that never got to an interface hold no memory once a process finds that there is nothing to do."""
+    path = config(site)
+    assert await killed_at(site, path, f"{KERNEL}.attach:Attachments.widen") == -signal.SIGKILL
+    assert [name for name in pins_of(site.lb) if name.startswith("tails-")]
+    path.write_text("version: 1\ndatapath: kernel\n")
+    process = await start(site, path)
+    assert pins_of(site.lb) == []
+    assert await process.stop() == 0
+
+
+async def killed_at(site: Site, path: Path, place: str, call: int = 1) -> int:
+    """Run the balancer until it is about to make a call, and return how it ended."""
+    words = (sys.executable, DYING, place, str(call), "run", path)
+    return await (await site.lb.run(*words, env={"PYTHONPATH": str(ROOT)})).wait()
+
+
+def generation_of(site: Site) -> int:
+    """Return the generation that the next process goes on from."""
+    with site.lb.entered():
+        bpf, cookie = Libbpf(), namespace_cookie()
+        control = Pins(bpf, find_bpffs(f"{HOME}/{cookie}"), cookie).open(CONTROL)
+    try:
+        return last_generation(bpf, control)
+    finally:
+        os.close(control)
 
 
 async def test_a_connection_outlives_two_processes(site: Site) -> None:
@@ -335,12 +375,16 @@ async def test_pins_of_another_version(site: Site) -> None:
     assert pins_of(site.lb) == []
 
 
-async def test_what_a_dead_namespace_left(site: Site) -> None:
+@pytest.mark.parametrize("forwards", [True, False])
+async def test_what_a_dead_namespace_left(site: Site, forwards: bool) -> None:
     """The pins of a killed instance whose namespace is gone are removed by whoever starts next, wherever."""
     async with Lab("gone") as lab:
         gone = await STANDARD.build(lab)
-        process = await start(gone, config(gone))
-        await process.kill()
+        if forwards:
+            process = await start(gone, config(gone))
+            await process.kill()
+        else:
+            await killed_at(gone, config(gone), f"{KERNEL}.attach:Attachments.widen")
         with gone.lb.entered():
             left = directory_of(namespace_cookie())
         assert left.is_dir()

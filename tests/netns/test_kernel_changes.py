@@ -1,23 +1,28 @@
 """The kernel datapath while things change: generations, members, interfaces, neighbours, and calls that fail."""
 
 import asyncio
+import os
 import socket
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 
 import pytest
 
-from asynclb.datapath.kernel.programs import SMALLEST_IMAGE
+from asynclb.datapath.kernel import forwarding
+from asynclb.datapath.kernel.bpffs import find_bpffs
+from asynclb.datapath.kernel.pins import HOME, Pins, namespace_cookie
+from asynclb.datapath.kernel.programs import SMALLEST_IMAGE, grace_period
 from asynclb.errors import ApplyError, HostError
 from asynclb.events import Event
-from asynclb.lab import PATIENCE_S, VIP4, Host, Site
+from asynclb.lab import PATIENCE_S, STANDARD, VIP4, Host, Lab, Site
 from asynclb.lab.namespace import ip_batch
 from asynclb.native.libbpf import BpfError, Libbpf
 from asynclb.net.drop import Drop
 from asynclb.tables.row import Row
 from tests.netns.balancer import Balancer
-from tests.netns.kernel_site import kernel, pins_of
+from tests.netns.kernel_site import attached, kernel, pins_of
 from tests.netns.packet_site import VIPS, UdpMembers, address_of, ask, once, rule, udp_rule
 from tests.netns.proxy_site import BOTH, Members, greet, serves
 from tests.netns.test_packet_changes import (
@@ -202,6 +207,11 @@ class Failing(Libbpf):
         self._may("update_link")
         super().update_link(link, program)
 
+    def pin(self, fd: int, path: str) -> None:
+        """Fail as told, or pin."""
+        self._may("pin")
+        super().pin(fd, path)
+
     def _may(self, call: str) -> None:
         if call in self.fails:
             self.left -= 1
@@ -243,6 +253,82 @@ async def test_links_that_cannot_be_replaced(site: Site) -> None:
                 library.fail()
                 await balancer.apply(rule(site), *[weighted(site, n) for n in range(40)])
                 await greet(client, accepted)
+
+
+@pytest.mark.parametrize("fails", ["", "pin"])
+async def test_tail_calls_of_programs_that_come_later(site: Site, fails: str) -> None:
+    """XDP's are pinned before it is attached, also by the try after one that failed: kill -9 would empty them."""
+    library = Failing()
+    async with kernel(site.lb, library=library, attach="tc") as balancer:
+        await balancer.apply(rule(site))
+        assert len(_tails(site)) == 1
+        await balancer.ask(lambda driver: driver.proxy.configure(attached("xdp-generic")))
+        if fails:
+            library.fail(fails)
+            with pytest.raises(ApplyError, match=fails):
+                await balancer.apply(rule(site))
+            library.fail()
+        await balancer.apply(rule(site))
+        assert len(_tails(site)) == 2
+        assert "program-xdp" in pins_of(site.lb)
+
+
+async def test_what_was_being_pinned_when_somebody_died(site: Site, balancer: Balancer) -> None:
+    """Tail calls under a name that was to be another hold programs, and so maps: they are let go of."""
+    await balancer.apply(rule(site))
+    pins = _pins(site)
+    fd = pins.open(_tails(site)[0])
+    pins.keep(fd, "fresh-tails-7")
+    os.close(fd)
+    await balancer.apply(rule(site), *[weighted(site, n) for n in range(40)])
+    await _until(lambda: len(_tails(site)) == 1, "those of the programs that forward")
+    assert not [name for name in pins_of(site.lb) if name.startswith("fresh-")]
+
+
+async def test_watched_while_tables_outgrow_their_map(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who begins to watch while old programs may still run stands in with the new ones, which have their tail calls."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait_long() -> None:
+        """Wait as on a host whose processors are slow to let go."""
+        begun.set()
+        go_on.wait(PATIENCE_S)
+        grace_period()
+
+    site = await STANDARD.build(lab)
+    async with kernel(site.lb, attach="xdp-generic") as balancer:
+        await balancer.apply(rule(site))
+        monkeypatch.setattr(forwarding, "grace_period", wait_long)
+        applying = asyncio.create_task(balancer.apply(rule(site), *[weighted(site, n) for n in range(40)]))
+        await asyncio.to_thread(begun.wait, PATIENCE_S)
+        await balancer.ask(lambda driver: driver.proxy.watch(begin=True))
+        go_on.set()
+        await applying
+        links = {name: _pinned_program(site, name) for name in _links(site) if name.endswith("tcx")}
+        assert set(links.values()) == {_pinned_program(site, "program-tc")}
+        await serves(site)
+        await _until(lambda: len(_tails(site)) == 2, "the old ones' are let go of")
+        await serves(site)
+
+
+def _pins(site: Site) -> Pins:
+    with site.lb.entered():
+        cookie = namespace_cookie()
+    return Pins(Libbpf(), find_bpffs(f"{HOME}/{cookie}"), cookie)
+
+
+def _pinned_program(site: Site, name: str) -> int:
+    """Return the id of the program that is pinned, or that a pinned link has."""
+    bpf = Libbpf()
+    fd = _pins(site).open(name)
+    try:
+        return bpf.program_id(fd) if name.startswith("program-") else bpf.link_info(fd).program
+    finally:
+        os.close(fd)
+
+
+def _tails(site: Site) -> list[str]:
+    return [name for name in pins_of(site.lb) if name.startswith("tails-")]
 
 
 async def test_two_instances(site: Site, balancer: Balancer) -> None:

@@ -41,6 +41,8 @@ class Forwarding:
         self._attachments = Attachments(host.bpf, pins, emit)
         self._attachments.adopt()
         self.programs: Programs | None = None
+        self._replaced: Programs | None = None  # which may still run
+        self._pinned: frozenset[Entry] = frozenset()  # of `programs`
         self._hops: Hops | None = None
         self._maps: LinkMaps | None = None
         self._targets: frozenset[int] = frozenset()
@@ -59,13 +61,13 @@ class Forwarding:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether no program can be reading the image before any more."""
+        """Whether no program can be reading the tables before any more."""
         return self._quiet is None or self._quiet.done()
 
     async def quiet(self) -> None:
-        """Return when no program can be reading the image before any more."""
+        """Return when no program can be reading the tables before any more."""
         if self._quiet is not None:
-            await self._quiet
+            await asyncio.shield(self._quiet)  # it goes on where somebody loses patience with waiting for it
 
     async def put(self, image: bytes, generation: int, footing: Footing) -> None:
         """Let programs meet these tables. Raises: BpfError, OSError, ValueError -> nothing has changed."""
@@ -73,8 +75,8 @@ class Forwarding:
         if programs is None or len(image) > programs.capacity:
             await self._replace_programs(image, generation, footing)
         else:
-            if lacking := self._entries(footing) - programs.entries:
-                await self._add(programs, lacking)
+            await self._add(programs, self._entries(footing) - programs.entries)
+            if programs.entries != self._pinned:
                 self._pin(programs)
             await self._replace_image(programs, image, generation, footing)
         self._targets, self._footing = footing.targets, footing
@@ -129,8 +131,8 @@ class Forwarding:
         else:
             self._attachments.narrow(())
             self._pins.drop_all()
-        self._drop_programs()
         self._let_go()
+        self._drop_programs()
         if self._tried is not None:
             self._tried.close()
         self.state.close()
@@ -156,7 +158,12 @@ class Forwarding:
         self._quiet = asyncio.create_task(asyncio.to_thread(grace_period), name="kernel-grace")
 
     async def _replace_programs(self, image: bytes, generation: int, footing: Footing) -> None:
-        """Load programs aside with these tables, and put them in the place of those that forward now."""
+        """Load programs aside with these tables, and put them in the place of those that forward now.
+
+        From the first interface that has them until this returns nothing is waited for: what looks at `programs`, and
+        the next process after a kill -9, finds those that forward.
+        """
+        await self.quiet()
         fresh = await self._load(capacity_for(len(image)), self._entries(footing))
         hops = Hops(fresh.hops)
         old = tail_names(self._pins)
@@ -179,11 +186,16 @@ class Forwarding:
             fresh.close()
             self._keep_tails(old)
             raise
-        await asyncio.to_thread(grace_period)  # until then the old programs need their tail calls
-        self._drop_programs()
-        self.programs, self._hops = fresh, hops
+        if self._hops is not None:
+            self._hops.close()
+        self._replaced, self.programs, self._hops, self._pinned = self.programs, fresh, hops, frozenset()
+        self._quiet = asyncio.create_task(self._retire(), name="kernel-grace")
         self._pin(fresh)
         self._follow_watch(footing)
+
+    async def _retire(self) -> None:
+        """Let go of what was replaced, when it does not run any more: until then it needs its tail calls."""
+        await asyncio.to_thread(grace_period)
         self._let_go()
 
     def _entries(self, footing: Footing) -> frozenset[Entry]:
@@ -242,23 +254,25 @@ class Forwarding:
         if self.programs is not None:
             self.programs.close()
 
-    def _pin_tails(self, programs: Programs) -> frozenset[str]:
-        """Keep the maps of programs' tail calls, beside those of others; return their names. Raises: BpfError.
+    def _pin_tails(self, programs: Programs) -> None:
+        """Keep the maps of programs' tail calls, beside those of others. Raises: BpfError.
 
         Before the programs are attached: the kernel would empty the maps when this process is killed.
         """
-        fds = {f"{TAILS}{self._bpf.map_info(fd).id}": fd for fd in programs.tails.values()}
-        for name, fd in fds.items():
+        for name, fd in self._tails_of(programs).items():
             self._pins.keep(fd, name)
-        return frozenset(fds)
 
     def _keep_tails(self, names: Collection[str]) -> None:
         """Let go of the other maps of tail calls: their programs have ended."""
         for name in tail_names(self._pins) - set(names):
             self._pins.drop(name)
 
+    def _tails_of(self, programs: Programs) -> dict[str, int]:
+        """Return the maps of programs' tail calls, by the names of their pins."""
+        return {f"{TAILS}{self._bpf.map_info(fd).id}": fd for fd in programs.tails.values()}
+
     def _pin(self, programs: Programs) -> None:
-        self._keep_tails(self._pin_tails(programs))
+        self._pin_tails(programs)
         for name, fd in zip(PROGRAMS, (programs.tc, programs.bare, programs.xdp), strict=True):
             if fd >= 0:
                 self._pins.keep(fd, name)
@@ -267,9 +281,15 @@ class Forwarding:
         self._pins.keep(programs.control, CONTROL)
         for name, fd in self.state.maps.items():
             self._pins.keep(fd, f"map-{name}")
+        self._pinned = programs.entries
 
     def _let_go(self) -> None:
-        """Close what the process before left open: its programs end with their links and pins."""
+        """Close what was replaced, this process' or the one's before: those programs end with their links and pins."""
+        if self.programs is not None:
+            self._keep_tails(self._tails_of(self.programs))
+        replaced, self._replaced = self._replaced, None
+        if replaced is not None:
+            replaced.close()
         before, self._before = self._before, None
         for fd in () if before is None else (before.tc, before.bare, before.xdp):
             if fd >= 0:

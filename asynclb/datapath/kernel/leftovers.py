@@ -8,7 +8,7 @@ from functools import partial
 from asynclb.datapath.host import take_namespace
 from asynclb.datapath.kernel.attach import Attachments, Hooks
 from asynclb.datapath.kernel.bpffs import find_bpffs
-from asynclb.datapath.kernel.pins import HOME, Pins, namespace_cookie
+from asynclb.datapath.kernel.pins import FRESH, HOME, Pins, namespace_cookie
 from asynclb.datapath.kernel.programs import STATE_MAPS, State, last_generation, layout_digest, same_shape
 from asynclb.datapath.kernel.remembered import NAME, Remembered, recall
 from asynclb.datapath.kernel.ways import Mode
@@ -39,13 +39,13 @@ class Leftover:
 
 
 def is_forwarding(pins: Pins) -> bool:
-    """Return whether there is something to take over or to remove."""
-    return any(name.startswith("link-") for name in pins.names())
+    """Return whether there is something to take over or to remove; programs may be there that were never attached."""
+    return any(name.startswith(("link-", TAILS)) for name in pins.names())
 
 
 def tail_names(pins: Pins) -> frozenset[str]:
-    """Return the names of the maps of tail calls."""
-    return frozenset(name for name in pins.names() if name.startswith(TAILS))
+    """Return the names of the maps of tail calls, and those that somebody died with who was about to give them."""
+    return frozenset(name for name in pins.names() if name.removeprefix(FRESH).startswith(TAILS))
 
 
 def find_leftover(bpf: Libbpf, pins: Pins, code: bytes) -> Leftover:
@@ -84,7 +84,7 @@ def remove_dead(bpf: Libbpf, pins: Pins) -> None:
             continue  # its process lives
         try:
             links = [name for name in others.names() if name.startswith("link-")]
-            if links and not any(_is_attached(bpf, others, name) for name in links):
+            if is_forwarding(others) and not any(_is_attached(bpf, others, name) for name in links):
                 others.drop_all()
         finally:
             others.release()

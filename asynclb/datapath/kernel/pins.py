@@ -18,7 +18,8 @@ from asynclb.native.libbpf import Libbpf
 
 _SO_NETNS_COOKIE = 71  # asm-generic/socket.h, Linux 5.14
 HOME = "asynclb"
-_FRESH = "fresh-"  # a bpffs keeps names with a dot for itself
+FRESH = "fresh-"
+"""Begins the names of what is about to get its own; a bpffs keeps names with a dot for itself."""
 
 
 def namespace_cookie() -> int:
@@ -68,7 +69,7 @@ class Pins:
         if self.directory is None:
             return
         self.directory.mkdir(parents=True, exist_ok=True)
-        fresh = self.directory / f"{_FRESH}{name}"
+        fresh = self.directory / f"{FRESH}{name}"
         fresh.unlink(missing_ok=True)
         self._bpf.pin(fd, str(fresh))
         fresh.rename(self.directory / name)
