@@ -285,6 +285,25 @@ async def test_what_was_being_pinned_when_somebody_died(site: Site, balancer: Ba
     assert not [name for name in pins_of(site.lb) if name.startswith("fresh-")]
 
 
+async def test_a_pin_that_cannot_be_removed(site: Site, balancer: Balancer) -> None:
+    """It is told of, and reloads go on."""
+    await balancer.apply(rule(site))
+    directory = _pins(site).directory
+    assert directory is not None
+    stuck = directory / "tails-7"
+    stuck.mkdir()
+    try:
+        await balancer.apply(rule(site), *[weighted(site, n) for n in range(40)])
+        await _until(lambda: len(_tails(site)) == 2, "those of the programs that forward, and what cannot be removed")
+        await balancer.apply(rule(site))
+        await serves(site)
+        told = [str(found["value"]) for found in balancer.events.of(Event.HOST_LIMIT) if "pin" in str(found["what"])]
+        assert told
+        assert all(str(stuck) in value for value in told)
+    finally:
+        stuck.rmdir()
+
+
 async def test_watched_while_tables_outgrow_their_map(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who begins to watch while old programs may still run stands in with the new ones, which have their tail calls."""
     begun, go_on = threading.Event(), threading.Event()

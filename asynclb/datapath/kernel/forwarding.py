@@ -263,9 +263,13 @@ class Forwarding:
             self._pins.keep(fd, name)
 
     def _keep_tails(self, names: Collection[str]) -> None:
-        """Let go of the other maps of tail calls: their programs have ended."""
+        """Let go of the other maps of tail calls: their programs have ended. One that cannot be removed is told of."""
         for name in tail_names(self._pins) - set(names):
-            self._pins.drop(name)
+            try:
+                self._pins.drop(name)
+            except OSError as error:
+                remedy = "remove it: it holds the memory of programs that do not run any more, and nothing else"
+                self._emit(Event.HOST_LIMIT, what="a pin of replaced programs", value=str(error), remedy=remedy)
 
     def _tails_of(self, programs: Programs) -> dict[str, int]:
         """Return the maps of programs' tail calls, by the names of their pins."""
@@ -285,8 +289,6 @@ class Forwarding:
 
     def _let_go(self) -> None:
         """Close what was replaced, this process' or the one's before: those programs end with their links and pins."""
-        if self.programs is not None:
-            self._keep_tails(self._tails_of(self.programs))
         replaced, self._replaced = self._replaced, None
         if replaced is not None:
             replaced.close()
@@ -294,6 +296,8 @@ class Forwarding:
         for fd in () if before is None else (before.tc, before.bare, before.xdp):
             if fd >= 0:
                 os.close(fd)
+        if self.programs is not None:
+            self._keep_tails(self._tails_of(self.programs))
 
     def _widen(self, footing: Footing) -> None:
         maps = self._link_maps()
