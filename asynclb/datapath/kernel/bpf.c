@@ -14,12 +14,12 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
  * one return less, which costs 10 ns on processors that are told not to guess them. Where nobody is found a frame goes on
  * undecided; that happens to none that comes by an interface.
  */
-#define TAILS(name)                               \
-	struct {                                          \
+#define TAILS(name)                                        \
+	struct {                                           \
 		MAP_NUMBER(type, BPF_MAP_TYPE_PROG_ARRAY); \
-		MAP_NUMBER(max_entries, TAIL_ANY + 1);    \
-		MAP_NUMBER(key_size, 4);                  \
-		MAP_NUMBER(value_size, 4);                \
+		MAP_NUMBER(max_entries, TAIL_ANY + 1);     \
+		MAP_NUMBER(key_size, 4);                   \
+		MAP_NUMBER(value_size, 4);                 \
 	} name SEC(".maps")
 
 TAILS(tails_tc);
@@ -258,40 +258,40 @@ INLINE int xdp_slow(struct xdp_md *frame, struct work *w, u32 length)
 }
 
 /* The XDP programs, twice: they differ in how they learn how long frames are. */
-#define XDP_PROGRAMS(section, name, constant)                                                                   \
-	SEC(section) int name(struct xdp_md *frame)                                                             \
-	{                                                                                                       \
-		struct work *w = begin(frame->ingress_ifindex, 0);                                              \
-		u32 version = glance_version(DATA(frame), DATA_END(frame));                                     \
-		int action;                                                                                     \
-                                                                                                                \
-		if (!w)                                                                                         \
-			return XDP_PASS;                                                                        \
-		if (version == 6)                                                                               \
-			bpf_tail_call(frame, &tails_xdp, TAIL_SIX);                                              \
-		action = version == 4 ? xdp_fast(frame, w, 4, constant) : 0;                                    \
-		if (action)                                                                                     \
-			return action;                                                                          \
-		bpf_tail_call(frame, &tails_xdp, TAIL_ANY);                                                      \
-		return XDP_PASS;                                                                                \
-	}                                                                                                       \
-	SEC(section) int name##6(struct xdp_md * frame)                                                         \
-	{                                                                                                       \
-		struct work *w = go_on();                                                                       \
-		int action = w ? xdp_fast(frame, w, 6, constant) : XDP_PASS;                                    \
-                                                                                                                \
-		if (action)                                                                                     \
-			return action;                                                                          \
-		bpf_tail_call(frame, &tails_xdp, TAIL_ANY);                                                      \
-		return XDP_PASS;                                                                                \
-	}                                                                                                       \
-	SEC(section) int name##_any(struct xdp_md *frame)                                                       \
-	{                                                                                                       \
-		struct work *w = go_on();                                                                       \
-                                                                                                                \
-		if (!w)                                                                                         \
-			return XDP_PASS;                                                                        \
-		return xdp_slow(frame, w, constant ? (u32)bpf_xdp_get_buff_len(frame) : xdp_length(frame));     \
+#define XDP_PROGRAMS(section, name, constant)                                                               \
+	SEC(section) int name(struct xdp_md *frame)                                                         \
+	{                                                                                                   \
+		struct work *w = begin(frame->ingress_ifindex, 0);                                          \
+		u32 version = glance_version(DATA(frame), DATA_END(frame));                                 \
+		int action;                                                                                 \
+                                                                                                            \
+		if (!w)                                                                                     \
+			return XDP_PASS;                                                                    \
+		if (version == 6)                                                                           \
+			bpf_tail_call(frame, &tails_xdp, TAIL_SIX);                                         \
+		action = version == 4 ? xdp_fast(frame, w, 4, constant) : 0;                                \
+		if (action)                                                                                 \
+			return action;                                                                      \
+		bpf_tail_call(frame, &tails_xdp, TAIL_ANY);                                                 \
+		return XDP_PASS;                                                                            \
+	}                                                                                                   \
+	SEC(section) int name##6(struct xdp_md * frame)                                                     \
+	{                                                                                                   \
+		struct work *w = go_on();                                                                   \
+		int action = w ? xdp_fast(frame, w, 6, constant) : XDP_PASS;                                \
+                                                                                                            \
+		if (action)                                                                                 \
+			return action;                                                                      \
+		bpf_tail_call(frame, &tails_xdp, TAIL_ANY);                                                 \
+		return XDP_PASS;                                                                            \
+	}                                                                                                   \
+	SEC(section) int name##_any(struct xdp_md *frame)                                                   \
+	{                                                                                                   \
+		struct work *w = go_on();                                                                   \
+                                                                                                            \
+		if (!w)                                                                                     \
+			return XDP_PASS;                                                                    \
+		return xdp_slow(frame, w, constant ? (u32)bpf_xdp_get_buff_len(frame) : xdp_length(frame)); \
 	}
 
 XDP_PROGRAMS("xdp", asynclb_xdp, 0)
