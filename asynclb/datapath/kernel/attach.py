@@ -90,6 +90,8 @@ class Attachments:
         """Interfaces whose driver refused XDP, and that have it in the kernel's stack."""
         self._wishes: dict[int, Wanted] = {}
         self._has_xdp = True
+        self.is_mixed = False
+        """Whether some interfaces kept programs that were to replace others, when that failed elsewhere."""
 
     @property
     def modes(self) -> Mapping[int, Mode]:
@@ -163,7 +165,8 @@ class Attachments:
     def switch(self, old: Hooks | None, new: Hooks) -> None:
         """Put new programs in the place of the old ones, interface by interface.
 
-        Raises: BpfError -> one refused; those before it have the old programs again, if there are any.
+        Raises: BpfError -> one refused; those before it have the old programs again, if there are any, and if they do
+        not refuse them: see `is_mixed`.
         """
         done: list[_Attached] = []
         try:
@@ -171,11 +174,10 @@ class Attachments:
                 self._replace(attached, new)
                 done.append(attached)
         except BaseException:
-            if old is not None:
-                for attached in done:
-                    with suppress(BpfError):
-                        self._replace(attached, old)
+            kept = [attached for attached in done if old is not None and not self._gives_back(attached, old)]
+            self.is_mixed = bool(kept)
             raise
+        self.is_mixed = False
 
     def narrow(self, keep: Collection[int]) -> None:
         """Detach from every interface that is not to be kept."""
@@ -300,6 +302,14 @@ class Attachments:
             if error.errno not in _GONE:
                 raise
             self._detach(attached)
+
+    def _gives_back(self, attached: _Attached, old: Hooks) -> bool:
+        """Put the old programs in their place again; return whether that was possible."""
+        try:
+            self._replace(attached, old)
+        except BpfError:
+            return False
+        return True
 
     def _detach(self, attached: _Attached) -> None:
         for place in (self._attached, self._standing_in):

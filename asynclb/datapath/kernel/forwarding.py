@@ -8,7 +8,7 @@ What was prepared is undone when something fails before the commit.
 
 import asyncio
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 from asynclb.datapath.core.values import NextHop
@@ -41,7 +41,7 @@ class Forwarding:
         self._attachments = Attachments(host.bpf, pins, emit)
         self._attachments.adopt()
         self.programs: Programs | None = None
-        self._replaced: Programs | None = None  # which may still run
+        self._replaced: list[Programs] = []  # which may still run
         self._pinned: frozenset[Entry] = frozenset()  # of `programs`
         self._hops: Hops | None = None
         self._maps: LinkMaps | None = None
@@ -72,7 +72,7 @@ class Forwarding:
     async def put(self, image: bytes, generation: int, footing: Footing) -> None:
         """Let programs meet these tables. Raises: BpfError, OSError, ValueError -> nothing has changed."""
         programs = self.programs
-        if programs is None or len(image) > programs.capacity:
+        if programs is None or len(image) > programs.capacity or self._attachments.is_mixed:
             await self._replace_programs(image, generation, footing)
         else:
             await self._add(programs, self._entries(footing) - programs.entries)
@@ -82,12 +82,12 @@ class Forwarding:
         self._targets, self._footing = footing.targets, footing
 
     async def renew(self, image: bytes, generation: int) -> bool:
-        """Let programs meet tables that stand on what those in force stand on; or return False, if there is no room.
+        """Let programs meet tables that stand on what those in force stand on; or return False, where `put` is to.
 
         Raises: ValueError -> nothing has changed.
         """
         programs = self.programs
-        if programs is None or len(image) > programs.capacity:
+        if programs is None or len(image) > programs.capacity or self._attachments.is_mixed:
             return False
         await self._write(programs, image)
         self._flip(programs, generation)
@@ -183,12 +183,17 @@ class Forwarding:
                 raise
         except BaseException:
             hops.close()
-            fresh.close()
-            self._keep_tails(old)
+            if self._attachments.is_mixed:
+                self._replaced.append(fresh)  # goes on with what it has until the next ones replace it
+            else:
+                fresh.close()
+                self._keep_tails(old)
             raise
         if self._hops is not None:
             self._hops.close()
-        self._replaced, self.programs, self._hops, self._pinned = self.programs, fresh, hops, frozenset()
+        if self.programs is not None:
+            self._replaced.append(self.programs)
+        self.programs, self._hops, self._pinned = fresh, hops, frozenset()
         self._quiet = asyncio.create_task(self._retire(), name="kernel-grace")
         self._pin(fresh)
         self._follow_watch(footing)
@@ -259,10 +264,10 @@ class Forwarding:
 
         Before the programs are attached: the kernel would empty the maps when this process is killed.
         """
-        for name, fd in self._tails_of(programs).items():
-            self._pins.keep(fd, name)
+        for number, fd in programs.tails.items():
+            self._pins.keep(fd, f"{TAILS}{number}")
 
-    def _keep_tails(self, names: Collection[str]) -> None:
+    def _keep_tails(self, names: Iterable[str]) -> None:
         """Let go of the other maps of tail calls: their programs have ended. One that cannot be removed is told of."""
         for name in tail_names(self._pins) - set(names):
             try:
@@ -270,10 +275,6 @@ class Forwarding:
             except OSError as error:
                 remedy = "remove it: it holds the memory of programs that do not run any more, and nothing else"
                 self._emit(Event.HOST_LIMIT, what="a pin of replaced programs", value=str(error), remedy=remedy)
-
-    def _tails_of(self, programs: Programs) -> dict[str, int]:
-        """Return the maps of programs' tail calls, by the names of their pins."""
-        return {f"{TAILS}{self._bpf.map_info(fd).id}": fd for fd in programs.tails.values()}
 
     def _pin(self, programs: Programs) -> None:
         self._pin_tails(programs)
@@ -289,15 +290,14 @@ class Forwarding:
 
     def _let_go(self) -> None:
         """Close what was replaced, this process' or the one's before: those programs end with their links and pins."""
-        replaced, self._replaced = self._replaced, None
-        if replaced is not None:
-            replaced.close()
+        while self._replaced:
+            self._replaced.pop().close()
         before, self._before = self._before, None
         for fd in () if before is None else (before.tc, before.bare, before.xdp):
             if fd >= 0:
                 os.close(fd)
         if self.programs is not None:
-            self._keep_tails(self._tails_of(self.programs))
+            self._keep_tails(f"{TAILS}{number}" for number in self.programs.tails)
 
     def _widen(self, footing: Footing) -> None:
         maps = self._link_maps()

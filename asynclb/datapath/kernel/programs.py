@@ -156,13 +156,17 @@ def choose(opened: Object, entries: Collection[Entry]) -> dict[Entry, str]:
     return {entry: first for entry, first in firsts.items() if entry in entries}
 
 
-def connect(bpf: Libbpf, opened: Object, firsts: Mapping[Entry, str]) -> dict[Entry, int]:
-    """Let programs that are loaded find whom they call at their ends; return the maps that say so. Raises: BpfError."""
+def connect(bpf: Libbpf, opened: Object, firsts: Mapping[Entry, str]) -> dict[int, int]:
+    """Let programs that are loaded find whom they call at their ends; return the maps that say so, by their ids.
+
+    Raises: BpfError.
+    """
     found = {}
-    for entry, first in firsts.items():
-        for place, name in tails(entry, first).items():
-            found[entry] = opened.map(_TAILS[entry])
-            bpf.update(found[entry], pack("=I", place), pack("=I", opened.program(name)))
+    for entry in firsts.keys() & _TAILS.keys():
+        fd = opened.map(_TAILS[entry])
+        for place, name in tails(entry, firsts[entry]).items():
+            bpf.update(fd, pack("=I", place), pack("=I", opened.program(name)))
+        found[bpf.map_info(fd).id] = fd
     return found
 
 
