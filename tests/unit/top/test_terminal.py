@@ -105,7 +105,7 @@ async def test_a_person_looks_around() -> None:
         here.bench.datapaths[0].records = [record(number) for number in (1, 2, 2)]
         with top(f"http://{here.address}") as seen:
             lines = await seen.until(lambda lines: any(line.startswith("web-1") for line in lines))
-            assert re.fullmatch(r"c of pool web is down since \S+ UTC: Down_Probe_TcpProbeTimeout\.", lines[0])
+            assert re.fullmatch(r"c of pool web is down since (\S+ )?\S+ UTC: Down_Probe_TcpProbeTimeout\.", lines[0])
             assert lines[2].startswith("[1 RULES]")
             assert lines[3].split()[:2] == ["RULE", "STATE"]
             assert lines[23].startswith("F1 help")
