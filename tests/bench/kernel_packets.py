@@ -15,6 +15,7 @@ import asyncio
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from packet_peers import received
 from peers import Subject, compile_program
 from proxy_bench import Plan
 
+from asynclb.datapath.core.layout import CONSTANTS
 from asynclb.lab import Host, Lab, LabError
 from asynclb.lab.process import wait_until
 
@@ -267,6 +269,8 @@ async def _new_flows(lane: Lane, load: Load, plan: Plan, results: Packets, say: 
             f"M/s, {counted:.1%} of them counted"
         )
     maps = lane.program.maps()
+    called = maps[f"tails_{lane.hook}"].read(CONSTANTS["TAIL_ANY"])  # a program's number, as one reads such maps
+    maps |= kernel_bpf.Program(int.from_bytes(called[:4], sys.byteorder)).maps()
     results.memory[lane.hook] = sum(maps[name].memory for name in FLOW_MAPS)
 
 
